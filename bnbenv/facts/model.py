@@ -1,0 +1,185 @@
+"""What a host is, as one typed frozen value; the JSON of ``bnbenv facts`` is exactly this.
+
+Known and unknown: a missing fact has an entry in ``unknown`` that says why. Unknown is never treated as no.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from bnbenv.errors import InputError
+
+SCHEMA = "bnbenv.facts/1"
+
+DriverState = Literal["ok", "absent", "mismatch", "error"]
+
+_MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64", "armv8": "aarch64"}
+_SYSTEMS = {"darwin": "macos", "win32": "windows", "cygwin": "windows"}
+
+
+class Libc(msgspec.Struct, frozen=True):
+    """The C library: ``glibc`` or ``musl``, and its version such as ``2.36``."""
+
+    name: str
+    version: str
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """``os`` is linux, windows or macos; ``machine`` is normalized (x86_64, aarch64).
+
+    ``container`` names the kind of container, ``jetson`` the L4T release such as ``36.4`` (null on JetPack 7 and
+    later, which is the server kind), ``libc`` is null where there is none or it is unknown.
+    """
+
+    os: str
+    machine: str
+    libc: Libc | None = None
+    wsl: bool = False
+    container: str | None = None
+    jetson: str | None = None
+
+
+class Driver(msgspec.Struct, frozen=True):
+    """The NVIDIA driver. ``mismatch``: kernel module and user-space library differ, a reboot is required.
+
+    ``cuda`` is the highest CUDA version the driver supports by its own word, ``source`` where the state was read.
+    """
+
+    state: DriverState
+    version: str | None = None
+    kernel_module: str | None = None
+    userland: str | None = None
+    cuda: str | None = None
+    source: str | None = None
+
+
+class MigSlice(msgspec.Struct, frozen=True):
+    """One MIG device: its own UUID (what CUDA_VISIBLE_DEVICES takes), name, and memory in bytes."""
+
+    uuid: str
+    name: str | None = None
+    memory_total: int | None = None
+
+
+class Mig(msgspec.Struct, frozen=True):
+    """MIG mode of a GPU (``enabled`` or ``disabled``) and its slices."""
+
+    mode: str = "enabled"
+    devices: tuple[MigSlice, ...] = ()
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One GPU. ``compute_capability`` is ``9.0`` and the like, ``memory_total`` is in bytes."""
+
+    index: int
+    uuid: str
+    name: str
+    compute_capability: str
+    memory_total: int
+    mig: Mig | str | bool | None = None
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        major, minor = self.compute_capability.split(".")
+        return int(major), int(minor)
+
+    @property
+    def arch(self) -> str:
+        """The SASS name of the compute capability: ``sm_90``."""
+        major, minor = self.capability
+        return f"sm_{major}{minor}"
+
+
+class Python(msgspec.Struct, frozen=True):
+    """A CPython interpreter on the host, with its full version."""
+
+    path: str
+    version: str
+
+
+class Toolkit(msgspec.Struct, frozen=True):
+    """A CUDA toolkit on the host; ``nvcc`` is its compiler's version, null where there is no nvcc."""
+
+    path: str
+    nvcc: str | None = None
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """A fact that could not be had, and why."""
+
+    fact: str
+    reason: str
+
+
+class HostFacts(msgspec.Struct, frozen=True):
+    """Everything the solver and the user may want to know about a host."""
+
+    platform: Platform
+    driver: Driver
+    gpus: tuple[Gpu, ...]
+    pythons: tuple[Python, ...] = ()
+    toolkits: tuple[Toolkit, ...] = ()
+    environment: dict[str, str | None] = {}
+    unknown: tuple[Unknown, ...] = ()
+    schema: str = SCHEMA
+
+
+def decode_facts(data: bytes | str, file: str) -> HostFacts:
+    """Read a facts document strictly; ``file`` is how errors call it.
+
+    Machine and system names are normalized. Unknown fields are ignored. Raises InputError with the path of what is
+    missing or wrong, such as ``gpus[0].compute_capability``.
+    """
+    try:
+        facts = msgspec.json.decode(data, type=HostFacts)
+    except msgspec.ValidationError as error:
+        raise _input_error(file, str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(file, "", f"no JSON document ({error})", "Record one with: bnbenv facts --json") from None
+    if facts.schema != SCHEMA:
+        raise InputError(file, "schema", f'expected "{SCHEMA}", found "{facts.schema}"')
+    _check_values(facts, file)
+    platform = facts.platform
+    machine, system = platform.machine.lower(), platform.os.lower()
+    platform = msgspec.structs.replace(
+        platform, machine=_MACHINES.get(machine, machine), os=_SYSTEMS.get(system, system)
+    )
+    return msgspec.structs.replace(facts, platform=platform)
+
+
+def encode_facts(facts: HostFacts) -> str:
+    """The JSON document of ``bnbenv facts --json``, with ``schema`` first."""
+    document = msgspec.to_builtins(facts)
+    ordered = {"schema": document.pop("schema"), **document}
+    return msgspec.json.format(msgspec.json.encode(ordered), indent=2).decode()
+
+
+def _input_error(file: str, text: str) -> InputError:
+    expected, _, path = text.partition(" - at `")
+    where = path.rstrip("`").removeprefix("$").lstrip(".")
+    return InputError(file, where, expected[0].lower() + expected[1:])
+
+
+def _check_values(facts: HostFacts, file: str) -> None:
+    """What types cannot say: versions are numbers with dots, indices are not repeated."""
+    seen: set[int] = set()
+    for position, gpu in enumerate(facts.gpus):
+        parts = gpu.compute_capability.split(".")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+            raise InputError(
+                file, f"gpus[{position}].compute_capability", f'expected "9.0", found "{gpu.compute_capability}"'
+            )
+        if gpu.index in seen:
+            raise InputError(file, f"gpus[{position}].index", f"index {gpu.index} stands twice")
+        seen.add(gpu.index)
+    dotted = {
+        "platform.libc.version": facts.platform.libc.version if facts.platform.libc else None,
+        "driver.version": facts.driver.version,
+        "driver.cuda": facts.driver.cuda,
+        **{f"pythons[{i}].version": python.version for i, python in enumerate(facts.pythons)},
+    }
+    for where, value in dotted.items():
+        if value is not None and not value[:1].isdigit():
+            raise InputError(file, where, f'expected a version number, found "{value}"')

@@ -1,0 +1,162 @@
+"""The rows of the matrix: typed, frozen, each with the evidence it rests on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Level = Literal["declared", "measured", "resolved", "verified"]
+LEVELS: tuple[Level, ...] = ("declared", "measured", "resolved", "verified")
+
+TorchSource = Literal["default-index", "pytorch-index", "local", "existing"]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """Why a row is believed. ``source`` is a file name with its sha256, a URL or a repository path; ``date`` ISO."""
+
+    level: Level
+    source: str
+    date: str
+
+
+class NativeLibrary(msgspec.Struct, frozen=True):
+    """One native library in a bitsandbytes wheel, as read from its bytes.
+
+    ``name`` is the file name (``libbitsandbytes_cuda128.so``), ``backend`` cuda, cpu, rocm, xpu or other; ``sass``
+    holds cubin targets as ``sm_90`` (suffix a or f kept), ``ptx`` PTX targets as ``compute_120``; ``needed`` the shared
+    libraries it links; ``glibc`` and ``glibcxx`` the highest symbol versions it requires, null where none.
+    """
+
+    name: str
+    backend: str
+    sass: tuple[str, ...] = ()
+    ptx: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    glibc: str | None = None
+    glibcxx: str | None = None
+
+
+class BitsandbytesWheel(msgspec.Struct, frozen=True):
+    """One bitsandbytes wheel. ``os`` and ``machine`` as in the facts; ``libc_tag`` is the glibc its tag asks for."""
+
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    os: str
+    machine: str
+    libc_tag: str | None
+    requires_python: str | None
+    requires_dist: tuple[str, ...]
+    libraries: tuple[NativeLibrary, ...]
+    evidence: Evidence
+
+
+class TorchBuild(msgspec.Struct, frozen=True):
+    """One torch build for one platform: the wheels of one version, source, CUDA variant and platform tag.
+
+    ``version`` carries the local part where the build has one (``2.13.0+cpu``). ``cuda`` is ``13.0`` or null for a CPU
+    build. ``arch_list`` is what ``torch.cuda.get_arch_list()`` gives; ``pythons`` are wheel tags such as ``cp311``;
+    ``libc_tag`` the glibc of the wheel tag. ``index`` is the variant on PyTorch's index (``cu126``, ``cpu``), null for
+    the default index; ``triton`` the exact triton requirement, if any. ``path`` and ``sha256`` are set for a single local
+    wheel. ``driver_min`` only where a build declares its own.
+    """
+
+    version: str
+    source: TorchSource
+    os: str
+    machine: str
+    cuda: str | None
+    arch_list: tuple[str, ...]
+    pythons: tuple[str, ...]
+    libc_tag: str | None
+    requires_python: str | None
+    requires_dist: tuple[str, ...]
+    evidence: Evidence
+    index: str | None = None
+    triton: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+
+
+class LoaderRule(msgspec.Struct, frozen=True):
+    """Which native library a bitsandbytes version loads. ``versions`` is a specifier.
+
+    ``rule``: ``exact`` (``cuda{torch.version.cuda}`` or nothing), ``same-major`` (exact, else the highest lower, else
+    the lowest higher, of the same CUDA major). ``override`` is the environment variable that names a library.
+    """
+
+    versions: str
+    rule: Literal["libcudart", "exact", "same-major"]
+    override: str | None
+    nocublaslt: bool
+    source: str
+
+
+class CudaDriver(msgspec.Struct, frozen=True):
+    """Driver needs of a CUDA toolkit release.
+
+    ``family_min_*`` is the oldest driver on which any build of that major runs its SASS (minor-version
+    compatibility), ``bundled_*`` the driver that came with the toolkit, from which on its PTX can be compiled.
+    """
+
+    cuda: str
+    family_min_linux: str
+    family_min_windows: str
+    bundled_linux: str
+    bundled_windows: str | None
+    source: str
+
+
+class GpuArch(msgspec.Struct, frozen=True):
+    """An architecture: compute capability, generation, the first driver that knows it and the last branch that does.
+
+    ``last_branch`` is the major number of the last driver branch (``580``), null while supported. ``products`` are names
+    as the driver reports them (without the vendor).
+    """
+
+    arch: str
+    compute_capability: str
+    generation: str
+    first_driver_linux: str | None
+    first_driver_windows: str | None
+    last_branch: int | None
+    products: tuple[str, ...]
+    source: str
+
+
+class Advisory(msgspec.Struct, frozen=True):
+    """A known-bad combination. All conditions that are set must hold for it to apply.
+
+    ``bitsandbytes``, ``torch``, ``triton`` are version specifiers; ``torch_cuda`` CUDA versions of the torch build
+    (``13.1``, or a prefix such as ``13``); ``libraries`` native library names; ``glibc_below`` a glibc version;
+    ``capability`` a comparison such as ``<7.5`` or ``==9.0``; ``os`` operating systems; ``override`` true where it applies
+    only with BNB_CUDA_VERSION set.
+    """
+
+    id: str
+    summary: str
+    remedy: str
+    reference: str
+    bitsandbytes: str | None = None
+    torch: str | None = None
+    triton: str | None = None
+    torch_cuda: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    glibc_below: str | None = None
+    capability: str | None = None
+    os: tuple[str, ...] = ()
+    override: bool | None = None
+
+
+class Matrix(msgspec.Struct, frozen=True):
+    """Everything the solver judges on."""
+
+    bitsandbytes: tuple[BitsandbytesWheel, ...]
+    torch: tuple[TorchBuild, ...]
+    loaders: tuple[LoaderRule, ...]
+    drivers: tuple[CudaDriver, ...]
+    archs: tuple[GpuArch, ...]
+    advisories: tuple[Advisory, ...]
+    pytorch_index: str

@@ -1,0 +1,70 @@
+"""Where things are: the system's files (under a prefix, for tests, images and chroots) and bnbenv's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Sysroot:
+    """A prefix for what is read under /proc, /sys, /etc and /usr/lib/wsl (``BNBENV_SYSROOT``); ``/`` by default."""
+
+    prefix: Path = Path("/")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Sysroot:
+        value = environ.get("BNBENV_SYSROOT")
+        return cls(Path(value)) if value else cls()
+
+    def path(self, absolute: str) -> Path:
+        """The place of an absolute path such as ``/proc/driver/nvidia/version`` below the prefix."""
+        return self.prefix / absolute.lstrip("/")
+
+    def read(self, absolute: str, limit: int = 1 << 20) -> str | None:
+        """The text of a small system file, or None where it cannot be read (absent, no permission)."""
+        try:
+            with self.path(absolute).open("rb") as stream:
+                return stream.read(limit).decode("utf-8", "replace")
+        except OSError:
+            return None
+
+
+def data_home(environ: Mapping[str, str]) -> Path:
+    """bnbenv's user data: ``BNBENV_HOME``, else the platform's place for it."""
+    value = environ.get("BNBENV_HOME")
+    if value:
+        return Path(value).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("bnbenv", appauthor=False))
+
+
+def config_home(environ: Mapping[str, str]) -> Path:
+    """bnbenv's user configuration: ``BNBENV_HOME/config`` where that is set, else the platform's place for it."""
+    value = environ.get("BNBENV_HOME")
+    if value:
+        return Path(value).expanduser() / "config"
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("bnbenv", appauthor=False))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader sees the old or the new text and a kill leaves one of them.
+
+    Raises OSError (no space, no permission); the former file is then untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,141 @@
+"""The one door to subprocesses: a command is a value, has a time limit, and what it printed is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+GRACE = 2.0  # seconds between asking a process to end and killing it
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to run; never a shell string.
+
+    ``timeout`` is in seconds. ``env`` changes the inherited environment: a value sets, ``None`` removes.
+    """
+
+    argv: tuple[str, ...]
+    timeout: float
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    cwd: str | None = None
+    stdin: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended. ``returncode`` is negative for a signal (``-9``) and ``None`` if it could not be reaped."""
+
+    command: Command
+    returncode: int | None
+    stdout: str
+    stderr: str
+    timed_out: bool
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0 and not self.timed_out
+
+    @property
+    def signal_name(self) -> str | None:
+        """``SIGSEGV`` and the like, if a signal ended it."""
+        if self.returncode is None or self.returncode >= 0:
+            return None
+        try:
+            return signal.Signals(-self.returncode).name
+        except ValueError:
+            return f"signal {-self.returncode}"
+
+
+class Runner(Protocol):
+    """The port that code which starts programs is given."""
+
+    def run(self, command: Command) -> Finished:
+        """Run to the end or to the time limit. Raises OSError if the program cannot be started."""
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """On Linux, have the kernel end the child when bnbenv is killed, so that no orphan goes on writing."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes
+
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    pr_set_pdeathsig, kill = 1, int(signal.SIGKILL)
+    return lambda: prctl(pr_set_pdeathsig, kill)
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+    env = dict(os.environ)
+    for name, value in changes.items():
+        if value is None:
+            env.pop(name, None)
+        else:
+            env[name] = value
+    return env
+
+
+def _signal_group(process: subprocess.Popen[str], sig: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, sig)
+        else:
+            process.terminate()
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Terminate, then kill; a process that hangs inside the kernel is left behind rather than waited for."""
+    for sig in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        _signal_group(process, sig)
+        try:
+            return process.communicate(timeout=GRACE)
+        except subprocess.TimeoutExpired as error:
+            partial = error
+    return _text(partial.stdout), _text(partial.stderr)
+
+
+def _text(data: str | bytes | None) -> str:
+    if data is None:
+        return ""
+    return data if isinstance(data, str) else data.decode("utf-8", "replace")
+
+
+class SystemRunner:
+    """Runs commands for real. Each gets its own process group, so that its children end with it."""
+
+    def run(self, command: Command) -> Finished:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command.argv,
+            stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(command.env),
+            cwd=command.cwd,
+            start_new_session=os.name == "posix",
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - only a system call, made before exec
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        timed_out = False
+        try:
+            out, err = process.communicate(command.stdin, timeout=command.timeout)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+            out, err = _end(process)
+        except BaseException:  # Ctrl-C and the like: leave no child behind
+            _end(process)
+            raise
+        return Finished(command, process.returncode, out, err, timed_out, time.monotonic() - started)

@@ -112,8 +112,8 @@ class CudaDriver(msgspec.Struct, frozen=True):
 class GpuArch(msgspec.Struct, frozen=True):
     """An architecture: compute capability, generation, the first driver that knows it and the last branch that does.
 
-    ``last_branch`` is the major number of the last driver branch (``580``), null while supported. ``products`` are names
-    as the driver reports them (without the vendor).
+    ``last_branch`` is the major number of the last driver branch (``580``), null while supported. ``products`` are
+    names as the driver reports them (without the vendor).
     """
 
     arch: str
@@ -131,8 +131,8 @@ class Advisory(msgspec.Struct, frozen=True):
 
     ``bitsandbytes``, ``torch``, ``triton`` are version specifiers; ``torch_cuda`` CUDA versions of the torch build
     (``13.1``, or a prefix such as ``13``); ``libraries`` native library names; ``glibc_below`` a glibc version;
-    ``capability`` a comparison such as ``<7.5`` or ``==9.0``; ``os`` operating systems; ``override`` true where it applies
-    only with BNB_CUDA_VERSION set.
+    ``capability`` a comparison such as ``<7.5`` or ``==9.0``; ``os`` operating systems; ``override`` true where it
+    applies only with BNB_CUDA_VERSION set.
     """
 
     id: str

@@ -59,8 +59,8 @@ class TorchBuild(msgspec.Struct, frozen=True):
     ``version`` carries the local part where the build has one (``2.13.0+cpu``). ``cuda`` is ``13.0`` or null for a CPU
     build. ``arch_list`` is what ``torch.cuda.get_arch_list()`` gives; ``pythons`` are wheel tags such as ``cp311``;
     ``libc_tag`` the glibc of the wheel tag. ``index`` is the variant on PyTorch's index (``cu126``, ``cpu``), null for
-    the default index; ``triton`` the exact triton requirement, if any. ``path`` and ``sha256`` are set for a single local
-    wheel. ``driver_min`` only where a build declares its own.
+    the default index; ``triton`` the exact triton requirement, if any. ``path`` and ``sha256`` are set for a single
+    local wheel.
     """
 
     version: str

@@ -1,0 +1,146 @@
+"""What the solver is asked and what it answers. Frozen values; the JSON of ``bnbenv solve`` is made of these."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from bnbenv.matrix.model import TorchBuild, TorchSource
+
+SCHEMA = "bnbenv.solve/1"
+
+Backend = Literal["cuda", "cpu"]
+
+
+class Current(msgspec.Struct, frozen=True):
+    """What is installed now; the policy ``minimal-change`` stays close to it."""
+
+    python: str
+    torch: str
+    bitsandbytes: str
+
+
+class Request(msgspec.Struct, frozen=True):
+    """The wishes. Specifiers have been read (``versions.read_specifier``).
+
+    ``gpus`` is ``all`` or indices and UUIDs; ``driver`` a version to judge by as if it were installed.
+    """
+
+    torch: str = "*"
+    bitsandbytes: str = "*"
+    python: str = ">=3.10"
+    gpus: tuple[str, ...] = ("all",)
+    backend: Literal["auto", "cuda", "cpu"] = "auto"
+    build: Literal["auto", "never", "always"] = "auto"
+    driver: str | None = None
+    prefer: Literal["newest", "minimal-change"] = "newest"
+    current: Current | None = None
+
+
+class Availability(msgspec.Struct, frozen=True):
+    """What can be had here and now. Source keys: ``default-index``, ``pytorch-index/cu126``.
+
+    ``unreachable`` maps a source key to the reason; ``torch`` the torch versions a source offers and ``bitsandbytes``
+    the wheel file names offered anywhere (None: not asked); ``local`` the torch builds in folders of wheels;
+    ``managed_python`` whether uv may download an interpreter.
+    """
+
+    unreachable: dict[str, str] = {}
+    torch: dict[str, frozenset[str]] = {}
+    bitsandbytes: frozenset[str] | None = None
+    local: tuple[TorchBuild, ...] = ()
+    managed_python: bool = True
+
+
+class TorchChoice(msgspec.Struct, frozen=True):
+    version: str
+    cuda: str | None
+    source: TorchSource
+    index: str | None = None
+
+
+class BitsandbytesChoice(msgspec.Struct, frozen=True):
+    version: str
+    source: Literal["wheel", "build", "existing"]
+    library: str
+    sha256: str
+    filename: str
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The combination. ``environment`` holds only what must be set (``BNB_CUDA_VERSION``)."""
+
+    python: str
+    torch: TorchChoice
+    bitsandbytes: BitsandbytesChoice
+    environment: dict[str, str]
+
+
+class Cover(msgspec.Struct, frozen=True):
+    """What runs on one GPU: ``sass sm_80`` or ``ptx compute_90``, for torch and for bitsandbytes."""
+
+    gpu: int
+    arch: str
+    torch: str
+    bitsandbytes: str
+
+
+class EvidenceLine(msgspec.Struct, frozen=True):
+    about: str
+    level: str
+    source: str
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    candidate: str
+    rule: str
+    because: str
+
+
+class Solution(msgspec.Struct, frozen=True):
+    """A known-good combination. ``visible_devices`` are UUIDs where a subset of the GPUs was solved for."""
+
+    backend: Backend
+    choice: Choice
+    covers: tuple[Cover, ...]
+    evidence: tuple[EvidenceLine, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...] = ()
+    visible_devices: tuple[str, ...] = ()
+    torch_sha256: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        body = msgspec.to_builtins(self)
+        return {"schema": SCHEMA, "status": "solved", **body}
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    rule: str
+    because: str
+    source: str
+
+
+class Option(msgspec.Struct, frozen=True):
+    """What would resolve a refusal. ``solve_args`` are for ``bnbenv solve``, null for what only people can do."""
+
+    change: str
+    gives: str
+    command: str | None
+    solve_args: tuple[str, ...] | None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Nothing fits: a minimal set of facts that contradict each other, and what would resolve it."""
+
+    conflict: tuple[Conflict, ...]
+    options: tuple[Option, ...]
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether it would fit if all sources answered."""
+        return any(part.rule == "reachable" for part in self.conflict)
+
+    def document(self) -> dict[str, Any]:
+        body = msgspec.to_builtins(self)
+        return {"schema": SCHEMA, "status": "refused", **body}

@@ -1,0 +1,203 @@
+"""Why nothing fits, and what would change that. Pure.
+
+Every candidate has a set of rules against it. A smallest set of rules that meets all of these sets is the conflict:
+were any one of them given up, some candidate would be left with nothing against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import combinations
+
+from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.model import Matrix
+from bnbenv.solve.model import Availability, Conflict, Option, Refusal, Request, Solution
+from bnbenv.solve.rules import pairings
+from bnbenv.solve.situation import Reason, with_request
+from bnbenv.solve.solver import Judged, choose, judge
+from bnbenv.solve.versions import number
+
+# What a user can change most easily comes first in a conflict of equal size.
+_ORDER = (
+    "gpu",
+    "driver-state",
+    "jetson",
+    "platform",
+    "build",
+    "torch-wish",
+    "bitsandbytes-wish",
+    "python",
+    "reachable",
+    "driver-arch",
+    "driver-cuda",
+    "libc",
+    "library-libc",
+    "torch-arch",
+    "library-arch",
+    "torch-cuda",
+    "loader",
+    "torch-requirement",
+    "advisory",
+)
+
+
+def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Refusal:
+    """The refusal for a request that has no solution."""
+    judged = judge(facts, matrix, request, availability, availability.managed_python)
+    conflict = _conflict(judged)
+    options = tuple(_options(facts, matrix, request, availability, judged))
+    return Refusal(conflict, options)
+
+
+def _conflict(judged: Judged) -> tuple[Conflict, ...]:
+    situation = judged.situation
+    if situation.fails:
+        return tuple(_conflicts(situation.fails.items()))
+    platform = situation.facts.platform
+    if not judged.wheels or not judged.torch:
+        what = "bitsandbytes wheel" if not judged.wheels else "torch build"
+        because = f"there is no {what} for {platform.os} on {platform.machine}"
+        return (Conflict("platform", because, "the matrix"),)
+    if situation.request.build == "always":
+        because = "a source build was asked for, and this bnbenv takes published wheels only"
+        return (Conflict("build", because, "the request"),)
+    reasons: dict[str, Reason] = {}
+    sets: set[frozenset[str]] = set()
+    for rules in _fail_sets(judged, reasons):
+        sets.add(rules)
+    smallest = _hitting_set(_minimal(sets))
+    return tuple(_conflicts((rule, reasons[rule]) for rule in smallest))
+
+
+def _conflicts(items: Iterable[tuple[str, Reason]]) -> Iterator[Conflict]:
+    for rule, reason in items:
+        yield Conflict(rule, reason.because, reason.source)
+
+
+def _fail_sets(judged: Judged, reasons: dict[str, Reason]) -> Iterator[frozenset[str]]:
+    """The rules against each candidate; ``reasons`` keeps the first, that is the newest candidate's, of each."""
+    builds = sorted(judged.torch, key=lambda item: number(item[0].version), reverse=True)
+    for wheel, wheel_against in judged.wheels:
+        for build, build_fails in builds:
+            alone = {**wheel_against, **build_fails}
+            for pairing in pairings(judged.situation, judged.matrix, build, wheel):
+                fails = {**pairing.fails, **alone}
+                for rule, reason in fails.items():
+                    reasons.setdefault(rule, reason)
+                yield frozenset(fails)
+
+
+def _minimal(sets: set[frozenset[str]]) -> list[frozenset[str]]:
+    ordered = sorted(sets, key=len)
+    kept: list[frozenset[str]] = []
+    for rules in ordered:
+        if not any(smaller <= rules for smaller in kept):
+            kept.append(rules)
+    return kept
+
+
+def _hitting_set(sets: list[frozenset[str]]) -> tuple[str, ...]:
+    """A smallest set of rules with one from each candidate's set; ties by what is easiest to change."""
+    rules = sorted(set().union(*sets), key=_rank)
+    for size in range(1, len(rules) + 1):
+        for chosen in combinations(rules, size):
+            if all(not rules_against.isdisjoint(chosen) for rules_against in sets):
+                return chosen
+    return tuple(rules)
+
+
+def _rank(rule: str) -> tuple[int, str]:
+    name = rule.split("[")[0].split(":")[0]
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), rule)
+
+
+def _options(
+    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, judged: Judged
+) -> Iterator[Option]:
+    """Changes that lead to a solution, cheapest first; each has been solved."""
+    arguments = _arguments(request)
+    for change, changed, replaced in _changes(facts, request):
+        solution = choose(facts, matrix, changed, availability)
+        if solution is not None:
+            words = tuple(word for key, value in {**arguments, **replaced}.items() if value for word in (key, value))
+            yield Option(change, gives(solution), _command(replaced), words)
+    yield from _driver_upgrade(facts, matrix, request, availability, judged)
+    if judged.situation.backend == "cuda":
+        changed = with_request(request, backend="cpu", gpus=("all",), build="auto")
+        solution = choose(facts, matrix, changed, availability)
+        if solution is not None:
+            kept = {key: value for key, value in arguments.items() if key not in ("--gpus", "--backend", "--driver")}
+            words = tuple(word for key, value in kept.items() if value for word in (key, value))
+            change = "use the CPU only"
+            yield Option(change, gives(solution), "bnbenv sync --backend cpu", (*words, "--backend", "cpu"))
+
+
+def _changes(facts: HostFacts, request: Request) -> Iterator[tuple[str, Request, dict[str, str]]]:
+    """The changes worth trying: a wish given up, two wishes given up, fewer GPUs."""
+    if request.build == "always":
+        yield "take a published wheel", with_request(request, build="auto"), {}
+    wishes = {"torch": "*", "bitsandbytes": "*", "python": ">=3.10"}
+    given = [name for name, loosest in wishes.items() if getattr(request, name) != loosest]
+    for size in (1, 2, 3):
+        for names in combinations(given, size):
+            changes = {name: wishes[name] for name in names}
+            text = f"give up the wish for {' and '.join(names)}"
+            yield text, with_request(request, **changes), {f"--{name}": changes[name] for name in names}
+    if request.gpus != ("all",):
+        yield "take all GPUs", with_request(request, gpus=("all",)), {"--gpus": "all"}
+    indices = [str(gpu.index) for gpu in facts.gpus]
+    for size in range(len(indices) - 1, 0, -1):
+        subsets = list(combinations(indices, size)) if len(indices) <= 8 else [(index,) for index in indices]
+        for subset in subsets:
+            text = f"take only GPU {', '.join(subset)}"
+            yield text, with_request(request, gpus=subset), {"--gpus": ",".join(subset)}
+
+
+def _driver_upgrade(
+    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, judged: Judged
+) -> Iterator[Option]:
+    """The oldest driver of the matrix with which it would be solved; only people can install it."""
+    situation = judged.situation
+    if situation.backend != "cuda" or not facts.gpus or request.driver is not None:
+        return
+    windows = situation.windows_driver
+    versions: set[str | None] = set()
+    for row in matrix.drivers:
+        versions |= (
+            {row.family_min_windows, row.bundled_windows} if windows else {row.family_min_linux, row.bundled_linux}
+        )
+    versions |= {arch.first_driver_windows if windows else arch.first_driver_linux for arch in matrix.archs}
+    known = sorted({text for text in versions if text}, key=number)
+    current = facts.driver.version
+    for text in known:
+        if current is not None and number(text) <= number(current):
+            continue
+        solution = choose(facts, matrix, with_request(request, driver=text), availability)
+        if solution is not None:
+            yield Option(f"upgrade the NVIDIA driver to {text} or newer", gives(solution), None, None)
+            return
+
+
+def gives(solution: Solution) -> str:
+    """A solution in one line: ``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2), Python 3.12``."""
+    choice = solution.choice
+    torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
+    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}, Python {choice.python}"
+
+
+def _arguments(request: Request) -> dict[str, str]:
+    """The request as options of ``bnbenv solve``, defaults left out."""
+    values = {
+        "--torch": request.torch if request.torch != "*" else "",
+        "--bitsandbytes": request.bitsandbytes if request.bitsandbytes != "*" else "",
+        "--python": request.python if request.python != ">=3.10" else "",
+        "--gpus": ",".join(request.gpus) if request.gpus != ("all",) else "",
+        "--backend": request.backend if request.backend != "auto" else "",
+        "--driver": request.driver or "",
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _command(replaced: dict[str, str]) -> str:
+    words = [f"{key} '{value}'" if set(value) & set("<>*!= ") else f"{key} {value}" for key, value in replaced.items()]
+    return " ".join(["bnbenv sync", *words])

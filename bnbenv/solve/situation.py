@@ -1,0 +1,214 @@
+"""The host and the wishes as the rules see them: the selected GPUs, the driver to judge by, the Pythons at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from bnbenv.errors import InputError, RebootRequired
+from bnbenv.facts.model import Driver, Gpu, HostFacts, MigSlice
+from bnbenv.matrix.model import CudaDriver, GpuArch, Matrix
+from bnbenv.solve.model import Availability, Backend, Request
+from bnbenv.solve.versions import admits, number
+
+DRIVER_RULES_SOURCE = "CUDA Compatibility, NVIDIA"
+
+
+class PythonOption(NamedTuple):
+    """An interpreter that could be used: its minor (``3.12``), a full version, and whether uv would download it."""
+
+    minor: str
+    full: str
+    managed: bool
+
+
+class Reason(NamedTuple):
+    """Why something does not fit, and where that is known from."""
+
+    because: str
+    source: str
+
+
+Fails = dict[str, Reason]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything the rules look at besides the candidate itself."""
+
+    facts: HostFacts
+    request: Request
+    availability: Availability
+    backend: Backend
+    gpus: tuple[Gpu, ...]
+    visible: tuple[str, ...]
+    driver: Driver
+    pythons: tuple[PythonOption, ...]
+    drivers: dict[str, CudaDriver]
+    archs: dict[str, GpuArch]
+    fails: Fails  # what stands against every candidate
+
+    @property
+    def windows_driver(self) -> bool:
+        """WSL2 runs on the Windows driver and reports its version."""
+        return self.facts.platform.os == "windows" or self.facts.platform.wsl
+
+
+def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool) -> Situation:
+    """Put the facts, the rows and the wishes together; ``managed`` adds interpreters that uv would download.
+
+    Raises RebootRequired if the driver's module and library differ.
+    """
+    fails: Fails = {}
+    driver = facts.driver
+    if request.driver is not None:
+        driver = Driver(state="ok", version=request.driver, source="--driver")
+    if driver.state == "mismatch" and request.backend != "cpu":
+        raise reboot_required(driver)
+    gpus, visible = _select_gpus(facts, request, fails)
+    backend = _backend(facts, driver, gpus, request, fails)
+    if backend == "cpu":
+        gpus, visible = (), ()
+    archs = {row.compute_capability: row for row in matrix.archs}
+    situation = Situation(
+        facts=facts,
+        request=request,
+        availability=availability,
+        backend=backend,
+        gpus=gpus,
+        visible=visible,
+        driver=driver,
+        pythons=_pythons(facts, matrix, request, managed),
+        drivers={row.cuda: row for row in matrix.drivers},
+        archs=archs,
+        fails=fails,
+    )
+    _driver_knows_gpus(situation)
+    return situation
+
+
+def reboot_required(driver: Driver) -> RebootRequired:
+    """The error for a driver whose kernel module and library differ."""
+    return RebootRequired(
+        "reboot-required",
+        f"the NVIDIA kernel module ({driver.kernel_module or 'version unknown'}) and the driver library "
+        f"({driver.userland or 'version unknown'}) differ: nothing was changed",
+        "Reboot, then run: bnbenv sync",
+    )
+
+
+def _backend(facts: HostFacts, driver: Driver, gpus: tuple[Gpu, ...], request: Request, fails: Fails) -> Backend:
+    if request.backend == "cpu" or facts.platform.os == "macos":
+        if request.backend == "cuda":
+            fails["gpu"] = Reason("macOS has no CUDA", "the facts")
+            return "cuda"
+        return "cpu"
+    unknown = [item for item in facts.unknown if item.fact.split(".")[0].split("[")[0] in ("gpus", "driver")]
+    if driver.state == "error":
+        reason = next((item.reason for item in unknown), "it answers with an error")
+        fails["driver-state"] = Reason(f"the NVIDIA driver does not work: {reason}", driver.source or "the facts")
+        return "cuda"
+    if gpus or fails:
+        if driver.state == "absent" and gpus:
+            fails["driver-state"] = Reason("there is a GPU and no NVIDIA driver", driver.source or "the facts")
+        return "cuda"
+    gpu_unknown = next((item.reason for item in unknown if item.fact.startswith("gpus")), None)
+    if driver.state == "ok" and gpu_unknown and facts.driver.state == "ok":
+        fails["gpu"] = Reason(f"the driver is there and its GPUs are unknown: {gpu_unknown}", "the facts")
+        return "cuda"
+    if request.backend == "cuda":
+        fails["gpu"] = Reason("CUDA was asked for and there is no NVIDIA GPU", "the facts")
+        return "cuda"
+    return "cpu"
+
+
+def _select_gpus(facts: HostFacts, request: Request, fails: Fails) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
+    """The GPUs to solve for, and the UUIDs to make visible where that is not all of them."""
+    if request.gpus == ("all",):
+        return facts.gpus, ()
+    chosen: dict[str, Gpu] = {}
+    for word in request.gpus:
+        match = _find_gpu(facts, word)
+        if match is None:
+            have = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in facts.gpus) or "none"
+            fails["gpu"] = Reason(f"GPU {word} is not on this host (it has: {have})", "the facts")
+            continue
+        chosen[match[0]] = match[1]
+    whole = {gpu.uuid for gpu in facts.gpus}
+    visible = () if set(chosen) == whole else tuple(chosen)
+    return tuple({gpu.index: gpu for gpu in chosen.values()}.values()), visible
+
+
+def _find_gpu(facts: HostFacts, word: str) -> tuple[str, Gpu] | None:
+    for gpu in facts.gpus:
+        if word == str(gpu.index) or word == gpu.uuid or (word.startswith("GPU-") and gpu.uuid.startswith(word)):
+            return gpu.uuid, gpu
+        for part in slices(gpu):
+            if word.startswith("MIG-") and part.uuid.startswith(word):
+                return part.uuid, gpu
+    return None
+
+
+def slices(gpu: Gpu) -> tuple[MigSlice, ...]:
+    """The MIG slices of a GPU, if any are known."""
+    return () if gpu.mig is None or isinstance(gpu.mig, str | bool) else gpu.mig.devices
+
+
+def read_gpus(text: str | int | list[str | int], file: str, where: str) -> tuple[str, ...]:
+    """A wish about GPUs: ``all``, or indices and UUIDs. Raises InputError."""
+    words = [str(word).strip() for word in text] if isinstance(text, list) else str(text).split(",")
+    words = [word.strip() for word in words if word.strip()]
+    if words == ["all"]:
+        return ("all",)
+    if not words or not all(word.isdigit() or word.startswith(("GPU-", "MIG-")) for word in words):
+        raise InputError(file, where, f'expected "all", indices or UUIDs, found "{",".join(words)}"')
+    return tuple(dict.fromkeys(words))
+
+
+def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) -> tuple[PythonOption, ...]:
+    """Interpreters in the order of preference: those on the host, newest first, then those uv would download."""
+    options: dict[str, PythonOption] = {}
+    for python in sorted(facts.pythons, key=lambda found: number(found.version), reverse=True):
+        minor = ".".join(python.version.split(".")[:2])
+        if _valid(python.version) and admits(request.python, python.version):
+            options.setdefault(minor, PythonOption(minor, python.version, managed=False))
+    if managed:
+        tags = {tag for build in matrix.torch for tag in build.pythons if tag.startswith("cp3") and tag[2:].isdigit()}
+        for tag in sorted(tags, key=lambda tag: int(tag[3:]), reverse=True):
+            minor = f"3.{tag[3:]}"
+            if any(admits(request.python, f"{minor}.{patch}") for patch in (0, 30)):
+                options.setdefault(minor, PythonOption(minor, f"{minor}.30", managed=True))
+    return tuple(options.values())
+
+
+def _valid(text: str) -> bool:
+    return all(part.isdigit() for part in text.split("."))
+
+
+def _driver_knows_gpus(situation: Situation) -> None:
+    """First and last driver of each architecture. Adds to ``fails``."""
+    version = situation.driver.version
+    if version is None or situation.backend == "cpu":
+        return
+    branch = number(version)[:1]
+    for gpu in situation.gpus:
+        row = situation.archs.get(gpu.compute_capability)
+        if row is None:
+            continue
+        first = row.first_driver_windows if situation.windows_driver else row.first_driver_linux
+        if first and number(version) < number(first):
+            because = f"GPU {gpu.index} ({gpu.name}, {gpu.arch}) needs driver {first} or newer; this is {version}"
+            situation.fails[f"driver-arch[{gpu.index}]"] = Reason(because, row.source)
+        if row.last_branch is not None and branch and branch[0] > row.last_branch:
+            because = (
+                f"R{row.last_branch} is the last driver branch for {row.generation}: driver {version} does not run "
+                f"GPU {gpu.index} ({gpu.name}, {gpu.arch})"
+            )
+            situation.fails[f"driver-arch[{gpu.index}]"] = Reason(because, row.source)
+
+
+def with_request(request: Request, **changes: object) -> Request:
+    """The same wishes with some of them changed."""
+    return msgspec.structs.replace(request, **changes)

@@ -1,0 +1,249 @@
+"""Which combination fits, or why none does. Pure: facts, rows and wishes in, one value out.
+
+The order of preference (the smaller key wins): on a CPU the kind of torch build (a local CPU wheel, a CPU build of an
+index, a CUDA build); SASS for every GPU before PTX; no override before an override; with ``minimal-change`` what is
+there; the newest bitsandbytes; the newest torch; the higher evidence; the default index; a Python that is there, the
+newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
+from bnbenv.solve.model import (
+    Availability,
+    BitsandbytesChoice,
+    Choice,
+    EvidenceLine,
+    Refusal,
+    Rejected,
+    Request,
+    Solution,
+    TorchChoice,
+)
+from bnbenv.solve.rules import Pairing, label, library_cuda, pairings, source_key, torch_fails, wheel_fails
+from bnbenv.solve.situation import Fails, Situation, situate
+from bnbenv.solve.versions import admits, number, public
+
+Key = tuple[object, ...]
+
+REJECTED_SHOWN = 40
+_SOURCES = ("local", "default-index", "pytorch-index", "existing")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All candidates of a host with what stands against each on its own."""
+
+    situation: Situation
+    matrix: Matrix
+    torch: tuple[tuple[TorchBuild, Fails], ...]
+    wheels: tuple[tuple[BitsandbytesWheel, Fails], ...]
+
+
+def solve(
+    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability | None = None
+) -> Solution | Refusal:
+    """The preferred combination, or a refusal with a smallest set of conflicts and the options that resolve it.
+
+    Interpreters on the host come first; those that uv would download are considered where none of them fits. Raises
+    RebootRequired if the driver's kernel module and library differ.
+    """
+    availability = availability or Availability()
+    solution = choose(facts, matrix, request, availability)
+    if solution is not None:
+        return solution
+    from bnbenv.solve.refusal import refuse
+
+    return refuse(facts, matrix, request, availability)
+
+
+def choose(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Solution | None:
+    """The preferred combination, or None. Raises RebootRequired."""
+    for managed in (False, True) if availability.managed_python else (False,):
+        judged = judge(facts, matrix, request, availability, managed)
+        best = _best(judged)
+        if best is not None:
+            return _solution(judged, best)
+    return None
+
+
+def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool) -> Judged:
+    """Apply all rules that look at one candidate alone. Raises RebootRequired."""
+    situation = situate(facts, matrix, request, availability, managed)
+    here = (facts.platform.os, facts.platform.machine)
+    builds = [build for build in (*availability.local, *matrix.torch) if (build.os, build.machine) == here]
+    wheels = [wheel for wheel in matrix.bitsandbytes if (wheel.os, wheel.machine) == here]
+    wheels.sort(key=lambda wheel: public(wheel.version), reverse=True)
+    return Judged(
+        situation,
+        matrix,
+        tuple((build, torch_fails(situation, build)) for build in builds),
+        tuple((wheel, wheel_fails(situation, wheel)) for wheel in wheels),
+    )
+
+
+def _best(judged: Judged) -> Pairing | None:
+    if judged.situation.fails or judged.situation.request.build == "always":
+        return None
+    fitting: list[Pairing] = []
+    for build, build_fails in judged.torch:
+        if build_fails:
+            continue
+        for wheel, wheel_against in judged.wheels:
+            if not wheel_against:
+                fitting += [p for p in pairings(judged.situation, judged.matrix, build, wheel) if not p.fails]
+    return min(fitting, key=lambda pairing: _key(judged.situation, pairing), default=None)
+
+
+def _key(situation: Situation, pairing: Pairing) -> Key:
+    build, wheel, python = pairing.torch, pairing.wheel, pairing.python
+    assert python is not None
+    return (
+        _cpu_kind(build) if situation.backend == "cpu" else 0,
+        pairing.uses_ptx,
+        pairing.override is not None,
+        _distance(situation.request, pairing),
+        _descending(wheel.version),
+        _descending(build.version),
+        -LEVELS.index(build.evidence.level),
+        _SOURCES.index(build.source),
+        source_key(build),
+        python.managed,
+        tuple(-part for part in number(python.full)),
+        _override_distance(pairing),
+        wheel.filename,
+    )
+
+
+def _descending(version: str) -> tuple[int, ...]:
+    parsed = public(version)
+    release = (*parsed.release, 0, 0, 0, 0)[:4]
+    return (*(-part for part in release), -(parsed.post or 0))
+
+
+def _cpu_kind(build: TorchBuild) -> int:
+    if build.cuda is not None:
+        return 2
+    return 0 if build.source == "local" else 1
+
+
+def _distance(request: Request, pairing: Pairing) -> int:
+    """How many of Python, torch and bitsandbytes would change, under ``minimal-change``."""
+    current, python = request.current, pairing.python
+    if request.prefer != "minimal-change" or current is None or python is None:
+        return 0
+    return (
+        (pairing.torch.version != current.torch)
+        + (pairing.wheel.version != current.bitsandbytes)
+        + (python.minor != current.python)
+    )
+
+
+def _override_distance(pairing: Pairing) -> tuple[int, ...]:
+    """Of several overrides the highest CUDA not above torch's, as the loader itself would choose."""
+    if pairing.override is None or pairing.library is None:
+        return ()
+    cuda = number(library_cuda(pairing.library))
+    above = cuda > number(pairing.torch.cuda or "")[:2]
+    return (int(above), *((part if above else -part) for part in cuda))
+
+
+def _solution(judged: Judged, best: Pairing) -> Solution:
+    situation, build, wheel, library = judged.situation, best.torch, best.wheel, best.library
+    assert best.python is not None and library is not None
+    environment = {}
+    if best.override:
+        environment[best.override] = library_cuda(library).replace(".", "")
+    return Solution(
+        backend=situation.backend,
+        choice=Choice(
+            python=best.python.minor,
+            torch=TorchChoice(build.version, build.cuda, build.source, build.index),
+            bitsandbytes=BitsandbytesChoice(wheel.version, "wheel", library.name, wheel.sha256, wheel.filename),
+            environment=environment,
+        ),
+        covers=best.covers,
+        evidence=_evidence(judged, best),
+        rejected=tuple(_rejected(judged, best)),
+        notes=tuple(_notes(judged, best)),
+        visible_devices=situation.visible,
+        torch_sha256=build.sha256,
+    )
+
+
+def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
+    situation, build, wheel = judged.situation, best.torch, best.wheel
+    lines = [
+        EvidenceLine(label(build), build.evidence.level, build.evidence.source),
+        EvidenceLine(f"bitsandbytes {wheel.version}", wheel.evidence.level, wheel.evidence.source),
+    ]
+    lines += [
+        EvidenceLine(f"loader of bitsandbytes {wheel.version}", "declared", rule.source)
+        for rule in judged.matrix.loaders
+        if admits(rule.versions, wheel.version)
+    ]
+    row = situation.drivers.get(build.cuda or "") if situation.backend == "cuda" else None
+    if row is not None:
+        lines.append(EvidenceLine(f"driver for CUDA {row.cuda}", "declared", row.source))
+    for capability in dict.fromkeys(gpu.compute_capability for gpu in situation.gpus):
+        arch = situation.archs.get(capability)
+        if arch is not None:
+            lines.append(EvidenceLine(f"drivers of {arch.arch}", "declared", arch.source))
+    return tuple(lines)
+
+
+def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
+    situation = judged.situation
+    if best.python is not None and best.python.managed:
+        yield f"no Python on this host fits: uv will download Python {best.python.minor}"
+    stale = situation.facts.environment.get("BNB_CUDA_VERSION")
+    wanted = library_cuda(best.library).replace(".", "") if best.library and best.override else None
+    if stale and stale != wanted and situation.backend == "cuda":
+        yield f"BNB_CUDA_VERSION={stale} is set in this shell and overrides the choice: unset it"
+    better = [
+        (key, reason.because)
+        for build, fails in judged.torch
+        for key, reason in [(source_key(build), fails.get("reachable"))]
+        if reason is not None and len(fails) == 1 and key in situation.availability.unreachable
+        if _would_win(situation, build, best.torch)
+    ]
+    if better:
+        reason = dict(better)
+        chosen = label(best.torch)
+        for because in reason.values():
+            yield f"{because}; the next best is {chosen}"
+
+
+def _would_win(situation: Situation, build: TorchBuild, chosen: TorchBuild) -> bool:
+    if situation.backend == "cpu" and _cpu_kind(build) != _cpu_kind(chosen):
+        return _cpu_kind(build) < _cpu_kind(chosen)
+    return _descending(build.version) < _descending(chosen.version)
+
+
+def _rejected(judged: Judged, best: Pairing) -> list[Rejected]:
+    """What would have been preferred and why it was not taken: newer wheels, newer torch builds, and their pairs."""
+    rows: list[Rejected] = []
+    for wheel, fails in judged.wheels:
+        if fails and public(wheel.version) > public(best.wheel.version):
+            rows += [Rejected(f"bitsandbytes {wheel.version}", rule, why.because) for rule, why in fails.items()]
+    newer = sorted(
+        (item for item in judged.torch if _would_win(judged.situation, item[0], best.torch)),
+        key=lambda item: (_descending(item[0].version), source_key(item[0])),
+    )
+    for build, fails in newer:
+        if fails:
+            rows += [Rejected(label(build), rule, why.because) for rule, why in fails.items()]
+        else:
+            for pairing in pairings(judged.situation, judged.matrix, build, best.wheel):
+                name = f"{label(build)} + bitsandbytes {best.wheel.version}"
+                rows += [Rejected(name, rule, why.because) for rule, why in pairing.fails.items()]
+    for wheel, fails in judged.wheels:
+        if not fails and public(wheel.version) > public(best.wheel.version):
+            for pairing in pairings(judged.situation, judged.matrix, best.torch, wheel):
+                name = f"{label(best.torch)} + bitsandbytes {wheel.version}"
+                rows += [Rejected(name, rule, why.because) for rule, why in pairing.fails.items()]
+    return list(dict.fromkeys(rows))[:REJECTED_SHOWN]

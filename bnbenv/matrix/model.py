@@ -80,7 +80,7 @@ class TorchBuild(msgspec.Struct, frozen=True):
     sha256: str | None = None
 
 
-class LoaderRule(msgspec.Struct, frozen=True):
+class LoaderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which native library a bitsandbytes version loads. ``versions`` is a specifier.
 
     ``rule``: ``exact`` (``cuda{torch.version.cuda}`` or nothing), ``same-major`` (exact, else the highest lower, else
@@ -89,27 +89,28 @@ class LoaderRule(msgspec.Struct, frozen=True):
 
     versions: str
     rule: Literal["libcudart", "exact", "same-major"]
-    override: str | None
+    override: str | None = None
     nocublaslt: bool
     source: str
 
 
-class CudaDriver(msgspec.Struct, frozen=True):
+class CudaDriver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Driver needs of a CUDA toolkit release.
 
     ``family_min_*`` is the oldest driver on which any build of that major runs its SASS (minor-version
-    compatibility), ``bundled_*`` the driver that came with the toolkit, from which on its PTX can be compiled.
+    compatibility), ``bundled_*`` the driver that came with the toolkit, from which on its PTX can be compiled, null
+    where none was bundled.
     """
 
     cuda: str
     family_min_linux: str
     family_min_windows: str
-    bundled_linux: str
-    bundled_windows: str | None
+    bundled_linux: str | None = None
+    bundled_windows: str | None = None
     source: str
 
 
-class GpuArch(msgspec.Struct, frozen=True):
+class GpuArch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An architecture: compute capability, generation, the first driver that knows it and the last branch that does.
 
     ``last_branch`` is the major number of the last driver branch (``580``), null while supported. ``products`` are
@@ -119,14 +120,14 @@ class GpuArch(msgspec.Struct, frozen=True):
     arch: str
     compute_capability: str
     generation: str
-    first_driver_linux: str | None
-    first_driver_windows: str | None
-    last_branch: int | None
+    first_driver_linux: str | None = None
+    first_driver_windows: str | None = None
+    last_branch: int | None = None
     products: tuple[str, ...]
     source: str
 
 
-class Advisory(msgspec.Struct, frozen=True):
+class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A known-bad combination. All conditions that are set must hold for it to apply.
 
     ``bitsandbytes``, ``torch``, ``triton`` are version specifiers; ``torch_cuda`` CUDA versions of the torch build

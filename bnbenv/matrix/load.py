@@ -1,0 +1,158 @@
+"""Load the matrix: the shipped tables, and newer rows of the user laid over them.
+
+The tables are data files. In a wheel they lie in the package (``bnbenv/matrices``), in a checkout or an editable
+install beside it (``matrices``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from bnbenv.errors import InputError
+from bnbenv.matrix.model import (
+    LEVELS,
+    Advisory,
+    BitsandbytesWheel,
+    CudaDriver,
+    Evidence,
+    GpuArch,
+    LoaderRule,
+    Matrix,
+    TorchBuild,
+)
+
+BITSANDBYTES = "bitsandbytes.json"
+TORCH = "torch.json"
+TORCH_DECLARED = "torch-declared.json"
+LOADERS = "loaders.toml"
+DRIVERS = "drivers.toml"
+GPUS = "gpus.toml"
+ADVISORIES = "advisories.toml"
+SOURCES = "sources.toml"
+_REINSTALL = "Install bnbenv again: its own data is incomplete or damaged."
+
+T = TypeVar("T")
+
+
+class BitsandbytesTable(msgspec.Struct, frozen=True):
+    """The document ``bitsandbytes.json``."""
+
+    schema: Literal["bnbenv.matrix.bitsandbytes/1"]
+    rows: tuple[BitsandbytesWheel, ...]
+
+
+class TorchTable(msgspec.Struct, frozen=True):
+    """The documents ``torch.json`` and ``torch-declared.json``."""
+
+    schema: Literal["bnbenv.matrix.torch/1"]
+    rows: tuple[TorchBuild, ...]
+
+
+class _Loaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    loader: tuple[LoaderRule, ...]
+
+
+class _Drivers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cuda: tuple[CudaDriver, ...]
+
+
+class _Gpus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    arch: tuple[GpuArch, ...]
+
+
+class _Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    advisory: tuple[Advisory, ...]
+
+
+class _PytorchIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    url: str
+    source: str
+
+
+class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pytorch_index: _PytorchIndex
+
+
+def find_data(package: Path = Path(__file__).parent.parent) -> Path:
+    """The folder of the shipped tables: in the package, else beside it.
+
+    Raises InputError where it is in neither place.
+    """
+    for folder in (package / "matrices", package.parent / "matrices"):
+        if (folder / LOADERS).is_file():
+            return folder
+    raise InputError(str(package / "matrices"), "", "the compatibility matrix is missing", _REINSTALL)
+
+
+def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix:
+    """The matrix, decoded strictly.
+
+    ``overlay`` is a folder with rows of the user's own in ``bitsandbytes.json``, ``torch.json`` or both, either of
+    which may be absent. Of two rows about the same wheel or build the one with the higher evidence holds, then the
+    later one. ``data`` is the folder of the tables, by default ``find_data()``.
+    Raises InputError with the file and the path in it for a table that is missing (``overlay`` aside) or damaged.
+    """
+    folder = data or find_data()
+    wheels = _table(folder / BITSANDBYTES, BitsandbytesTable).rows
+    builds = _table(folder / TORCH, TorchTable).rows + _table(folder / TORCH_DECLARED, TorchTable).rows
+    if overlay is not None and (overlay / BITSANDBYTES).is_file():
+        wheels = _lay_over(wheels, _table(overlay / BITSANDBYTES, BitsandbytesTable, "").rows, wheel_identity)
+    if overlay is not None and (overlay / TORCH).is_file():
+        builds = _lay_over(builds, _table(overlay / TORCH, TorchTable, "").rows, build_identity)
+    return Matrix(
+        bitsandbytes=wheels,
+        torch=builds,
+        loaders=_table(folder / LOADERS, _Loaders).loader,
+        drivers=_table(folder / DRIVERS, _Drivers).cuda,
+        archs=_table(folder / GPUS, _Gpus).arch,
+        advisories=_table(folder / ADVISORIES, _Advisories).advisory,
+        pytorch_index=_table(folder / SOURCES, _Sources).pytorch_index.url,
+    )
+
+
+def wheel_identity(wheel: BitsandbytesWheel) -> Hashable:
+    """What makes two rows be about the same wheel: its bytes."""
+    return wheel.sha256
+
+
+def build_identity(build: TorchBuild) -> Hashable:
+    """What makes two rows be about the same torch build: version, source, variant and platform."""
+    return (build.source, build.index, build.version, build.os, build.machine, build.libc_tag, build.path)
+
+
+def _table(path: Path, kind: type[T], next_step: str = _REINSTALL) -> T:
+    """One table, decoded by the suffix of its name."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(str(path), "", f"cannot be read ({error.strerror})", next_step) from None
+    decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
+    try:
+        return decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        expected, _, where = str(error).partition(" - at `")
+        where = where.rstrip("`").removeprefix("$").lstrip(".")
+        raise InputError(str(path), where, expected[0].lower() + expected[1:], next_step) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(str(path), "", f"no {path.suffix[1:].upper()} document ({error})", next_step) from None
+
+
+R = TypeVar("R", BitsandbytesWheel, TorchBuild)
+
+
+def _lay_over(shipped: Iterable[R], own: Iterable[R], identity: Callable[[R], Hashable]) -> tuple[R, ...]:
+    """The shipped rows in their order, replaced where the user's say more, then the user's further ones."""
+    rows = {identity(row): row for row in shipped}
+    for row in own:
+        known = rows.get(identity(row))
+        if known is None or _weight(row.evidence) >= _weight(known.evidence):
+            rows[identity(row)] = row
+    return tuple(rows.values())
+
+
+def _weight(evidence: Evidence) -> tuple[int, str]:
+    return LEVELS.index(evidence.level), evidence.date

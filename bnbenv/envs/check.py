@@ -1,0 +1,193 @@
+"""Is the environment in sync? Compares the record of the generation in use with what is there. The fast path.
+
+Nothing here imports a third-party package or asks NVML, unless the kernel's files say too little or bnbenv.toml
+changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnbenv.envs.project import DEFAULT_ENV, Project, env_python, site_packages
+from bnbenv.envs.record import Record, file_digest, observe_files, observe_packages, read_record
+
+if TYPE_CHECKING:
+    from bnbenv.process import Runner
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an environment is not in sync: a stable code and one sentence."""
+
+    env: str
+    code: str
+    because: str
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is quickly known of the host: the driver's state and a named fingerprint."""
+
+    state: str
+    fingerprint: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class InUse:
+    """The generation that the link leads to; ``record`` is None where it is not a finished one of bnbenv."""
+
+    generation: int | None
+    prefix: Path | None
+    record: Record | None
+    problem: Reason | None = None
+
+
+def observe_host(environ: Mapping[str, str], runner: Runner) -> Host:
+    """The host's quick fingerprint; NVML is asked (bounded) only where the kernel's files say too little."""
+    from bnbenv.facts.quick import nvml_fingerprint, quick_facts
+    from bnbenv.paths import Sysroot
+
+    sysroot = Sysroot.from_environment(environ)
+    quick = quick_facts(environ, sysroot)
+    if quick.state == "unclear":
+        quick = nvml_fingerprint(environ, sysroot, runner)
+    return Host(quick.state, quick.fingerprint)
+
+
+def in_use(project: Project, env: str) -> InUse:
+    """What the link leads to, and what is wrong with it."""
+    link = project.link(env)
+    if not os.path.lexists(link):
+        return InUse(None, None, None, Reason(env, "no-environment", f"there is no {link.name} yet"))
+    if not is_link(link):
+        because = f"{link} is a folder and not bnbenv's link"
+        return InUse(None, None, None, Reason(env, "link-replaced", because))
+    target = Path(os.path.realpath(link))
+    if not target.is_dir():
+        because = f"{link.name} leads nowhere ({target} is gone)"
+        return InUse(None, None, None, Reason(env, "link-broken", because))
+    if target.parent != Path(os.path.realpath(project.generations(env))) or not target.name.isdigit():
+        because = f"{link.name} leads to {target}, which is no generation of bnbenv"
+        return InUse(None, target, None, Reason(env, "link-foreign", because))
+    number = int(target.name)
+    record = read_record(target.parent / f"{number}.json")
+    if record is None:
+        because = f"generation {number} has no usable completion record"
+        return InUse(number, target, None, Reason(env, "record-missing", because))
+    return InUse(number, target, record)
+
+
+def is_link(path: Path) -> bool:
+    """A symbolic link or, on Windows, a junction."""
+    if os.name == "nt":
+        try:
+            return bool(os.readlink(path))
+        except OSError:
+            return False
+    return path.is_symlink()
+
+
+def check_env(project: Project, env: str, host: Host) -> tuple[Reason, ...]:
+    """Every reason why an environment is not in sync; none: it is."""
+    use = in_use(project, env)
+    if use.problem is not None:
+        return (use.problem,)
+    assert use.prefix is not None and use.record is not None
+    record = use.record
+    reasons = [
+        *_environment_reasons(env, use.prefix, record),
+        *_host_reasons(env, host, record),
+        *_wishes_reasons(project, env, record),
+    ]
+    lock = project.lock(env)
+    if not lock.exists():
+        reasons.append(Reason(env, "lock-missing", f"{lock.name} is gone"))
+    elif file_digest(lock) != record.lock:
+        reasons.append(
+            Reason(env, "lock-changed", f"{lock.name} changed since generation {record.generation} was made")
+        )
+    if not record.verified and "facts file" not in host.fingerprint:
+        reasons.append(
+            Reason(env, "unverified", f"generation {record.generation} was made without running its kernels")
+        )
+    return tuple(reasons)
+
+
+def _environment_reasons(env: str, prefix: Path, record: Record) -> list[Reason]:
+    if not env_python(prefix).exists():
+        return [Reason(env, "python-gone", f"its Python is gone ({os.path.realpath(env_python(prefix))})")]
+    site = site_packages(prefix)
+    if site is None:
+        return [Reason(env, "packages-changed", f"{prefix} has no site-packages any more")]
+    return _package_reasons(env, record, observe_packages(site), observe_files(site))
+
+
+def _package_reasons(
+    env: str, record: Record, packages: Mapping[str, str], files: Mapping[str, list[int]]
+) -> list[Reason]:
+    """Changes behind bnbenv's back. What was only added is none: people install more."""
+    now = {name.partition("-")[0]: name for name in packages}
+    changed: list[str] = []
+    for stem, record_digest in record.packages.items():
+        name, _, version = stem.partition("-")
+        if stem not in packages:
+            other = now.get(name)
+            is_now = f"is now {other.partition('-')[2]}" if other else "is gone"
+            changed.append(f"{name} {version} {is_now}")
+        elif packages[stem] != record_digest:
+            changed.append(f"{name} {version} was installed anew")
+    if changed:
+        shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
+        return [Reason(env, "packages-changed", f"changed behind bnbenv's back: {shown}")]
+    different = [name for name, stat in record.files.items() if files.get(name) != stat]
+    if different:
+        return [Reason(env, "files-changed", f"changed behind bnbenv's back: {', '.join(sorted(different)[:4])}")]
+    return []
+
+
+def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:
+    reasons = []
+    for name in sorted({*host.fingerprint, *record.host}):
+        before, now = record.host.get(name), host.fingerprint.get(name)
+        if before != now:
+            reasons.append(Reason(env, "host-changed", f"{name}: {before or 'none'} -> {now or 'none'}"))
+    return reasons
+
+
+def _wishes_reasons(project: Project, env: str, record: Record) -> list[Reason]:
+    """The bytes are compared first; only a changed file is read."""
+    if file_digest(project.config) == record.config:
+        return []
+    from bnbenv.envs.wishes import load_wishes
+
+    wishes = load_wishes(project)
+    if env not in wishes.envs:
+        return [Reason(env, "not-wished", f"{project.config.name} does not name {env} any more")]
+    if wishes.digest(env) == record.wishes:
+        return []
+    return [Reason(env, "wishes-changed", f"{project.config.name} asks for something else than before")]
+
+
+def env_names(project: Project, only: str | None) -> tuple[str, ...]:
+    """The environments that a command is about: the one named, else those of bnbenv.toml, else the default.
+
+    On the fast path the records tell which environments there are, as long as bnbenv.toml is as it was.
+    """
+    if only is not None:
+        return (only,)
+    made = project.envs_made()
+    config = file_digest(project.config)
+    if config is None:
+        return made or (DEFAULT_ENV,)
+    records = [use.record for use in (in_use(project, env) for env in made)]
+    if made and all(record is not None and record.config == config for record in records):
+        known = records[0].environments if records[0] else []
+        if set(known) == set(made):
+            return tuple(known)
+    from bnbenv.envs.wishes import load_wishes
+
+    return tuple(load_wishes(project).envs)

@@ -1,0 +1,164 @@
+"""What has to be done to bring an environment in sync, and why. A plan is a value; ``sync`` carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bnbenv.envs.check import InUse, Reason
+from bnbenv.envs.generations import Generation
+from bnbenv.envs.lockfile import Locked
+from bnbenv.envs.record import Record
+from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.model import Matrix
+from bnbenv.solve.model import Availability, Request, Solution
+from bnbenv.solve.situation import situate, with_request
+from bnbenv.solve.solver import choose
+from bnbenv.solve.versions import admits
+
+# Reasons that only ask for a new look: the packages themselves are as they should be.
+_LOOK_AGAIN = frozenset({"host-changed", "unverified", "wishes-changed", "lock-changed", "lock-missing"})
+
+
+class Step(Enum):
+    """What has to be done once the lock to use is known."""
+
+    NOTHING = "nothing"
+    RECORD = "record"  # the generation in use is right: verify it and renew its record
+    REUSE = "reuse"  # a finished generation holds just this lock: verify it and switch
+    STAGE = "stage"  # a new generation
+
+
+@dataclass(frozen=True)
+class EnvPlan:
+    """The plan for one environment. ``lock`` is None where a new one has to be made, ``why_lock`` says why."""
+
+    env: str
+    reasons: tuple[Reason, ...]
+    lock: Locked | None
+    why_lock: str | None
+    step: Step
+    reuse: Generation | None = None
+
+    @property
+    def in_sync(self) -> bool:
+        return self.step is Step.NOTHING and self.lock is not None
+
+    def actions(self, solution: Solution | None, current: Record | None) -> list[dict[str, Any]]:
+        """The steps in order, for people and ``--json``."""
+        words: list[tuple[str, str]] = []
+        if self.lock is None:
+            target = describe(solution) if solution else "what fits"
+            words.append(("lock", f"{self.why_lock}: lock {target}{_difference(solution, current)}"))
+        if self.step is Step.STAGE:
+            words += [
+                ("stage", "make a new generation from the lock"),
+                ("verify", "run its kernels against references"),
+                ("switch", f"point .venv-{self.env} at it"),
+            ]
+        elif self.step is Step.REUSE and self.reuse is not None:
+            number = self.reuse.number
+            words += [
+                ("verify", f"run the kernels of generation {number}, which holds this lock"),
+                ("switch", f"point .venv-{self.env} at generation {number}"),
+            ]
+        elif self.step is Step.RECORD:
+            words.append(("verify", "run the kernels again and renew the record; the packages stay"))
+        return [{"env": self.env, "action": action, "what": what} for action, what in words]
+
+
+def describe(solution: Solution) -> str:
+    """``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2)`` and the override, if one is needed."""
+    choice = solution.choice
+    torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
+    override = "".join(f", {name}={value}" for name, value in choice.environment.items())
+    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}{override}"
+
+
+def _difference(solution: Solution | None, current: Record | None) -> str:
+    if solution is None or current is None:
+        return ""
+    had = current.decision.get("choice", {})
+    pairs = [
+        ("torch", had.get("torch", {}).get("version"), solution.choice.torch.version),
+        ("bitsandbytes", had.get("bitsandbytes", {}).get("version"), solution.choice.bitsandbytes.version),
+        ("Python", had.get("python"), solution.choice.python),
+    ]
+    changes = [f"{name} {old} -> {new}" for name, old, new in pairs if old and old != new]
+    return f" ({', '.join(changes)})" if changes else ""
+
+
+def lock_problem(
+    locked: Locked, env: str, wishes_digest: str, request: Request, facts: HostFacts, matrix: Matrix
+) -> str | None:
+    """Why a lock cannot be used for these wishes on this host; None if it can. Pure.
+
+    Raises RebootRequired if the driver's module and library differ.
+    """
+    decision, choice = locked.decision, locked.decision.solution.choice
+    if decision.env != env:
+        return f"it is the lock of {decision.env}"
+    if decision.wishes != wishes_digest:
+        return "the wishes changed"
+    if not admits(request.torch, choice.torch.version):
+        return f"torch {request.torch} was asked for and it holds {choice.torch.version}"
+    if not admits(request.bitsandbytes, choice.bitsandbytes.version):
+        return f"bitsandbytes {request.bitsandbytes} was asked for and it holds {choice.bitsandbytes.version}"
+    return fits_host(locked, request, facts, matrix)
+
+
+def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix) -> str | None:
+    """Why a lock's choice is not a solution for this host; None if it is. Raises RebootRequired."""
+    solution, choice = locked.decision.solution, locked.decision.solution.choice
+    backend = situate(facts, matrix, request, Availability(), managed=True).backend
+    if backend != solution.backend:
+        return f"it was made for {solution.backend} and this host calls for {backend}"
+    pinned = with_request(
+        request,
+        torch=f"==={choice.torch.version}",
+        bitsandbytes=f"==={choice.bitsandbytes.version}",
+        python=f"=={choice.python}.*",
+        build="never",
+        prefer="newest",
+        current=None,
+    )
+    only = Availability(local=(locked.decision.torch,))
+    narrowed = _without_other_torch(matrix, locked)
+    again = choose(facts, narrowed, pinned, only)
+    if again is None:
+        return f"{describe(solution)} does not fit this host"
+    if (
+        again.choice.environment != choice.environment
+        or again.choice.bitsandbytes.library != choice.bitsandbytes.library
+    ):
+        return "bitsandbytes would load another library here than the one it was made for"
+    if again.visible_devices != solution.visible_devices:
+        return "the selected GPUs are others than those it was made for"
+    return None
+
+
+def _without_other_torch(matrix: Matrix, locked: Locked) -> Matrix:
+    """The matrix with no torch builds: the locked one is judged by the row that stands in the lock."""
+    import msgspec
+
+    return msgspec.structs.replace(matrix, torch=())
+
+
+def next_step(
+    lock_digest: str | None, use: InUse, reasons: tuple[Reason, ...], finished: tuple[Generation, ...], fresh: bool
+) -> tuple[Step, Generation | None]:
+    """What to do for a lock: nothing, look again, switch to a finished generation, or stage. Pure.
+
+    ``lock_digest`` is None where a new lock has to be made; ``finished`` are usable generations with that lock whose
+    packages are as recorded, the oldest first.
+    """
+    if fresh or lock_digest is None:
+        return Step.STAGE, None
+    intact = use.record is not None and all(reason.code in _LOOK_AGAIN for reason in reasons)
+    if intact and use.record is not None and use.record.lock == lock_digest:
+        return (Step.RECORD if reasons else Step.NOTHING), None
+    others = [generation for generation in finished if generation.number != use.generation]
+    if others:
+        return Step.REUSE, others[-1]
+    return Step.STAGE, None

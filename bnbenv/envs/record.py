@@ -1,0 +1,116 @@
+"""A generation's completion record, and what is observed of an environment to compare with it.
+
+The record lies beside the generation and is written last, so a generation without one is unfinished. It holds the
+fingerprint that ``check`` compares: wishes, lock, host, packages. Standard library only: the fast path imports this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bnbenv.paths import write_atomically
+
+SCHEMA = "bnbenv.generation/1"
+
+# The packages whose files are watched: a change in them changes the kernels that run.
+WATCHED = ("torch", "bitsandbytes")
+PTH = "bnbenv-environment.pth"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a generation was made of and for.
+
+    ``wishes`` is the digest of the wishes, ``config`` that of bnbenv.toml's bytes (None: no file), ``environments`` the
+    names in it, ``lock`` the digest of the lock's bytes; ``host`` the quick fingerprint of the host, ``facts`` the
+    platform, driver and GPUs it was solved for; ``packages`` maps ``<name>-<version>`` of every installed distribution
+    to the digest of its RECORD (watched packages only, else empty); ``files`` maps watched files to [size, mtime in
+    ns]; ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed.
+    """
+
+    generation: int
+    created: str
+    python: str
+    wishes: str
+    config: str | None
+    environments: list[str]
+    lock: str
+    host: dict[str, str]
+    facts: dict[str, Any]
+    packages: dict[str, str]
+    files: dict[str, list[int]]
+    decision: dict[str, Any]
+    verified: bool
+    verification: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write it in one step. Raises OSError."""
+        write_atomically(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n")
+
+
+def read_record(path: Path) -> Record | None:
+    """A generation's record; None where there is none or it cannot be used (damaged, of another version)."""
+    try:
+        data = json.loads(path.read_bytes())
+        if data.pop("schema") != SCHEMA:
+            return None
+        return Record(**data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """The digest of a file's bytes, or None where it cannot be read."""
+    try:
+        return digest(path.read_bytes())
+    except OSError:
+        return None
+
+
+def observe_packages(site: Path) -> dict[str, str]:
+    """The installed distributions as ``<name>-<version>``, watched ones with the digest of their RECORD."""
+    found: dict[str, str] = {}
+    with os.scandir(site) as entries:
+        for entry in entries:
+            if entry.name.endswith(".dist-info"):
+                stem = entry.name[: -len(".dist-info")]
+                watched = stem.partition("-")[0] in WATCHED
+                found[stem] = (file_digest(Path(entry.path) / "RECORD") or "") if watched else ""
+    return found
+
+
+def observe_files(site: Path) -> dict[str, list[int]]:
+    """Size and time of the watched packages' native libraries and Python entry points, and of the .pth file."""
+    found: dict[str, list[int]] = {}
+    for folder in ("bitsandbytes", "torch/lib", "torch"):
+        _observe_folder(site, folder, found)
+    _observe_file(site / PTH, PTH, found)
+    return found
+
+
+def _observe_folder(site: Path, folder: str, found: dict[str, list[int]]) -> None:
+    try:
+        with os.scandir(site / folder) as entries:
+            for entry in entries:
+                if entry.name.endswith((".so", ".dll", ".dylib")) or entry.name in ("__init__.py", "version.py"):
+                    stat = entry.stat()
+                    found[f"{folder}/{entry.name}"] = [stat.st_size, stat.st_mtime_ns]
+    except OSError:
+        return
+
+
+def _observe_file(path: Path, name: str, found: dict[str, list[int]]) -> None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return
+    found[name] = [stat.st_size, stat.st_mtime_ns]

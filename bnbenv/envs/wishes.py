@@ -1,0 +1,174 @@
+"""What people wish for: bnbenv.toml, read strictly and edited without losing their comments."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
+from bnbenv.errors import InputError
+from bnbenv.paths import write_atomically
+from bnbenv.solve.model import Current, Request
+from bnbenv.solve.situation import read_gpus
+from bnbenv.solve.versions import read_specifier
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier."""
+
+    family: Literal["bitsandbytes", "gptq", "awq", "none"] = "bitsandbytes"
+    python: str = ">=3.10"
+    torch: str = "*"
+    bitsandbytes: str = "*"
+    requirements: tuple[str, ...] = ()
+    gpus: str | list[str | int] = "all"
+    backend: Literal["auto", "cuda", "cpu"] = "auto"
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    prefer: Literal["newest", "minimal-change"] = "newest"
+    build: Literal["auto", "never", "always"] = "auto"
+    mix: bool = False
+
+
+class SourcesWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """``[sources]``. Folders may be relative to bnbenv.toml, and may begin with ``~``."""
+
+    indexes: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+
+
+class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of bnbenv.toml; without a file, one bitsandbytes environment with the defaults."""
+
+    envs: dict[str, EnvWish] = {}
+    policy: Policy = Policy()
+    sources: SourcesWish = SourcesWish()
+
+    def digest(self, env: str) -> str:
+        """What the solution of one environment depends on; comments and other environments do not change it."""
+        relevant = (self.envs[env], self.policy, self.sources)
+        return hashlib.sha256(msgspec.json.encode(relevant)).hexdigest()
+
+    def request(self, env: str, file: str = CONFIG, current: Current | None = None) -> Request:
+        """The solver's request. Raises InputError for a specifier that cannot be read."""
+        wish, where = self.envs[env], f"envs.{env}"
+        return Request(
+            torch=read_specifier(wish.torch, file, f"{where}.torch"),
+            bitsandbytes=read_specifier(wish.bitsandbytes, file, f"{where}.bitsandbytes"),
+            python=read_specifier(wish.python, file, f"{where}.python"),
+            gpus=read_gpus(wish.gpus, file, f"{where}.gpus"),
+            backend=wish.backend,
+            build=self.policy.build,
+            prefer=self.policy.prefer,
+            current=current,
+        )
+
+
+def load_wishes(project: Project) -> Wishes:
+    """The project's wishes; the defaults where there is no file. Raises InputError, OSError."""
+    try:
+        data = project.config.read_bytes()
+    except FileNotFoundError:
+        return Wishes(envs={DEFAULT_ENV: EnvWish()})
+    return decode_wishes(data, str(project.config))
+
+
+def decode_wishes(data: bytes, file: str) -> Wishes:
+    """Read bnbenv.toml strictly. Raises InputError with the line or the path in it and what was expected."""
+    try:
+        document = tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(file, f"byte {error.start}", "expected UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(file, "", f"this is not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
+    except RecursionError:
+        raise InputError(file, "", "this is not TOML that can be read: nested too deeply") from None
+    try:
+        wishes = msgspec.convert(document, Wishes)
+    except msgspec.ValidationError as error:
+        expected, _, path = str(error).partition(" - at `")
+        where = path.rstrip("`").removeprefix("$").lstrip(".").replace("envs[...]", "envs.*")
+        raise InputError(file, where, expected[:1].lower() + expected[1:]) from None
+    if not wishes.envs:
+        wishes = msgspec.structs.replace(wishes, envs={DEFAULT_ENV: EnvWish()})
+    for name in wishes.envs:
+        _check_env(wishes, name, file)
+    return wishes
+
+
+def _check_env(wishes: Wishes, name: str, file: str) -> None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    wish = wishes.envs[name]
+    check_env_name(name, file, "envs")
+    if wish.family != "bitsandbytes":
+        expected = f'expected "bitsandbytes": this bnbenv makes no "{wish.family}" environments'
+        raise InputError(file, f"envs.{name}.family", expected)
+    wishes.request(name, file)
+    for position, text in enumerate(wish.requirements):
+        where = f"envs.{name}.requirements[{position}]"
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            raise InputError(file, where, f'expected a requirement such as "peft>=0.14", found "{text}"') from None
+        if requirement.name.lower() in ("torch", "bitsandbytes"):
+            raise InputError(
+                file, where, f'expected no {requirement.name}: set "{requirement.name.lower()} = ..." instead'
+            )
+
+
+TEMPLATE = """\
+# What bnbenv should make and keep working. Every line that begins with "#" shows a default.
+# After a change: bnbenv plan (what would happen), bnbenv sync (do it).
+
+[envs.bnb]                       # the environment .venv-bnb; any name will do
+# python = ">=3.10"              # which Pythons may be used
+# torch = "*"                    # a version or specifier, such as "2.9.1" or ">=2.8,<2.11"
+# bitsandbytes = "*"             # likewise
+# requirements = ["transformers", "accelerate", "peft"]   # what else to install
+# gpus = "all"                   # or indices [0, 1], or UUIDs ["GPU-..."]
+# backend = "auto"               # or "cuda", or "cpu"
+
+[policy]
+# prefer = "newest"              # or "minimal-change": keep what is there as long as it works
+# build = "auto"                 # source builds: "auto", "never" or "always"
+
+[sources]
+# indexes = []                   # package indexes beside those that uv and pip are set up with
+# find-links = []                # folders of wheels
+"""
+
+
+def edit_env(project: Project, env: str, changes: dict[str, Any]) -> None:
+    """Set values of one environment in bnbenv.toml, keeping everything else as people wrote it. Raises OSError."""
+    import tomlkit
+    from tomlkit.items import Table
+
+    try:
+        text = project.config.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = TEMPLATE
+    document = tomlkit.parse(text)
+    envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
+    if env not in envs:
+        envs[env] = tomlkit.table()
+    table = envs[env]
+    assert isinstance(table, Table)
+    for key, value in changes.items():
+        table[key] = value
+    write_atomically(project.config, tomlkit.dumps(document))
+
+
+def write_template(path: Path) -> None:
+    """Write the commented default bnbenv.toml. Raises OSError."""
+    write_atomically(path, TEMPLATE)

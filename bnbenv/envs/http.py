@@ -1,0 +1,169 @@
+"""One GET at a time: a port that tests can stand in for, and the real one, on requests.
+
+Every fault becomes a FetchError with one short phrase that holds no address, and so no credentials.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    import requests
+
+    from bnbenv.envs.sources import PackageSources
+
+LARGEST = 20 << 20  # bytes of one page; torch's page on a large index has about one million
+PAUSE = 0.2  # seconds before the one retry
+
+
+@dataclass(frozen=True)
+class Page:
+    """What was answered, whatever the status. ``url`` is where redirects ended."""
+
+    status: int
+    content_type: str
+    body: bytes
+    url: str
+
+
+class FetchError(Exception):
+    """No answer. ``reason`` is one short phrase; ``transient`` where asking again may help."""
+
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.transient = transient
+
+
+class Http(Protocol):
+    """The port: one GET that ends, one way or the other, soon after ``deadline`` (of ``time.monotonic``)."""
+
+    def get(self, url: str, accept: str, deadline: float) -> Page:
+        """Raises FetchError."""
+
+
+def get_with_retry(http: Http, url: str, accept: str, deadline: float) -> Page:
+    """One GET, and once more after a fault that may pass, where time is left. Raises FetchError."""
+    for last in (False, True):
+        try:
+            page = http.get(url, accept, deadline)
+            if last or page.status not in (500, 502, 503, 504):
+                return page
+        except FetchError as error:
+            if last or not error.transient or time.monotonic() + PAUSE >= deadline:
+                raise
+        time.sleep(max(0.0, min(PAUSE, deadline - time.monotonic())))
+    raise AssertionError("unreachable")
+
+
+class RequestsHttp:
+    """The real thing: certificates, proxy and logins as uv is given them (netrc and proxies: requests' own)."""
+
+    def __init__(self, sources: PackageSources) -> None:
+        self._sources = sources
+
+    def get(self, url: str, accept: str, deadline: float) -> Page:
+        import requests
+
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise FetchError("no answer in time")
+        with requests.Session() as session:
+            if self._sources.proxy:
+                session.proxies = {"http": self._sources.proxy, "https": self._sources.proxy}
+            try:
+                answer = session.get(
+                    url,
+                    headers={"Accept": accept},
+                    timeout=left,
+                    stream=True,
+                    verify=self._verify(url),
+                    cert=self._sources.client_cert,
+                )
+                body = _read(answer, deadline)
+            except (requests.RequestException, OSError, ValueError) as error:
+                raise _fault(error) from None
+        return Page(answer.status_code, answer.headers.get("Content-Type", "").lower(), body, answer.url)
+
+    def _verify(self, url: str) -> bool | str:
+        parts = urlsplit(url)
+        for host in self._sources.insecure_hosts:
+            named = urlsplit(host if "://" in host else f"//{host}")
+            if named.hostname == parts.hostname and named.port in (None, parts.port):
+                return _without_warning()
+        if self._sources.cert and Path(self._sources.cert).exists():
+            return self._sources.cert
+        if self._sources.system_certs:
+            import ssl
+
+            places = ssl.get_default_verify_paths()
+            return places.cafile or places.capath or True
+        return True
+
+
+def _without_warning() -> bool:
+    """Whoever trusts a host has said so; urllib3 need not warn at each page."""
+    import urllib3
+
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    return False
+
+
+def _read(answer: requests.Response, deadline: float) -> bytes:
+    chunks, size = [], 0
+    for chunk in answer.iter_content(1 << 16):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST:
+            raise FetchError(f"the page is larger than {LARGEST >> 20} MB")
+        if time.monotonic() > deadline:
+            raise FetchError("no answer in time")
+    return b"".join(chunks)
+
+
+def _fault(error: Exception) -> FetchError:
+    """The phrase for a fault, from its type and from what caused it; never from its text, which holds the address."""
+    from requests import exceptions as known
+
+    causes = _causes(error)
+    names = {type(cause).__name__ for cause in causes}
+    if isinstance(error, known.SSLError):
+        import ssl
+
+        refused = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes)
+        return FetchError("its TLS certificate is not trusted" if refused else "TLS failed")
+    if isinstance(error, known.ProxyError):
+        return FetchError("the proxy does not answer")
+    if isinstance(error, known.Timeout):
+        return FetchError("no answer in time")
+    if isinstance(error, known.TooManyRedirects):
+        return FetchError("it redirects in a circle")
+    if isinstance(error, known.InvalidURL | known.MissingSchema | known.InvalidSchema | UnicodeError):
+        return FetchError("this is no usable address")
+    if names & {"NameResolutionError", "gaierror"}:
+        return FetchError("the host name is unknown")
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return FetchError("connection refused")
+    if names & {"ReadTimeoutError", "ConnectTimeoutError", "TimeoutError"}:
+        return FetchError("no answer in time")
+    dropped = {"RemoteDisconnected", "ConnectionResetError", "IncompleteRead", "ProtocolError", "BrokenPipeError"}
+    if names & dropped:
+        return FetchError("the connection was dropped", transient=True)
+    system = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    return FetchError(f"cannot connect ({system or type(error).__name__})")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and everything it wraps, in whichever way (cause, context, arguments, urllib3's ``reason``)."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting and len(found) < 20:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and one not in found:
+            found.append(one)
+            waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    return found

@@ -1,0 +1,111 @@
+"""What a package source offers: the wheels of a simple index page (PEP 691, PEP 503), a page of links, or a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnbenv.envs.redact import without_userinfo
+from bnbenv.envs.sources import file_url, local_path
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One wheel that a source offers. ``project`` and ``version`` are normalized; ``sha256`` is None if not given."""
+
+    project: str
+    version: str
+    filename: str
+    url: str = field(repr=False)
+    sha256: str | None = None
+    requires_python: str | None = None
+    yanked: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """The wheel itself where it lies on this machine."""
+        path = local_path(self.url)
+        return path if path and path.is_file() else None
+
+
+class NoIndexPage(ValueError):
+    """What was answered is no list of packages (a login page, an error text, cut-off JSON)."""
+
+
+def parse_project_page(body: bytes, content_type: str, url: str, project: str) -> tuple[Offer, ...]:
+    """The wheels of a project on its index page. Raises NoIndexPage for anything else than such a page.
+
+    A project page with no file at all is one still, as long as it is JSON of that kind; HTML without a single package
+    cannot be told from any other page and is refused.
+    """
+    from pypi_simple import ProjectPage
+
+    base = without_userinfo(url)
+    try:
+        if "json" in content_type:
+            packages = ProjectPage.from_json_data(json.loads(body), base_url=base).packages
+        else:
+            packages = ProjectPage.from_html(project, body, base_url=base).packages
+            if not any(package.package_type for package in packages):
+                raise NoIndexPage("no package on the page")
+    except NoIndexPage:
+        raise
+    except Exception as error:  # whatever a page from elsewhere does to a parser, it is no index page
+        raise NoIndexPage(type(error).__name__) from None
+    return _offers(packages, {project})
+
+
+def parse_links_page(body: bytes, url: str, projects: Iterable[str]) -> tuple[Offer, ...]:
+    """The wheels of some projects on a plain page of links. Raises NoIndexPage where it links no package at all."""
+    from pypi_simple import ProjectPage
+
+    try:
+        packages = ProjectPage.from_html("", body, base_url=without_userinfo(url)).packages
+    except Exception as error:
+        raise NoIndexPage(type(error).__name__) from None
+    if not any(package.package_type for package in packages):
+        raise NoIndexPage("no package on the page")
+    return _offers(packages, set(projects))
+
+
+def files_in_folder(folder: Path, projects: Iterable[str]) -> tuple[Offer, ...]:
+    """The wheels of some projects that lie in a folder. Raises OSError where it cannot be listed."""
+    wanted = set(projects)
+    found = (_offer(path.name, file_url(path)) for path in sorted(folder.iterdir()) if path.suffix == ".whl")
+    return tuple(offer for offer in found if offer and offer.project in wanted)
+
+
+def _offers(packages: Iterable[DistributionPackage], projects: set[str]) -> tuple[Offer, ...]:
+    offers = []
+    for package in packages:
+        offer = _offer(package.filename, package.url)
+        if offer is None or offer.project not in projects:
+            continue
+        offers.append(
+            Offer(
+                offer.project,
+                offer.version,
+                offer.filename,
+                package.url,
+                package.digests.get("sha256"),
+                package.requires_python,
+                package.is_yanked,
+            )
+        )
+    return tuple(offers)
+
+
+def _offer(filename: str, url: str) -> Offer | None:
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    try:
+        name, version, _, _ = parse_wheel_filename(filename)
+    except InvalidWheelFilename:
+        return None
+    return Offer(str(name), str(version), filename, url)

@@ -1,0 +1,197 @@
+"""Which package sources answer here and now, and what they offer of torch and bitsandbytes.
+
+All pages are asked for at once, each in a thread of its own, with one limit for all: a source that hangs is "no answer
+in time", and the rest still counts. Threads are daemons, so that a hung name server cannot keep bnbenv from ending.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnbenv.envs.http import FetchError, Http, Page, RequestsHttp, get_with_retry
+from bnbenv.envs.listing import NoIndexPage, Offer, files_in_folder, parse_links_page, parse_project_page
+from bnbenv.envs.sources import PackageSources, Source
+
+LIMIT = 4.0  # seconds for all sources together
+PROJECTS = ("torch", "bitsandbytes")
+
+_STATUS = {
+    401: "user and password are wanted or wrong",
+    403: "access denied",
+    404: "not there",
+    407: "the proxy wants user and password",
+    429: "too many requests",
+}
+
+
+@dataclass(frozen=True)
+class SourceReach:
+    """How one source answered. ``reason`` is one short phrase without credentials where it did not, else None.
+
+    ``files`` are its wheels of torch and bitsandbytes (of one of PyTorch's indexes, of torch).
+    """
+
+    source: Source
+    reachable: bool
+    reason: str | None = None
+    files: tuple[Offer, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How all sources answered, in this order: default, indexes, PyTorch's variants, find-links."""
+
+    results: tuple[SourceReach, ...]
+
+    @property
+    def default(self) -> SourceReach | None:
+        """The default index; None where ``no-index`` rules it out."""
+        return next((one for one in self.results if one.source.kind == "default-index"), None)
+
+    def pytorch(self, variant: str) -> SourceReach | None:
+        """PyTorch's own index for a variant, if it was asked."""
+        return next((one for one in self.results if one.source.variant == variant), None)
+
+    @property
+    def unreachable(self) -> tuple[SourceReach, ...]:
+        return tuple(one for one in self.results if not one.reachable)
+
+    def offers(self, project: str) -> tuple[tuple[Source, Offer], ...]:
+        """Every wheel of a project (``torch``) with the source that offers it."""
+        return tuple((one.source, offer) for one in self.results for offer in one.files if offer.project == project)
+
+
+def local_torch_wheels(reach: Reach) -> tuple[Path, ...]:
+    """The torch wheels that lie on this machine (find-links folders, ``file:`` indexes), and so can be measured."""
+    paths = (offer.path for _, offer in reach.offers("torch"))
+    return tuple(dict.fromkeys(path for path in paths if path))
+
+
+def check_reach(
+    sources: PackageSources, variants: Iterable[str] = (), http: Http | None = None, limit: float = LIMIT
+) -> Reach:
+    """Ask every source for torch and bitsandbytes, and PyTorch's own index for torch in each of ``variants``.
+
+    Takes ``limit`` seconds at most, and a little for reading the answers. Nothing is raised: a source that does not
+    answer, refuses, or answers with something else says so in its ``reason``.
+    """
+    from pypi_simple import ACCEPT_JSON_PREFERRED
+
+    asked = [*([sources.default] if sources.default else []), *sources.indexes]
+    asked += [*sources.pytorch, *(sources.pytorch_source(variant) for variant in variants)]
+    asked = list(dict.fromkeys([*asked, *sources.find_links]))
+    urls = {url for source in asked if not _barred(source, sources) for url in _pages(source).values()}
+    answers = _fetch_all(http or RequestsHttp(sources), urls, ACCEPT_JSON_PREFERRED, limit)
+    return Reach(tuple(_judge(source, sources, answers) for source in asked))
+
+
+def _barred(source: Source, sources: PackageSources) -> str | None:
+    """Why a source is not asked at all."""
+    if sources.no_index and source.kind != "find-links":
+        return "no-index is set"
+    if sources.offline and source.folder is None:
+        return f"offline ({sources.offline})"
+    return None
+
+
+def _pages(source: Source) -> dict[str, str]:
+    """The address to ask for each project; none for what lies on this machine."""
+    if source.folder is not None:
+        return {}
+    if source.kind == "find-links":
+        return {"": source.url}
+    projects = PROJECTS[:1] if source.kind == "pytorch-index" else PROJECTS
+    return {project: f"{source.url.rstrip('/')}/{project}/" for project in projects}
+
+
+def _fetch_all(http: Http, urls: Iterable[str], accept: str, limit: float) -> Mapping[str, Page | FetchError]:
+    deadline = time.monotonic() + limit
+    answers: dict[str, Page | FetchError] = {url: FetchError(f"no answer within {limit:g} s") for url in urls}
+    arrived: queue.Queue[tuple[str, Page | FetchError]] = queue.Queue()
+
+    def ask(url: str) -> None:
+        try:
+            arrived.put((url, get_with_retry(http, url, accept, deadline)))
+        except FetchError as error:
+            arrived.put((url, error))
+        except Exception as error:
+            arrived.put((url, FetchError(f"failed ({type(error).__name__})")))
+
+    for url in answers:
+        threading.Thread(target=ask, args=(url,), daemon=True).start()
+    for _ in answers:
+        try:
+            url, answer = arrived.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        answers[url] = answer
+    return answers
+
+
+def _judge(source: Source, sources: PackageSources, answers: Mapping[str, Page | FetchError]) -> SourceReach:
+    barred = _barred(source, sources)
+    if barred:
+        return SourceReach(source, False, barred)
+    if source.folder is not None:
+        return _local(source, source.folder)
+    files: list[Offer] = []
+    missing = []
+    pages = _pages(source)
+    for project, url in pages.items():
+        answer = answers[url]
+        if isinstance(answer, FetchError):
+            return SourceReach(source, False, answer.reason)
+        if answer.status in (404, 410):
+            missing.append(project)
+            continue
+        if answer.status != 200:
+            return SourceReach(source, False, _status(answer.status))
+        try:
+            files += _read_page(answer, project)
+        except NoIndexPage:
+            return SourceReach(source, False, "what it answers is no package index")
+    # An index of one's own need not carry torch; the default index and PyTorch's have to.
+    if len(missing) == len(pages) and source.kind != "index":
+        return SourceReach(source, False, _status(404))
+    return SourceReach(source, True, None, tuple(files))
+
+
+def _read_page(page: Page, project: str) -> tuple[Offer, ...]:
+    if not project:
+        return parse_links_page(page.body, page.url, PROJECTS)
+    return parse_project_page(page.body, page.content_type, page.url, project)
+
+
+def _status(status: int) -> str:
+    text = _STATUS.get(status) or ("the server has a fault" if status >= 500 else "")
+    return f"HTTP {status}: {text}" if text else f"HTTP {status}"
+
+
+def _local(source: Source, folder: Path) -> SourceReach:
+    """A folder of wheels, a page of links, or an index in folders. What cannot be read says why."""
+    try:
+        if source.kind == "find-links" and folder.is_dir():
+            return SourceReach(source, True, None, files_in_folder(folder, PROJECTS))
+        if source.kind == "find-links":
+            return SourceReach(source, True, None, parse_links_page(folder.read_bytes(), source.url, PROJECTS))
+        next(folder.iterdir(), None)
+        files = [offer for project in PROJECTS for offer in _local_project(folder / project, source.url, project)]
+        return SourceReach(source, True, None, tuple(files))
+    except FileNotFoundError:
+        return SourceReach(source, False, "no such folder")
+    except OSError as error:
+        return SourceReach(source, False, f"cannot be read ({error.strerror or type(error).__name__})")
+    except NoIndexPage:
+        return SourceReach(source, False, "no package index")
+
+
+def _local_project(folder: Path, url: str, project: str) -> tuple[Offer, ...]:
+    page = folder / "index.html"
+    if not page.is_file():
+        return ()
+    return parse_project_page(page.read_bytes(), "text/html", f"{url.rstrip('/')}/{project}/", project)

@@ -1,0 +1,103 @@
+"""Credentials appear in no output, log or lock: blank them in a text, or take them out of a lock's addresses.
+
+Pure functions over text. Each pattern starts at a literal and looks ahead a bounded way, so that garbage of any
+length is read in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import unquote, urlsplit
+
+BLANK = "****"
+
+# Shorter strings are not blanked wherever they stand: they are part of ordinary words. In addresses they are.
+SHORTEST = 4
+
+# user:password@ as every tool reads it: up to the last @ before the path.
+_USERINFO = re.compile(r"://([^\s/?#\"'<>\\`]{1,1024})@")
+# A password with a raw slash makes an address that no tool can use, and every tool then prints it in its error.
+_BROKEN_USERINFO = re.compile(
+    r"://(?![\[])([^\s/?#@:\"'<>\\`]{0,256}:(?!\d{1,5}(?:[/?#\s\"'<>)`]|$))[^\s\"'<>`]{0,512})@"
+)
+_QUERY = re.compile(r"([?&;])([\w.-]{1,64})=([^&;\s#\"'<>`]{1,4096})")
+_SECRET_PARAMETER = re.compile(
+    r"token|secret|passw|pwd|signature|credential|authori[sz]|api[._-]?key|access[._-]?key|^(?:sig|key|auth)$",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(
+    r"(authorization\"?\s{0,4}[:=]\s{0,4}\"?(?:basic|bearer|token)\s{1,4})[^\s\"']{1,4096}", re.IGNORECASE
+)
+_VARIABLE = re.compile(
+    r"(UV_INDEX_[A-Z0-9_]{1,128}_(?:PASSWORD|USERNAME)[\"']?\s{0,2}[:=]\s{0,2}[\"']?)[^\s\"',}]{1,1024}"
+)
+_CREDENTIAL_VARIABLE = re.compile(r"UV_INDEX_.+_PASSWORD|UV_PUBLISH_(?:PASSWORD|TOKEN)")
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """The text with ``****`` for the credentials of every address in it; hosts and paths stay.
+
+    Blanked are user and password before a host, query parameters that are named like a token, authorization headers,
+    the values of ``UV_INDEX_*_PASSWORD``, and each of ``secrets`` (of four characters or more) wherever it stands.
+    """
+    text = _USERINFO.sub(f"://{BLANK}@", text)
+    text = _BROKEN_USERINFO.sub(f"://{BLANK}@", text)
+    text = _QUERY.sub(_blank_parameter, text)
+    text = _HEADER.sub(rf"\g<1>{BLANK}", text)
+    text = _VARIABLE.sub(rf"\g<1>{BLANK}", text)
+    for secret in sorted({one for one in secrets if len(one) >= SHORTEST}, key=lambda one: (-len(one), one)):
+        text = text.replace(secret, BLANK)
+    return text
+
+
+def _blank_parameter(match: re.Match[str]) -> str:
+    mark, name, _ = match.groups()
+    return f"{mark}{name}={BLANK}" if _SECRET_PARAMETER.search(name) else match[0]
+
+
+def strip_credentials(text: str) -> str:
+    """The text of a lock without the credentials of its addresses: ``https://host/file.whl`` stays usable.
+
+    User and password are left out, and so are query parameters that are named like a token.
+    """
+    text = _USERINFO.sub("://", text)
+    text = _QUERY.sub(_drop_parameter, text)
+    return re.sub(r"(://[^\s\"'?#]{1,4096})\?&", r"\1?", re.sub(r"\?(?=[#\"'\s]|$)", "", text))
+
+
+def _drop_parameter(match: re.Match[str]) -> str:
+    mark, name, _ = match.groups()
+    if not _SECRET_PARAMETER.search(name):
+        return match[0]
+    return "?" if mark == "?" else ""
+
+
+def secrets_of(urls: Iterable[str], environ: Mapping[str, str] | None = None) -> frozenset[str]:
+    """The credentials that stand in addresses and in the environment, as written and percent-decoded.
+
+    A user name is one only where no password follows it (a token), since ``user`` is also an ordinary word.
+    """
+    found: set[str] = set()
+    for url in urls:
+        for userinfo in _USERINFO.findall(url) + _BROKEN_USERINFO.findall(url):
+            user, _, password = userinfo.partition(":")
+            found |= {password or user, unquote(password or user)}
+        found |= {value for _, name, value in _QUERY.findall(url) if _SECRET_PARAMETER.search(name)}
+    for name, value in (environ or {}).items():
+        if _CREDENTIAL_VARIABLE.fullmatch(name):
+            found.add(value)
+    return frozenset(one for one in found if one)
+
+
+def without_userinfo(url: str) -> str:
+    """An address without user and password."""
+    return _USERINFO.sub("://", url, count=1)
+
+
+def host_of(url: str) -> str:
+    """The host name of an address, or an empty string where it has none or cannot be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""

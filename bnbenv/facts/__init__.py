@@ -1,0 +1,40 @@
+"""What this host is: ``read_facts`` gives it, recorded or probed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnbenv.facts.model import HostFacts
+    from bnbenv.paths import Sysroot
+    from bnbenv.process import Runner
+
+
+def read_facts(environ: Mapping[str, str], sysroot: Sysroot, runner: Runner, file: str | None = None) -> HostFacts:
+    """The facts in ``file`` (``-`` is standard input), else in the file ``BNBENV_FACTS`` names, else probed.
+
+    Raises InputError where a file cannot be read, or its content is not the facts of a host.
+    """
+    source = file or environ.get("BNBENV_FACTS")
+    if not source:
+        from bnbenv.facts.probe import probe_host
+
+        return probe_host(environ, sysroot, runner)
+    from bnbenv.facts.model import decode_facts
+
+    name = "standard input" if source == "-" else source
+    return decode_facts(_read(source, name), name)
+
+
+def _read(source: str, name: str) -> bytes:
+    import sys
+    from pathlib import Path
+
+    from bnbenv.errors import InputError
+
+    try:
+        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(name, "", f"cannot be read ({reason})", "Record facts with: bnbenv facts --json") from None

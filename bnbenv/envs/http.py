@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import requests
 
-    from bnbenv.envs.sources import PackageSources
+    from bnbenv.envs.network import Network
 
 LARGEST = 20 << 20  # bytes of one page; torch's page on a large index has about one million
 PAUSE = 0.2  # seconds before the one retry
@@ -63,8 +63,8 @@ def get_with_retry(http: Http, url: str, accept: str, deadline: float) -> Page:
 class RequestsHttp:
     """The real thing: certificates, proxy and logins as uv is given them (netrc and proxies: requests' own)."""
 
-    def __init__(self, sources: PackageSources) -> None:
-        self._sources = sources
+    def __init__(self, network: Network) -> None:
+        self._network = network
 
     def get(self, url: str, accept: str, deadline: float) -> Page:
         import requests
@@ -73,8 +73,8 @@ class RequestsHttp:
         if left <= 0:
             raise FetchError("no answer in time")
         with requests.Session() as session:
-            if self._sources.proxy:
-                session.proxies = {"http": self._sources.proxy, "https": self._sources.proxy}
+            if self._network.proxy:
+                session.proxies = {"http": self._network.proxy, "https": self._network.proxy}
             try:
                 answer = session.get(
                     url,
@@ -82,7 +82,7 @@ class RequestsHttp:
                     timeout=left,
                     stream=True,
                     verify=self._verify(url),
-                    cert=self._sources.client_cert,
+                    cert=self._network.client_cert,
                 )
                 body = _read(answer, deadline)
             except (requests.RequestException, OSError, ValueError) as error:
@@ -91,13 +91,13 @@ class RequestsHttp:
 
     def _verify(self, url: str) -> bool | str:
         parts = urlsplit(url)
-        for host in self._sources.insecure_hosts:
+        for host in self._network.insecure_hosts:
             named = urlsplit(host if "://" in host else f"//{host}")
             if named.hostname == parts.hostname and named.port in (None, parts.port):
                 return _without_warning()
-        if self._sources.cert and Path(self._sources.cert).exists():
-            return self._sources.cert
-        if self._sources.system_certs:
+        if self._network.cert and Path(self._network.cert).exists():
+            return self._network.cert
+        if self._network.system_certs:
             import ssl
 
             places = ssl.get_default_verify_paths()

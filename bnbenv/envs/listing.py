@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnbenv.envs.redact import without_userinfo
-from bnbenv.envs.sources import file_url, local_path
+from bnbenv.envs.sources import local_path
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
@@ -77,7 +77,7 @@ def parse_links_page(body: bytes, url: str, projects: Iterable[str]) -> tuple[Of
 def files_in_folder(folder: Path, projects: Iterable[str]) -> tuple[Offer, ...]:
     """The wheels of some projects that lie in a folder. Raises OSError where it cannot be listed."""
     wanted = set(projects)
-    found = (_offer(path.name, file_url(path)) for path in sorted(folder.iterdir()) if path.suffix == ".whl")
+    found = (_offer(path.name, path.absolute().as_uri()) for path in sorted(folder.iterdir()) if path.suffix == ".whl")
     return tuple(offer for offer in found if offer and offer.project in wanted)
 
 

@@ -86,7 +86,7 @@ def check_reach(
     asked += [*sources.pytorch, *(sources.pytorch_source(variant) for variant in variants)]
     asked = list(dict.fromkeys([*asked, *sources.find_links]))
     urls = {url for source in asked if not _barred(source, sources) for url in _pages(source).values()}
-    answers = _fetch_all(http or RequestsHttp(sources), urls, ACCEPT_JSON_PREFERRED, limit)
+    answers = _fetch_all(http or RequestsHttp(sources.network), urls, ACCEPT_JSON_PREFERRED, limit)
     return Reach(tuple(_judge(source, sources, answers) for source in asked))
 
 
@@ -94,8 +94,8 @@ def _barred(source: Source, sources: PackageSources) -> str | None:
     """Why a source is not asked at all."""
     if sources.no_index and source.kind != "find-links":
         return "no-index is set"
-    if sources.offline and source.folder is None:
-        return f"offline ({sources.offline})"
+    if sources.network.offline and source.folder is None:
+        return f"offline ({sources.network.offline})"
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 BLANK = "****"
 
@@ -93,11 +93,3 @@ def secrets_of(urls: Iterable[str], environ: Mapping[str, str] | None = None) ->
 def without_userinfo(url: str) -> str:
     """An address without user and password."""
     return _USERINFO.sub("://", url, count=1)
-
-
-def host_of(url: str) -> str:
-    """The host name of an address, or an empty string where it has none or cannot be read."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""

@@ -7,7 +7,6 @@ only, never in its arguments, and are blanked in every text that is shown.
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,30 +14,30 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
+from bnbenv.envs.network import Network, proxy_addresses, read_network
 from bnbenv.envs.pipconfig import PipConfig, read_pip_config
 from bnbenv.envs.redact import redact, secrets_of
-from bnbenv.envs.uvconfig import UvFiles, read_uv_files, truthy
+from bnbenv.envs.uvconfig import UvFiles, read_uv_files
 from bnbenv.envs.wishes import SourcesWish
 from bnbenv.paths import Sysroot
 
 Kind = Literal["default-index", "index", "pytorch-index", "find-links"]
-
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
-_CERTS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @dataclass(frozen=True)
 class Source:
     """One place packages come from. ``url`` may hold credentials; ``shown`` does not.
 
-    ``origin`` is who named it: ``uv`` (its environment), ``uv.toml``, ``pip``, ``bnbenv.toml``, ``bnbenv`` or
-    ``built-in``. ``variant`` is set for one of PyTorch's indexes (``cu126``, ``cpu``).
+    ``origin`` is who named it: ``uv`` (its environment), ``uv.toml`` (which uv reads itself), ``pip``, ``bnbenv.toml``,
+    ``bnbenv`` or ``built-in``. ``variant`` is set for one of PyTorch's indexes (``cu126``, ``cpu``). ``named`` is how
+    uv's environment calls it where that is more than the address: ``name=address``.
     """
 
     kind: Kind
     url: str = field(repr=False)
     origin: str
     variant: str | None = None
+    named: str | None = field(default=None, repr=False)
 
     @property
     def shown(self) -> str:
@@ -49,33 +48,30 @@ class Source:
         """The local folder or file, for a source that needs no network."""
         return local_path(self.url)
 
+    @property
+    def token(self) -> str:
+        """One entry of a list of uv's: no white space and no comma, where those lists are split."""
+        token = "".join(quote(sign) if sign.isspace() else sign for sign in self.named or self.url)
+        return token.replace(",", "%2C") if self.kind == "find-links" else token
+
 
 @dataclass(frozen=True)
 class PackageSources:
-    """Everything about sources. ``default`` is None where no index is to be used at all (``no-index``).
+    """Everything about sources.
 
-    ``offline`` names the setting that forbids the network, or is None. ``cert`` is a file or folder of CA
-    certificates, ``insecure_hosts`` are hosts whose certificate is not checked, ``proxy`` is pip's where the
-    environment has none, ``timeout`` is in seconds.
+    ``default`` is None where no index is to be used (``no_index``), or where it was taken out. ``pytorch`` are those of
+    PyTorch's indexes that were added, ``strategy`` is uv's index strategy, None for uv's own choice.
     """
 
     default: Source | None
     indexes: tuple[Source, ...]
     find_links: tuple[Source, ...]
     pytorch_base: str = field(repr=False)
-    pytorch: tuple[Source, ...] = ()
-    offline: str | None = None
+    network: Network = field(default_factory=Network)
     no_index: bool = False
-    cert: str | None = None
-    client_cert: str | None = None
-    system_certs: bool = False
-    insecure_hosts: tuple[str, ...] = ()
-    proxy: str | None = field(default=None, repr=False)
-    timeout: float | None = None
     strategy: str | None = None
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
-    uv_changes: Mapping[str, str] = field(default_factory=dict, repr=False)
-    uv_index: str = field(default="", repr=False)
+    pytorch: tuple[Source, ...] = ()
 
     def pytorch_source(self, variant: str) -> Source:
         """PyTorch's own index for one variant, such as ``cu126`` or ``cpu``."""
@@ -85,24 +81,51 @@ class PackageSources:
         """These sources and PyTorch's index for a variant, which is asked first."""
         return dataclasses.replace(self, pytorch=(*self.pytorch, self.pytorch_source(variant)))
 
+    def without(self, gone: Iterable[Source]) -> PackageSources:
+        """These sources but for some, such as those that do not answer: uv ends at the first that fails.
+
+        What stands in uv's own files stays with uv all the same, except for the default index.
+        """
+        out = set(gone)
+        return dataclasses.replace(
+            self,
+            default=None if self.default in out else self.default,
+            indexes=tuple(one for one in self.indexes if one not in out),
+            find_links=tuple(one for one in self.find_links if one not in out),
+            pytorch=tuple(one for one in self.pytorch if one not in out),
+        )
+
     def uv_environment(self) -> dict[str, str | None]:
         """The changes to a uv child's environment that make it use exactly these sources. It holds credentials.
 
         The child has to run in the project's folder, where it finds uv's own files.
         """
-        changes: dict[str, str | None] = dict(self.uv_changes)
-        index = " ".join([*(uv_token(source.url) for source in self.pytorch), *self.uv_index.split()])
-        if index:
-            changes["UV_INDEX"] = index
+        changes: dict[str, str | None] = dict(self.network.changes)
+        if self.no_index:
+            return changes | self._uv_find_links()
+        default, others = self.default, [*self.pytorch, *self.indexes]
+        if default is None and others:  # uv always has a default index, its own if not told
+            default = others.pop()
+        if default and default.origin != "built-in":
+            changes |= {"UV_DEFAULT_INDEX": default.token, "UV_INDEX_URL": None}
+        index = " ".join(source.token for source in others if source.origin != "uv.toml")
+        changes |= {"UV_INDEX": index or None, "UV_EXTRA_INDEX_URL": None}
         # PyTorch's index also carries old copies of common packages, which must not hide the newer ones elsewhere.
         strategy = self.strategy or ("unsafe-best-match" if self.pytorch else None)
         if strategy:
             changes["UV_INDEX_STRATEGY"] = strategy
-        return changes
+        return changes | self._uv_find_links()
+
+    def _uv_find_links(self) -> dict[str, str | None]:
+        given = [link for link in self.find_links if link.origin != "uv.toml"]
+        # uv ends where a folder is missing; pip goes on without it.
+        present = [link for link in given if link.folder is None or link.folder.exists() or link.origin == "uv"]
+        return {"UV_FIND_LINKS": ",".join(link.token for link in present) or None}
 
     def uv_arguments(self) -> tuple[str, ...]:
         """What a uv child can be told by arguments only: uv has no variable for ``--no-index``."""
-        return ("--no-index",) if self.no_index else ()
+        nothing = not (self.default or self.indexes or self.pytorch)
+        return ("--no-index",) if self.no_index or nothing else ()
 
     def redact(self, text: str) -> str:
         """A text such as uv's output without any of the credentials that are known here."""
@@ -125,186 +148,98 @@ def read_sources(
     by ``BNBENV_PYTORCH_INDEX`` wins); ``prefixes`` are those of the Pythons whose pip may be configured for itself.
     Raises InputError where a configuration file of pip or uv cannot be read.
     """
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT
-
     pip = read_pip_config(environ, sysroot, home, prefixes)
     uv = read_uv_files(environ, sysroot, home, project)
-    place = _Place(project, home)
-    default = _default_index(environ, pip, uv, place) or Source("default-index", PYPI_SIMPLE_ENDPOINT, "built-in")
-    uv_named = [*environ.get("UV_INDEX", "").split(), *environ.get("UV_EXTRA_INDEX_URL", "").split()]
-    own = [_named_index(token, environ, place) for token in uv_named]
-    own += [Source("index", _with_login(*named, environ), "uv.toml") for named in uv.indexes]
+    place = _Place(project, home, environ, uv)
+    network = read_network(environ, pip, uv)
+    default = _default_index(environ, pip, uv, place)
+    own = [place.index(entry) for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL") for entry in environ.get(name, "").split()]
+    own += [Source("index", place.login(*named), "uv.toml") for named in uv.indexes]
     wished = [Source("index", place.url(url), "bnbenv.toml") for url in wish.indexes]
     from_pip = [] if own else [Source("index", place.url(url), "pip") for url in pip.extra_index_urls]
+    indexes = (*own, *wished, *from_pip)
     links = _find_links(environ, wish, pip, uv, place)
-    chosen = environ.get("UV_INDEX_STRATEGY") or uv.index_strategy
-    sources = PackageSources(
-        default=default,
-        indexes=(*own, *wished, *from_pip),
-        find_links=tuple(links),
-        pytorch_base=place.url(environ.get("BNBENV_PYTORCH_INDEX") or pytorch_index),
-        offline=_offline(environ, uv),
-        # pip looks at all its indexes alike and takes the best version.
-        strategy=chosen or ("unsafe-best-match" if from_pip else None),
-        timeout=pip.timeout,
-        no_index=uv.no_index or (pip.no_index and not _uv_names_indexes(environ, uv)),
-        uv_index=" ".join(
-            [place.token(token) for token in environ.get("UV_INDEX", "").split()]
-            + [uv_token(source.url) for source in (*wished, *from_pip)]
-        ),
-    )
-    sources = _with_network(sources, environ, pip, uv)
-    urls = [source.url for source in (default, *sources.indexes, *links)]
-    return dataclasses.replace(
-        sources,
-        default=None if sources.no_index else default,
-        indexes=() if sources.no_index else sources.indexes,
-        secrets=secrets_of([*urls, sources.pytorch_base, *_proxy_addresses(environ, sources.proxy)], environ),
-        uv_changes={**sources.uv_changes, **_uv_changes(environ, sources, default, links)},
+    # pip looks at all its indexes alike and takes the best version.
+    strategy = environ.get("UV_INDEX_STRATEGY") or uv.index_strategy or ("unsafe-best-match" if from_pip else None)
+    no_index = uv.no_index or (pip.no_index and default.origin in ("pip", "built-in") and not own)
+    pytorch = place.url(environ.get("BNBENV_PYTORCH_INDEX") or pytorch_index)
+    urls = [pytorch, *(source.url for source in (default, *indexes, *links)), *proxy_addresses(environ, network)]
+    return PackageSources(
+        default=None if no_index else default,
+        indexes=() if no_index else indexes,
+        find_links=links,
+        pytorch_base=pytorch,
+        network=network,
+        no_index=no_index,
+        strategy=strategy,
+        secrets=secrets_of(urls, environ),
     )
 
 
 @dataclass(frozen=True)
 class _Place:
-    """From where relative folders count, and what ``~`` stands for."""
+    """From where relative folders count, what ``~`` stands for, and what is known of named indexes."""
 
     project: Path
     home: Path
+    environ: Mapping[str, str] = field(repr=False)
+    uv: UvFiles = field(repr=False)
 
     def url(self, text: str) -> str:
-        """An address as it is, a folder as a ``file:`` address, so that no space or comma in it is taken for an end."""
+        """An address as it is, a folder as a ``file:`` address."""
         if "://" in text or text.startswith("file:"):
             return text
-        path = self.home / text[1:].lstrip("/\\") if text == "~" or text.startswith(("~/", "~\\")) else Path(text)
-        return file_url(self.project / path)
+        if text == "~" or text.startswith(("~/", "~\\")):
+            return (self.home / text[1:].lstrip("/\\")).absolute().as_uri()
+        return (self.project / text).absolute().as_uri()
 
-    def token(self, token: str) -> str:
-        """One entry of UV_INDEX: ``address``, ``name=address``, or the name of an index in uv's files."""
-        name, mark, url = token.partition("=")
+    def index(self, entry: str, kind: Kind = "index") -> Source:
+        """One entry of UV_INDEX: an address, a folder, ``name=address``, or the name of an index in uv's files."""
+        name, mark, url = entry.partition("=")
         if mark and ":" not in name:
-            return f"{name}={self.url(url)}"
-        is_folder = "/" in token or "\\" in token or (self.project / token).exists()
-        return self.url(token) if is_folder else token
+            address = self.url(url)
+            return Source(kind, self.login(name, address), "uv", named=f"{name}={address}")
+        known = dict(index for index in (*self.uv.indexes, self.uv.default_index) if index)
+        if entry in known and not (self.project / entry).exists():
+            return Source(kind, self.login(entry, known[entry]), "uv", named=entry)
+        return Source(kind, self.url(entry), "uv")
+
+    def login(self, name: str | None, url: str) -> str:
+        """The address with what ``UV_INDEX_<NAME>_USERNAME`` and ``_PASSWORD`` say, as uv uses them."""
+        url = self.url(url)
+        if not name or not url.startswith("http") or "@" in url.partition("://")[2].partition("/")[0]:
+            return url
+        key = "".join(sign if sign.isalnum() else "_" for sign in name).upper()
+        user, password = (self.environ.get(f"UV_INDEX_{key}_{part}") for part in ("USERNAME", "PASSWORD"))
+        if user is None and password is None:
+            return url
+        login = quote(user or "", safe="") + (f":{quote(password, safe='')}" if password is not None else "")
+        return url.replace("://", f"://{login}@", 1)
 
 
-def _named_index(token: str, environ: Mapping[str, str], place: _Place) -> Source:
-    token = place.token(token)
-    name, mark, url = token.partition("=")
-    if mark and ":" not in name:
-        return Source("index", _with_login(name, url, environ), "uv")
-    return Source("index", token, "uv")
+def _default_index(environ: Mapping[str, str], pip: PipConfig, uv: UvFiles, place: _Place) -> Source:
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-
-def _with_login(name: str | None, url: str, environ: Mapping[str, str]) -> str:
-    """The address with what ``UV_INDEX_<NAME>_USERNAME`` and ``_PASSWORD`` say, as uv uses them."""
-    if not name or "@" in urlsplit(url).netloc or not url.startswith("http"):
-        return url
-    key = "".join(sign if sign.isalnum() else "_" for sign in name).upper()
-    user, password = environ.get(f"UV_INDEX_{key}_USERNAME"), environ.get(f"UV_INDEX_{key}_PASSWORD")
-    if user is None and password is None:
-        return url
-    login = quote(user or "", safe="") + (f":{quote(password, safe='')}" if password is not None else "")
-    return url.replace("://", f"://{login}@", 1)
-
-
-def _default_index(environ: Mapping[str, str], pip: PipConfig, uv: UvFiles, place: _Place) -> Source | None:
     for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if environ.get(variable):
-            return dataclasses.replace(_named_index(environ[variable], environ, place), kind="default-index")
+            return place.index(environ[variable], "default-index")
     if uv.default_index:
-        return Source("default-index", _with_login(*uv.default_index, environ), "uv.toml")
-    return Source("default-index", place.url(pip.index_url), "pip") if pip.index_url else None
-
-
-def _uv_names_indexes(environ: Mapping[str, str], uv: UvFiles) -> bool:
-    named = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL")
-    return any(environ.get(name) for name in named) or bool(uv.default_index or uv.indexes)
+        return Source("default-index", place.login(*uv.default_index), "uv.toml")
+    if pip.index_url:
+        return Source("default-index", place.url(pip.index_url), "pip")
+    return Source("default-index", PYPI_SIMPLE_ENDPOINT, "built-in")
 
 
 def _find_links(
     environ: Mapping[str, str], wish: SourcesWish, pip: PipConfig, uv: UvFiles, place: _Place
-) -> list[Source]:
+) -> tuple[Source, ...]:
     own = [link.strip() for link in environ.get("UV_FIND_LINKS", "").split(",") if link.strip()]
     links = [Source("find-links", place.url(link), "uv") for link in own]
     links += [Source("find-links", place.url(link), "uv.toml") for link in uv.find_links]
     if not links:
         links = [Source("find-links", place.url(link), "pip") for link in pip.find_links]
     links += [Source("find-links", place.url(link), "bnbenv.toml") for link in wish.find_links]
-    return list(dict.fromkeys(links))
-
-
-def _offline(environ: Mapping[str, str], uv: UvFiles) -> str | None:
-    for variable in ("BNBENV_OFFLINE", "UV_OFFLINE"):
-        if truthy(environ.get(variable)):
-            return variable
-    return "uv.toml" if uv.offline else None
-
-
-def _with_network(sources: PackageSources, environ: Mapping[str, str], pip: PipConfig, uv: UvFiles) -> PackageSources:
-    """Certificates, proxy and hosts that need no certificate: uv's own, else pip's."""
-    system_certs = truthy(environ.get("UV_SYSTEM_CERTS") or environ.get("UV_NATIVE_TLS")) or uv.system_certs
-    own_cert = next((environ[name] for name in _CERTS if environ.get(name)), None)
-    # pip takes these two where it has no cert of its own.
-    pip_cert = pip.cert or environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
-    cert = own_cert or (None if system_certs else pip_cert)
-    changes: dict[str, str] = {}
-    if cert and not own_cert:
-        changes["SSL_CERT_DIR" if Path(cert).is_dir() else "SSL_CERT_FILE"] = cert
-    client = environ.get("SSL_CLIENT_CERT") or pip.client_cert
-    if client and not environ.get("SSL_CLIENT_CERT"):
-        changes["SSL_CLIENT_CERT"] = client
-    hosts = tuple(environ.get("UV_INSECURE_HOST", "").split()) or uv.insecure_hosts
-    if not hosts and pip.trusted_hosts:
-        hosts = pip.trusted_hosts
-        changes["UV_INSECURE_HOST"] = " ".join(hosts)
-    proxy = pip.proxy if not any(environ.get(name) or environ.get(name.upper()) for name in _PROXIES) else None
-    if proxy:
-        changes |= {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy}
-    if pip.timeout and not (environ.get("UV_HTTP_TIMEOUT") or environ.get("UV_REQUEST_TIMEOUT")):
-        changes["UV_HTTP_TIMEOUT"] = str(max(1, math.ceil(pip.timeout)))
-    return dataclasses.replace(
-        sources,
-        cert=cert,
-        client_cert=client,
-        system_certs=system_certs,
-        insecure_hosts=hosts,
-        proxy=proxy,
-        uv_changes=changes,
-    )
-
-
-def _uv_changes(
-    environ: Mapping[str, str], sources: PackageSources, default: Source, links: list[Source]
-) -> dict[str, str]:
-    changes = {}
-    if default.origin == "pip":
-        changes["UV_DEFAULT_INDEX"] = uv_token(default.url)
-    elif default.origin == "uv" and environ.get("UV_DEFAULT_INDEX") and default.folder:
-        changes["UV_DEFAULT_INDEX"] = default.url
-    # uv ends where a folder is missing; pip goes on without it. What stands in uv.toml it reads there.
-    given = [link for link in links if link.origin != "uv.toml"]
-    present = [link for link in given if link.folder is None or link.folder.exists() or link.origin == "uv"]
-    if present:
-        changes["UV_FIND_LINKS"] = ",".join(link.url.replace(",", "%2C") for link in present)
-    if sources.offline == "BNBENV_OFFLINE":
-        changes["UV_OFFLINE"] = "1"
-    return changes
-
-
-def _proxy_addresses(environ: Mapping[str, str], proxy: str | None) -> list[str]:
-    names = [*_PROXIES, *(name.upper() for name in _PROXIES)]
-    found = [environ[name] for name in names if environ.get(name)] + ([proxy] if proxy else [])
-    return [address if "://" in address else f"http://{address}" for address in found]
-
-
-def uv_token(url: str) -> str:
-    """An address as one entry of a list that ends at white space."""
-    return "".join(quote(sign) if sign.isspace() else sign for sign in url)
-
-
-def file_url(path: Path) -> str:
-    """A ``file:`` address in which no comma and no space stands, since uv's lists end there."""
-    return path.absolute().as_uri().replace(",", "%2C")
+    return tuple(dict.fromkeys(links))
 
 
 def local_path(url: str) -> Path | None:

@@ -36,12 +36,9 @@ def collect() -> dict[str, Any]:
 def _library(pynvml: Any, errors: list[dict[str, Any]]) -> dict[str, Any]:
     """The library's own version, and the file that was really loaded."""
     version = _ask(errors, "nvmlSystemGetNVMLVersion", pynvml.nvmlSystemGetNVMLVersion)
-    try:
-        mapped = [
-            line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libnvidia-ml" in line
-        ]
-    except OSError:
-        maps = []
+    maps: list[str] = []
+    with contextlib.suppress(OSError):  # only Linux has it
+        maps = Path("/proc/self/maps").read_text().splitlines()
     mapped = [line.split()[-1] for line in maps if "libnvidia-ml" in line]
     return {"library": version, "library_path": mapped[0] if mapped else None}
 

@@ -145,6 +145,11 @@ def _without_other_torch(matrix: Matrix, locked: Locked) -> Matrix:
     return msgspec.structs.replace(matrix, torch=())
 
 
+def only_look_again(reasons: tuple[Reason, ...]) -> bool:
+    """Whether the packages in use are as they should be, so that a new look at the host is enough."""
+    return all(reason.code in _LOOK_AGAIN for reason in reasons)
+
+
 def next_step(
     lock_digest: str | None, use: InUse, reasons: tuple[Reason, ...], finished: tuple[Generation, ...], fresh: bool
 ) -> tuple[Step, Generation | None]:
@@ -155,7 +160,7 @@ def next_step(
     """
     if fresh or lock_digest is None:
         return Step.STAGE, None
-    intact = use.record is not None and all(reason.code in _LOOK_AGAIN for reason in reasons)
+    intact = use.record is not None and only_look_again(reasons)
     if intact and use.record is not None and use.record.lock == lock_digest:
         return (Step.RECORD if reasons else Step.NOTHING), None
     others = [generation for generation in finished if generation.number != use.generation]

@@ -37,9 +37,12 @@ class Uv:
     environment: Mapping[str, str | None]
     cwd: Path
     binary: str
+    arguments: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, runner: Runner, environment: Mapping[str, str | None], cwd: Path) -> Uv:
+    def find(
+        cls, runner: Runner, environment: Mapping[str, str | None], cwd: Path, arguments: tuple[str, ...] = ()
+    ) -> Uv:
         """The uv that was installed with bnbenv. Raises Failed if there is none."""
         from uv import find_uv_bin
 
@@ -48,7 +51,7 @@ class Uv:
         except FileNotFoundError:
             message = "the program uv is missing beside bnbenv"
             raise Failed("no-uv", message, "Install it: python -m pip install uv") from None
-        return cls(runner, environment, cwd, str(binary))
+        return cls(runner, environment, cwd, str(binary), arguments)
 
     def venv(self, prefix: Path, python: str) -> None:
         """Make an empty environment with an interpreter (a path, or a version that uv finds or downloads)."""
@@ -68,12 +71,19 @@ class Uv:
             "--no-header",
             "--generate-hashes",
         )
-        return self._run((*words, "--no-annotate"), COMPILE_LIMIT, "resolve the packages", requirements).stdout
+        words = (*words, "--no-annotate", *self.arguments)
+        return self._run(words, COMPILE_LIMIT, "resolve the packages", requirements).stdout
 
-    def install(self, lock: Path, prefix: Path, python: Path) -> None:
+    def install(self, lock: Path, python: Path) -> None:
         """Install a lock into an environment; uv checks every file's hash against it."""
-        words = ("pip", "install", "--python", str(python), "-r", str(lock), "--no-deps", "--require-hashes")
-        self._run(words, INSTALL_LIMIT, f"install {lock.name}")
+        form = ("-r", str(lock), "--no-deps", "--require-hashes", *self.arguments)
+        self._run(("pip", "install", "--python", str(python), *form), INSTALL_LIMIT, f"install {lock.name}")
+
+    def download_python(self, minor: str) -> str:
+        """The path of an interpreter that uv manages; downloaded if need be."""
+        self._run(("python", "install", minor, "--no-bin"), VENV_LIMIT, f"download Python {minor}")
+        words = ("python", "find", minor, "--managed-python", "--no-project")
+        return self._run(words, VENV_LIMIT, f"find Python {minor}").stdout.strip()
 
     def _run(self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None) -> Finished:
         command = Command(

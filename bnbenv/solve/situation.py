@@ -175,12 +175,24 @@ def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) 
         if _valid(python.version) and admits(request.python, python.version):
             options.setdefault(minor, PythonOption(minor, python.version, managed=False))
     if managed:
-        tags = {tag for build in matrix.torch for tag in build.pythons if tag.startswith("cp3") and tag[2:].isdigit()}
-        for tag in sorted(tags, key=lambda tag: int(tag[3:]), reverse=True):
-            minor = f"3.{tag[3:]}"
+        for minor in downloadable(matrix):
             if any(admits(request.python, f"{minor}.{patch}") for patch in (0, 30)):
                 options.setdefault(minor, PythonOption(minor, f"{minor}.30", managed=True))
     return tuple(options.values())
+
+
+def downloadable(matrix: Matrix) -> list[str]:
+    """The Python minors that torch has wheels for; first, newest first, those that at least half of its builds serve.
+
+    The very newest Python comes last: other packages follow it later than torch does.
+    """
+    counts: dict[int, int] = {}
+    for build in matrix.torch:
+        for tag in build.pythons:
+            if tag.startswith("cp3") and tag[3:].isdigit():
+                counts[int(tag[3:])] = counts.get(int(tag[3:]), 0) + 1
+    half = len(matrix.torch) / 2
+    return [f"3.{minor}" for minor in sorted(counts, key=lambda minor: (counts[minor] >= half, minor), reverse=True)]
 
 
 def _valid(text: str) -> bool:

@@ -112,8 +112,7 @@ def _key(situation: Situation, pairing: Pairing) -> Key:
         -LEVELS.index(build.evidence.level),
         _SOURCES.index(build.source),
         source_key(build),
-        python.managed,
-        tuple(-part for part in number(python.full)),
+        situation.pythons.index(python),
         _override_distance(pairing),
         wheel.filename,
     )

@@ -1,0 +1,39 @@
+"""``bnbenv gc``: delete generations that are not needed."""
+
+from __future__ import annotations
+
+import argparse
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import add_env, project_of
+from bnbenv.envs.check import env_names, in_use
+from bnbenv.errors import Exit, UsageError
+
+SUMMARY = "Delete unfinished and old generations. The one in use and, by default, the one before it are kept."
+EXAMPLE = "bnbenv gc --keep 0"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_env(parser)
+    parser.add_argument("--keep", metavar="N", type=int, default=1, help="how many beside the one in use (default: 1)")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.envs.generations import clean_up, generations, held, remove
+
+    if args.keep < 0:
+        raise UsageError("usage", f"--keep: expected 0 or more, found {args.keep}", "See: bnbenv gc --help")
+    project = project_of(args, ctx)
+    rows = []
+    with held(project):
+        for env in env_names(project, args.env):
+            removed = clean_up(project, env)
+            current = in_use(project, env).generation
+            others = [g for g in generations(project, env) if g.number != current]
+            if current is None:
+                others = []  # nothing is in use: what is there may be all there is
+            for generation in others[: len(others) - args.keep]:
+                remove(generation)
+                removed.append(generation.number)
+            rows.append({"env": env, "removed": removed, "kept": [g.number for g in generations(project, env)]})
+    return Outcome(Exit.DONE, {"schema": "bnbenv.gc/1", "environments": rows})

@@ -1,0 +1,46 @@
+"""``bnbenv lock``: choose again and rewrite the lock; the environment is left for ``sync``."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import add_env, facts_of, project_of, selected, setting_of, stop_on_mismatch
+from bnbenv.envs.check import in_use, observe_host
+from bnbenv.errors import Exit
+from bnbenv.paths import write_atomically
+
+SUMMARY = (
+    "Choose again what fits best and rewrite pylock.<env>.toml, with hashes and the decision; the environment itself "
+    "is left as it is until the next sync."
+)
+EXAMPLE = "bnbenv lock && bnbenv sync --locked"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_env(parser)
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.envs.generations import held
+    from bnbenv.envs.sync import new_lock
+    from bnbenv.envs.wishes import load_wishes
+
+    project = project_of(args, ctx)
+    stop_on_mismatch(observe_host(ctx.environ, ctx.runner), ctx)
+    wishes = load_wishes(project)
+    rows = []
+    with held(project):
+        setting = setting_of(project, wishes, facts_of(ctx), ctx)
+        for env in selected(wishes, args.env, project):
+            locked, solution = new_lock(setting, env, in_use(project, env), ctx.say)
+            path = project.lock(env)
+            changed = not path.exists() or path.read_text(encoding="utf-8", errors="replace") != locked.text
+            if changed:
+                write_atomically(path, locked.text)
+            choice = msgspec.to_builtins(solution.choice)
+            packages = locked.packages
+            rows.append({"env": env, "path": str(path), "changed": changed, "choice": choice, "packages": packages})
+    return Outcome(Exit.DONE, {"schema": "bnbenv.lock/1", "locks": rows})

@@ -1,0 +1,33 @@
+"""``bnbenv rollback``: switch back to an earlier generation."""
+
+from __future__ import annotations
+
+import argparse
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import add_one_env, project_of
+from bnbenv.envs.check import in_use
+from bnbenv.errors import Exit
+from bnbenv.paths import write_atomically
+
+SUMMARY = "Switch an environment back to an earlier generation, and its lock with it. Nothing is deleted."
+EXAMPLE = "bnbenv rollback        or: bnbenv rollback 3"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_one_env(parser)
+    parser.add_argument("generation", nargs="?", type=int, metavar="N", help="which one (default: the one before)")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.envs.generations import held, previous, switch
+
+    project = project_of(args, ctx)
+    with held(project):
+        before = in_use(project, args.env).generation
+        target = previous(project, args.env, args.generation)
+        if target.lock_file.exists():
+            write_atomically(project.lock(args.env), target.lock_file.read_text(encoding="utf-8"))
+        switch(project, args.env, target)
+    document = {"schema": "bnbenv.rollback/1", "env": args.env, "from": before, "generation": target.number}
+    return Outcome(Exit.DONE, {**document, "path": str(project.link(args.env))})

@@ -1,0 +1,148 @@
+"""``bnbenv sync``: make the environments fit: lock, stage, verify, and only then switch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import (
+    add_env,
+    add_wishes,
+    facts_of,
+    project_of,
+    reason_rows,
+    selected,
+    setting_of,
+    stop_on_mismatch,
+    wishes_from,
+)
+from bnbenv.envs.check import Host, check_env, env_names, in_use, observe_host
+from bnbenv.envs.project import Project, env_python
+from bnbenv.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from bnbenv.envs.sync import Done
+    from bnbenv.envs.wishes import Wishes
+
+SUMMARY = (
+    "Make the environments fit the host and the wishes: choose, lock, install into a new generation, run its kernels, "
+    "and only then switch to it. With nothing to do it does nothing. Wishes given as options are written into "
+    "bnbenv.toml."
+)
+EXAMPLE = "bnbenv sync            after a driver or torch upgrade, or an edit of bnbenv.toml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_env(parser)
+    add_wishes(parser)
+    parser.add_argument("--locked", action="store_true", help="install just what the lock holds, or refuse")
+    parser.add_argument("--fresh", action="store_true", help="make a new generation even if nothing changed")
+    parser.add_argument("--no-verify", action="store_true", help="do not run the kernels (check then says unverified)")
+    parser.add_argument("--wait", metavar="SECONDS", type=float, default=5.0, help="for another bnbenv (default: 5)")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    project = project_of(args, ctx)
+    host = observe_host(ctx.environ, ctx.runner)
+    stop_on_mismatch(host, ctx)
+    asked = any(getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend"))
+    if not asked and not args.fresh:
+        names = env_names(project, args.env)
+        if not any(check_env(project, env, host) for env in names):
+            return Outcome(Exit.DONE, _nothing(project, names))
+    return _sync(args, ctx, project, host)
+
+
+def _nothing(project: Project, names: tuple[str, ...]) -> dict[str, Any]:
+    rows = []
+    for env in names:
+        use = in_use(project, env)
+        decision = use.record.decision if use.record else {}
+        rows.append(_row(project, env, use.generation, False, decision, None, []))
+    return _document(project, names, [], [], rows, [])
+
+
+def _row(
+    project: Project,
+    env: str,
+    generation: int | None,
+    changed: bool,
+    decision: dict[str, Any],
+    verification: dict[str, Any] | None,
+    notes: list[str],
+) -> dict[str, Any]:
+    return {
+        "env": env,
+        "generation": generation,
+        "changed": changed,
+        "path": str(project.link(env)),
+        "python": str(env_python(project.link(env))),
+        "choice": decision.get("choice"),
+        "backend": decision.get("backend"),
+        "verification": verification,
+        "notes": notes,
+    }
+
+
+def _document(
+    project: Project,
+    names: tuple[str, ...],
+    reasons: list[dict[str, str]],
+    actions: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    notes: list[str],
+) -> dict[str, Any]:
+    return {
+        "schema": "bnbenv.sync/1",
+        "in_sync": True,
+        "project": str(project.root),
+        "environments": list(names),
+        "reasons": reasons,
+        "actions": actions,
+        "generations": rows,
+        "notes": notes,
+    }
+
+
+def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) -> Outcome:
+    from bnbenv.envs.generations import held
+    from bnbenv.envs.sync import Options, sync_env
+    from bnbenv.envs.wishes import load_wishes
+
+    changes = wishes_from(args)
+    with held(project, args.wait):
+        notes = _wish(project, changes, args.env) if changes else []
+        wishes: Wishes = load_wishes(project)
+        names = selected(wishes, args.env, project)
+        setting = setting_of(project, wishes, facts_of(ctx), ctx)
+        recorded = bool(ctx.environ.get("BNBENV_FACTS"))
+        options = Options(args.locked, args.fresh, not args.no_verify, recorded)
+        done = [sync_env(setting, env, host, options, ctx.say) for env in names]
+    reasons = [row for one in done for row in reason_rows(one.plan.reasons)]
+    actions = [action for one in done for action in one.actions]
+    rows = [_done_row(project, one) for one in done]
+    if project.user:
+        notes.append(f"no bnbenv.toml here or above: this is your own environment in {project.root}")
+    return Outcome(Exit.DONE, _document(project, names, reasons, actions, rows, notes))
+
+
+def _done_row(project: Project, done: Done) -> dict[str, Any]:
+    import msgspec
+
+    solution = msgspec.to_builtins(done.solution)
+    changed = any(action["action"] in ("stage", "switch") for action in done.actions)
+    env = done.plan.env
+    return _row(project, env, done.generation, changed, solution, done.verification, list(done.notes))
+
+
+def _wish(project: Project, changes: dict[str, Any], env: str | None) -> list[str]:
+    """Write wishes given as options into bnbenv.toml, so that the next check asks for the same."""
+    from bnbenv.envs.wishes import edit_env, load_wishes
+
+    names = tuple(load_wishes(project).envs)
+    if env is None and len(names) > 1:
+        raise UsageError("which-env", f"there are several environments ({', '.join(names)})", "Name one with --env.")
+    edit_env(project, env or names[0], changes)
+    words = ", ".join(f"{key} = {value!r}" for key, value in changes.items())
+    return [f"written into {project.config}: {words}"]

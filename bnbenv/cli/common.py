@@ -1,0 +1,109 @@
+"""What several commands need: their options, the project, the wishes, the facts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bnbenv.cli.command import Context
+from bnbenv.envs.check import Host, Reason
+from bnbenv.envs.project import Project, check_env_name, find_project
+
+if TYPE_CHECKING:
+    from bnbenv.envs.resolve import Setting
+    from bnbenv.envs.wishes import Wishes
+    from bnbenv.facts.model import HostFacts
+
+
+def add_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", metavar="NAME", help="the environment (default: all)")
+
+
+def add_one_env(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", metavar="NAME", default="bnb", help="the environment (default: bnb)")
+
+
+def add_wishes(parser: argparse.ArgumentParser) -> None:
+    """Options that are wishes; sync writes them into bnbenv.toml."""
+    parser.add_argument("--torch", metavar="SPEC", help='a version or specifier of torch, such as "2.9.1" or ">=2.8"')
+    parser.add_argument("--bitsandbytes", metavar="SPEC", help="likewise for bitsandbytes")
+    parser.add_argument("--python", metavar="SPEC", help="likewise for Python")
+    parser.add_argument("--gpus", metavar="WHICH", help='"all", indices "0,1", or UUIDs')
+    parser.add_argument("--backend", choices=("auto", "cuda", "cpu"), help="cpu: make no use of the GPUs")
+
+
+def project_of(args: argparse.Namespace, ctx: Context) -> Project:
+    """The project a command is about. Raises UsageError, InputError."""
+    if getattr(args, "env", None) is not None:
+        check_env_name(args.env, "--env", "")
+    return find_project(ctx.cwd, ctx.environ, args.project)
+
+
+def facts_of(ctx: Context, file: str | None = None) -> HostFacts:
+    """The host's facts: a recorded file's, or probed. Raises InputError."""
+    from bnbenv.facts.probe import read_facts
+    from bnbenv.paths import Sysroot
+
+    return read_facts(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner, file)
+
+
+def wishes_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The wishes given as options, as they stand in bnbenv.toml. Raises InputError."""
+    from bnbenv.solve.situation import read_gpus
+    from bnbenv.solve.versions import read_specifier
+
+    changes: dict[str, Any] = {}
+    for name in ("torch", "bitsandbytes", "python"):
+        value = getattr(args, name)
+        if value is not None:
+            read_specifier(value, f"--{name}", "")
+            changes[name] = value
+    if args.gpus is not None:
+        words = read_gpus(args.gpus, "--gpus", "")
+        changes["gpus"] = "all" if words == ("all",) else [int(word) if word.isdigit() else word for word in words]
+    if args.backend is not None:
+        changes["backend"] = args.backend
+    return changes
+
+
+def setting_of(project: Project, wishes: Wishes, facts: HostFacts, ctx: Context) -> Setting:
+    """Everything that planning and syncing needs. Raises InputError."""
+    from bnbenv.envs.resolve import Setting, user_matrix
+
+    return Setting(project, wishes, facts, user_matrix(ctx.environ), ctx.environ, ctx.runner)
+
+
+def selected(wishes: Wishes, only: str | None, project: Project) -> tuple[str, ...]:
+    """The environments named by bnbenv.toml, or the one asked for. Raises UsageError if there is no such one."""
+    from bnbenv.errors import UsageError
+
+    if only is None:
+        return tuple(wishes.envs)
+    if only not in wishes.envs:
+        known = ", ".join(wishes.envs)
+        raise UsageError("no-such-env", f'{project.config} names no environment "{only}" (it has: {known})')
+    return (only,)
+
+
+def stop_on_mismatch(host: Host, ctx: Context) -> None:
+    """With the driver half upgraded nothing is touched. Raises RebootRequired."""
+    if host.state != "mismatch":
+        return
+    from bnbenv.errors import RebootRequired
+
+    module = host.fingerprint.get("driver module", "version unknown")
+    library = host.fingerprint.get("driver library", "version unknown")
+    raise RebootRequired(
+        "reboot-required",
+        f"the NVIDIA kernel module ({module}) and the driver library ({library}) differ: nothing was changed",
+        "Reboot, then run: bnbenv sync",
+    )
+
+
+def reason_rows(reasons: tuple[Reason, ...]) -> list[dict[str, str]]:
+    return [{"env": reason.env, "code": reason.code, "because": reason.because} for reason in reasons]
+
+
+def is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()

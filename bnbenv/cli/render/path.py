@@ -1,0 +1,9 @@
+"""How ``bnbenv path`` looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def render(document: dict[str, Any]) -> str:
+    return str(document[document["shown"]])

@@ -1,0 +1,10 @@
+"""How ``bnbenv rollback`` looks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def render(document: dict[str, Any]) -> str:
+    before = f" (was {document['from']})" if document["from"] is not None else ""
+    return f"{document['env']}: generation {document['generation']} is in use{before}\nnext: bnbenv check"

@@ -1,0 +1,195 @@
+"""From wishes to a lock: which sources answer, what fits, and the full set of packages with hashes from uv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
+from bnbenv.envs.project import Project
+from bnbenv.envs.reach import Reach, SourceReach, check_reach, local_torch_wheels
+from bnbenv.envs.redact import strip_credentials
+from bnbenv.envs.sources import PackageSources, read_sources
+from bnbenv.envs.uv import Uv
+from bnbenv.envs.wishes import Wishes
+from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable
+from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.model import Matrix, TorchBuild
+from bnbenv.paths import Sysroot, data_home
+from bnbenv.process import Runner
+from bnbenv.solve.model import Availability, Refusal, Request, Solution
+from bnbenv.solve.solver import solve
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What resolving needs to know besides the wishes of one environment."""
+
+    project: Project
+    wishes: Wishes
+    facts: HostFacts
+    matrix: Matrix
+    environ: Mapping[str, str]
+    runner: Runner
+
+
+def user_matrix(environ: Mapping[str, str]) -> Matrix:
+    """The shipped matrix with the user's own newer rows over it. Raises InputError."""
+    from bnbenv.matrix.load import load_matrix
+
+    overlay = data_home(environ) / "matrix"
+    return load_matrix(overlay if overlay.is_dir() else None)
+
+
+def sources_of(setting: Setting) -> PackageSources:
+    """The package sources of a project. Raises InputError for a configuration that cannot be read."""
+    return read_sources(
+        setting.environ,
+        Sysroot.from_environment(setting.environ),
+        setting.wishes.sources,
+        Path.home(),
+        setting.project.root,
+        setting.matrix.pytorch_index,
+    )
+
+
+def availability(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> Availability:
+    """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders.
+
+    Raises InputError for a local torch wheel that cannot be read.
+    """
+    here = (facts.platform.os, facts.platform.machine)
+    variants = sorted({b.index for b in matrix.torch if b.index is not None and (b.os, b.machine) == here})
+    reach = check_reach(sources, variants)
+    unreachable: dict[str, str] = {}
+    offered: dict[str, frozenset[str]] = {}
+    plain = [one for one in reach.results if one.source.kind in ("default-index", "index")]
+    _note_source("default-index", plain, unreachable, offered)
+    for variant in variants:
+        found = reach.pytorch(variant)
+        _note_source(f"pytorch-index/{variant}", [found] if found else [], unreachable, offered)
+    return Availability(
+        unreachable=unreachable,
+        torch=offered,
+        bitsandbytes=frozenset(offer.filename for _, offer in reach.offers("bitsandbytes")),
+        local=_local_builds(reach),
+        managed_python=sources.offline is None,
+    )
+
+
+def _note_source(
+    key: str, answers: list[SourceReach], unreachable: dict[str, str], offered: dict[str, frozenset[str]]
+) -> None:
+    versions = frozenset(
+        offer.version for answer in answers for offer in answer.files if offer.project == "torch" and offer.version
+    )
+    if versions:
+        offered[key] = versions
+        return
+    reasons = [answer.reason for answer in answers if not answer.reachable and answer.reason]
+    unreachable[key] = reasons[0] if reasons else "it offers no torch"
+
+
+def _local_builds(reach: Reach) -> tuple[TorchBuild, ...]:
+    from bnbenv.matrix.measure import measure_local_torch
+
+    builds = []
+    for wheel in local_torch_wheels(reach):
+        try:
+            builds.append(measure_local_torch(wheel))
+        except BnbenvError as error:
+            step = "Delete it, or fetch it again."
+            raise Failed("bad-wheel", f"{wheel} cannot be read: {error.message}", step) from None
+    return tuple(builds)
+
+
+def decide(setting: Setting, request: Request, found: Availability) -> Solution:
+    """The solver's choice. Raises NoCombination or SourceUnreachable with the conflict and the options in it."""
+    answer = solve(setting.facts, setting.matrix, request, found)
+    if isinstance(answer, Solution):
+        return answer
+    detail = "\n".join(f"{part.rule}: {part.because} [{part.source}]" for part in answer.conflict)
+    step = _first_option(answer)
+    if answer.unreachable:
+        message = "what fits this machine cannot be had: a package source does not answer"
+        raise SourceUnreachable("source-unreachable", message, step, detail)
+    raise NoCombination("no-combination", "no known-good combination fits this machine and the wishes", step, detail)
+
+
+def _first_option(refusal: Refusal) -> str:
+    if not refusal.options:
+        return "See: bnbenv facts"
+    first = refusal.options[0]
+    command = first.command or "then run bnbenv sync"
+    return f"{first.change[:1].upper()}{first.change[1:]}: {command} (gives {first.gives})"
+
+
+def make_lock(setting: Setting, env: str, solution: Solution, sources: PackageSources, found: Availability) -> Locked:
+    """Have uv resolve the full set for a choice, and check that it is the choice.
+
+    Raises NoCombination (the requirements do not fit it), SourceUnreachable, Failed.
+    """
+    choice = solution.choice
+    if choice.torch.index is not None:
+        sources = sources.with_pytorch(choice.torch.index)
+    uv = Uv.find(setting.runner, sources.uv_environment(), setting.project.root, sources.uv_arguments())
+    python = interpreter(setting.facts, choice.python) or uv.download_python(choice.python)
+    requirements = [
+        # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
+        f"torch==={choice.torch.version}",
+        f"bitsandbytes==={choice.bitsandbytes.version}",
+        *setting.wishes.envs[env].requirements,
+    ]
+    text = strip_credentials(sources.redact(uv.compile("\n".join(requirements) + "\n", python)))
+    build = _chosen_build(setting, found, solution)
+    decision = Decision(env, setting.wishes.digest(env), _kept(solution), build)
+    locked = read_lock(compose(text, decision), setting.project.lock(env).name)
+    _check_lock(locked, solution)
+    return locked
+
+
+def _kept(solution: Solution) -> Solution:
+    """The lock holds the decision and its evidence; what was rejected on the day is in the output only."""
+    return msgspec.structs.replace(solution, rejected=(), notes=())
+
+
+def _chosen_build(setting: Setting, found: Availability, solution: Solution) -> TorchBuild:
+    """The row of the chosen torch build."""
+    choice, platform = solution.choice.torch, setting.facts.platform
+    tag = f"cp{solution.choice.python.replace('.', '')}"
+    wanted = (choice.version, choice.source, choice.index, choice.cuda, platform.os, platform.machine)
+    return next(
+        build
+        for build in (*found.local, *setting.matrix.torch)
+        if (build.version, build.source, build.index, build.cuda, build.os, build.machine) == wanted
+        and build.sha256 == solution.torch_sha256
+        and tag in build.pythons
+    )
+
+
+def _check_lock(locked: Locked, solution: Solution) -> None:
+    """uv resolved on its own: what it took must be what was chosen, to the bytes where they were measured."""
+    choice = solution.choice
+    wheel = choice.bitsandbytes
+    problem = None
+    if locked.packages.get("torch") != choice.torch.version:
+        problem = f"torch {choice.torch.version} was chosen and uv took {locked.packages.get('torch')}"
+    elif solution.torch_sha256 and solution.torch_sha256 not in locked.hashes["torch"]:
+        problem = f"the source's torch {choice.torch.version} is not the wheel that was measured"
+    elif wheel.sha256 not in locked.hashes.get("bitsandbytes", frozenset()):
+        problem = f"the source's bitsandbytes {wheel.version} is not the wheel that was measured ({wheel.filename})"
+    if problem:
+        step = "Check which index serves it: one may hold a changed copy."
+        raise Failed("not-as-measured", problem, step)
+
+
+def interpreter(facts: HostFacts, minor: str) -> str | None:
+    """The path of the host's newest interpreter of a minor version."""
+    from bnbenv.solve.versions import number
+
+    fitting = [python for python in facts.pythons if python.version.startswith(f"{minor}.")]
+    best = max(fitting, key=lambda python: number(python.version), default=None)
+    return best.path if best else None

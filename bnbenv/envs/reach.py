@@ -72,6 +72,15 @@ def local_torch_wheels(reach: Reach) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(path for path in paths if path))
 
 
+def answering(sources: PackageSources, reach: Reach) -> PackageSources:
+    """The sources without those of pip's configuration, and without uv's own default index, where they do not answer.
+
+    pip passes over an index that does not answer, uv ends there. What uv's configuration or bnbenv.toml name stays: it
+    was asked for.
+    """
+    return sources.without(one.source for one in reach.unreachable if one.source.origin in ("pip", "built-in"))
+
+
 def check_reach(
     sources: PackageSources, variants: Iterable[str] = (), http: Http | None = None, limit: float = LIMIT
 ) -> Reach:
@@ -94,8 +103,8 @@ def _barred(source: Source, sources: PackageSources) -> str | None:
     """Why a source is not asked at all."""
     if sources.no_index and source.kind != "find-links":
         return "no-index is set"
-    if sources.network.offline and source.folder is None:
-        return f"offline ({sources.network.offline})"
+    if sources.offline and source.folder is None:
+        return f"offline ({sources.offline})"
     return None
 
 

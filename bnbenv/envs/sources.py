@@ -73,6 +73,11 @@ class PackageSources:
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
     pytorch: tuple[Source, ...] = ()
 
+    @property
+    def offline(self) -> str | None:
+        """The setting that forbids the network (``BNBENV_OFFLINE``, ``UV_OFFLINE``, ``uv.toml``), or None."""
+        return self.network.offline
+
     def pytorch_source(self, variant: str) -> Source:
         """PyTorch's own index for one variant, such as ``cu126`` or ``cpu``."""
         return Source("pytorch-index", f"{self.pytorch_base.rstrip('/')}/{variant}", "bnbenv", variant)

@@ -42,7 +42,7 @@ def project_of(args: argparse.Namespace, ctx: Context) -> Project:
 
 def facts_of(ctx: Context, file: str | None = None) -> HostFacts:
     """The host's facts: a recorded file's, or probed. Raises InputError."""
-    from bnbenv.facts.probe import read_facts
+    from bnbenv.facts import read_facts
     from bnbenv.paths import Sysroot
 
     return read_facts(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner, file)

@@ -60,18 +60,8 @@ class Uv:
 
     def compile(self, requirements: str, python: str) -> str:
         """Resolve requirements for an interpreter into a PEP 751 document with hashes."""
-        words = (
-            "pip",
-            "compile",
-            "-",
-            "--format",
-            "pylock.toml",
-            "--python",
-            python,
-            "--no-header",
-            "--generate-hashes",
-        )
-        words = (*words, "--no-annotate", *self.arguments)
+        form = ("--format", "pylock.toml", "--no-header", "--no-annotate", "--generate-hashes", *self.arguments)
+        words = ("pip", "compile", "-", "--python", python, *form)
         return self._run(words, COMPILE_LIMIT, "resolve the packages", requirements).stdout
 
     def install(self, lock: Path, python: Path) -> None:

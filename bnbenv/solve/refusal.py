@@ -33,9 +33,9 @@ _ORDER = (
     "libc",
     "library-libc",
     "torch-arch",
+    "loader",
     "library-arch",
     "torch-cuda",
-    "loader",
     "torch-requirement",
     "advisory",
 )
@@ -77,13 +77,17 @@ def _conflicts(items: Iterable[tuple[str, Reason]]) -> Iterator[Conflict]:
 def _fail_sets(judged: Judged, reasons: dict[str, Reason]) -> Iterator[frozenset[str]]:
     """The rules against each candidate; ``reasons`` keeps the first, that is the newest candidate's, of each."""
     builds = sorted(judged.torch, key=lambda item: number(item[0].version), reverse=True)
+    stated: set[str] = set()  # rules whose reason was given by a library that there is
     for wheel, wheel_against in judged.wheels:
         for build, build_fails in builds:
             alone = {**wheel_against, **build_fails}
             for pairing in pairings(judged.situation, judged.matrix, build, wheel):
                 fails = {**pairing.fails, **alone}
                 for rule, reason in fails.items():
-                    reasons.setdefault(rule, reason)
+                    if rule not in reasons or (pairing.library is not None and rule not in stated):
+                        reasons[rule] = reason
+                    if pairing.library is not None:
+                        stated.add(rule)
                 yield frozenset(fails)
 
 

@@ -197,7 +197,9 @@ def pairings(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: Bit
         return [first]
     major = build.cuda.split(".")[0]
     others = [lib for lib in cuda_libraries(wheel) if lib is not default and library_cuda(lib).split(".")[0] == major]
-    return [first, *(_pairing(situation, matrix, build, wheel, lib, loader.override, python, fails) for lib in others)]
+    named = [_pairing(situation, matrix, build, wheel, lib, loader.override, python, fails) for lib in others]
+    # Where the loader finds nothing by itself, what stands against the libraries it could be told to take says more.
+    return named if default is None and named else [first, *named]
 
 
 def cuda_libraries(wheel: BitsandbytesWheel) -> list[NativeLibrary]:
@@ -256,6 +258,8 @@ def _pairing(
         have = " ".join(library_cuda(one) for one in cuda_libraries(wheel)) or "none"
         because = f"bitsandbytes {wheel.version} has no library for CUDA {build.cuda}; it has {have}"
         fails["loader"] = Reason(because, wheel.filename)
+        for gpu in situation.gpus:  # no library is no code either
+            fails[f"library-arch[{gpu.index}]"] = Reason(because, wheel.filename)
         return Pairing(build, wheel, None, override, python, (), fails)
     covers: list[Cover] = []
     for gpu in situation.gpus:

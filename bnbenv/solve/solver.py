@@ -76,6 +76,8 @@ def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Avai
     situation = situate(facts, matrix, request, availability, managed)
     here = (facts.platform.os, facts.platform.machine)
     builds = [build for build in (*availability.local, *matrix.torch) if (build.os, build.machine) == here]
+    if situation.backend == "cuda" and any(build.cuda for build in builds):
+        builds = [build for build in builds if build.cuda]
     wheels = [wheel for wheel in matrix.bitsandbytes if (wheel.os, wheel.machine) == here]
     wheels.sort(key=lambda wheel: public(wheel.version), reverse=True)
     return Judged(

@@ -1,0 +1,112 @@
+"""Verify an environment: one process of its own Python per device, each with a time limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bnbenv.errors import UsageError
+from bnbenv.process import Command, Finished, Runner
+from bnbenv.verify.devices import Device, devices_for
+from bnbenv.verify.report import DeviceReport, Died, Report, Step, explain_failure
+
+__all__ = ["LIMIT", "Device", "Report", "devices_for", "explain_failure", "verify_environment"]
+
+LIMIT = 180.0  # seconds for one device: a first import from a cold disk takes 16 s, the steps take a few
+SCRIPT = Path(__file__).with_name("script.py")
+TAIL = 25  # lines of standard error that a report keeps
+
+# NVIDIA's containers set this one; the float32 products of torch that results are held against would be TF32.
+_ENVIRONMENT: Mapping[str, str | None] = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": None}
+
+_IDENTITY = ("python", "torch", "torch_cuda", "bitsandbytes", "library", "library_path")
+_HARDWARE = ("name", "compute_capability", "memory_total")
+
+
+def verify_environment(
+    python: Path,
+    devices: Sequence[Device],
+    runner: Runner,
+    *,
+    limit_seconds: float = LIMIT,
+    environ: Mapping[str, str | None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Run the kernels of the environment that ``python`` belongs to, on one device after another.
+
+    ``python`` may be any interpreter with torch and bitsandbytes, bnbenv is not needed there. What the environment
+    sets at interpreter start (``BNB_CUDA_VERSION``) and the caller's PYTHONPATH hold as they do for any program;
+    modules in the current folder do not. ``environ`` are further changes to the environment of the processes.
+    ``limit_seconds`` is for each device. A crash or a hang becomes part of the report. Raises UsageError if ``python``
+    cannot be started.
+    """
+    reports, warnings = [], []
+    for device in devices:
+        say(f"running kernels on {device.id}" + (f" ({device.name})" if device.name else ""))
+        changes = {**_ENVIRONMENT, **(environ or {}), "CUDA_VISIBLE_DEVICES": device.visible}
+        command = Command((str(python), str(SCRIPT), "--device", device.kind), limit_seconds, changes)
+        try:
+            finished = runner.run(command)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            message = f"{python} cannot be started ({reason})"
+            raise UsageError("no-such-python", message, "Give the path of an environment's Python.") from None
+        report, noted = read_device(device, finished)
+        reports.append(report)
+        warnings += [f"{device.id}: {text}" for text in noted]
+    ok = bool(reports) and all(report.ok for report in reports)
+    return Report(ok=ok, python=str(python), devices=tuple(reports), warnings=tuple(warnings))
+
+
+def read_device(device: Device, finished: Finished) -> tuple[DeviceReport, list[str]]:
+    """The report of one process from what it printed and how it ended, and its warnings. Pure."""
+    events = read_events(finished.stdout)
+    steps = tuple(msgspec.convert(event, Step) for event in events if event["event"] == "end")
+    warnings = [str(event.get("text")) for event in events if event["event"] == "warning"]
+    known: dict[str, Any] = {"name": device.name}
+    for event in events:
+        if event["event"] in ("environment", "library"):
+            known.update({key: event[key] for key in _IDENTITY + _HARDWARE if event.get(key) is not None})
+    done = any(event["event"] == "done" for event in events)
+    died = None if done else how_it_died(events, finished)
+    if done and finished.signal_name:
+        warnings.append(f"the process was killed by {finished.signal_name} while it ended, after all steps")
+    ok = done and bool(steps) and all(step.ok is not False for step in steps)
+    return DeviceReport(device=device.id, ok=ok, steps=steps, died=died, **known), warnings
+
+
+def read_events(text: str) -> list[dict[str, Any]]:
+    """The protocol's lines. Other lines, and a last one that was cut off, are left out. Pure."""
+    events = []
+    for line in text.splitlines():
+        if not line.startswith("{"):
+            continue
+        try:
+            event = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            continue
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            events.append(event)
+    return events
+
+
+def how_it_died(events: Sequence[Mapping[str, Any]], finished: Finished) -> Died:
+    """The step that had begun and not ended, the signal, and the last lines of both streams. Pure."""
+    step = None
+    for event in events:
+        if event["event"] == "start":
+            step = event.get("name")
+        elif event["event"] == "end":
+            step = None
+    noise = [line for line in finished.stdout.splitlines() if line.strip() and not line.startswith('{"event"')]
+    lines = [*noise, *finished.stderr.splitlines()]
+    return Died(
+        signal=finished.signal_name,
+        step=step,
+        timed_out=finished.timed_out,
+        exit_code=finished.returncode if finished.returncode is not None and finished.returncode >= 0 else None,
+        stderr="\n".join(lines[-TAIL:])[-4000:],
+    )

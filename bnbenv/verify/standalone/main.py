@@ -1,0 +1,76 @@
+"""The order of the steps."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import signal
+from collections.abc import Callable
+from functools import partial
+
+from .protocol import Reporter, Step, private_stdout
+from .target import Target, check_device, check_library, examine, import_packages
+
+
+def main(arguments: list[str]) -> int:
+    """Verify one device; see ``script.py``. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="script.py", description="Prove torch and bitsandbytes by running kernels.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
+    device = parser.parse_args(arguments).device
+    reporter = Reporter(private_stdout())
+    tell_where_it_dies()
+    prove(device, reporter)
+    reporter.send("done")
+    return 1 if reporter.failed else 0
+
+
+def prove(device: str, reporter: Reporter) -> None:
+    """Run the steps. Without the packages, the device or the native library the others would only repeat the fault."""
+    if not reporter.run("import", lambda step: import_packages()):
+        return
+    target = examine(device, reporter)
+    if not reporter.run("device", lambda step: check_device(step, target)):
+        return
+    if not reporter.run("native-library", lambda step: check_library(step, target, reporter)):
+        return
+    for name, work in steps(target):
+        reporter.run(name, work)
+
+
+def tell_where_it_dies() -> None:
+    """Have a crash, and the parent's SIGTERM at the time limit, print the Python stack to standard error."""
+    faulthandler.enable(all_threads=False)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGTERM, all_threads=False, chain=True)
+
+
+def steps(target: Target) -> list[tuple[str, Callable[[Step], None]]]:
+    from . import products, quantization, training
+
+    found: list[tuple[str, Callable[[Step, Target], None]]] = [
+        ("blockwise-8bit", quantization.blockwise),
+        ("blockwise-8bit-nested", quantization.blockwise_nested),
+    ]
+    for quant_type in ("nf4", "fp4"):
+        for blocksize in (64, 128, 256):
+            work = partial(quantization.four_bit, quant_type=quant_type, blocksize=blocksize)
+            found.append((f"{quant_type}-{blocksize}", work))
+    found += [
+        ("ragged-rows", quantization.ragged_rows),
+        ("gemv-4bit", products.gemv_4bit),
+        ("gemm-4bit", products.gemm_4bit),
+        ("linear8bit", products.linear8bit),
+        ("adamw8bit", training.adamw8bit),
+    ]
+    if target.cuda:
+        found.append(("paged-adamw8bit", training.paged_adamw8bit))
+    found.append(("qlora", training.qlora))
+    if target.cuda:
+        from . import timing
+
+        found.append(("timing", timing.timing))
+    return [(name, _on(target, work)) for name, work in found]
+
+
+def _on(target: Target, work: Callable[[Step, Target], None]) -> Callable[[Step], None]:
+    return lambda step: work(step, target)

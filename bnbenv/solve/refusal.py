@@ -32,6 +32,8 @@ _ORDER = (
     "driver-cuda",
     "libc",
     "library-libc",
+    "torch-ptx",
+    "library-ptx",
     "torch-arch",
     "loader",
     "library-arch",
@@ -44,12 +46,13 @@ _ORDER = (
 def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Refusal:
     """The refusal for a request that has no solution."""
     judged = judge(facts, matrix, request, availability, availability.managed_python)
-    conflict = _conflict(judged)
-    options = tuple(_options(facts, matrix, request, availability, judged))
-    return Refusal(conflict, options)
+    reasons: dict[str, Reason] = {}
+    sets = frozenset(_fail_sets(judged, reasons))
+    options = tuple(_options(facts, matrix, request, availability, judged, sets))
+    return Refusal(_conflict(judged, sets, reasons), options)
 
 
-def _conflict(judged: Judged) -> tuple[Conflict, ...]:
+def _conflict(judged: Judged, sets: frozenset[frozenset[str]], reasons: dict[str, Reason]) -> tuple[Conflict, ...]:
     situation = judged.situation
     if situation.fails:
         return tuple(_conflicts(situation.fails.items()))
@@ -61,10 +64,6 @@ def _conflict(judged: Judged) -> tuple[Conflict, ...]:
     if situation.request.build == "always":
         because = "a source build was asked for, and this bnbenv takes published wheels only"
         return (Conflict("build", because, "the request"),)
-    reasons: dict[str, Reason] = {}
-    sets: set[frozenset[str]] = set()
-    for rules in _fail_sets(judged, reasons):
-        sets.add(rules)
     smallest = _hitting_set(_minimal(sets))
     return tuple(_conflicts((rule, reasons[rule]) for rule in smallest))
 
@@ -91,7 +90,7 @@ def _fail_sets(judged: Judged, reasons: dict[str, Reason]) -> Iterator[frozenset
                 yield frozenset(fails)
 
 
-def _minimal(sets: set[frozenset[str]]) -> list[frozenset[str]]:
+def _minimal(sets: frozenset[frozenset[str]]) -> list[frozenset[str]]:
     ordered = sorted(sets, key=len)
     kept: list[frozenset[str]] = []
     for rules in ordered:
@@ -116,7 +115,12 @@ def _rank(rule: str) -> tuple[int, str]:
 
 
 def _options(
-    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, judged: Judged
+    facts: HostFacts,
+    matrix: Matrix,
+    request: Request,
+    availability: Availability,
+    judged: Judged,
+    sets: frozenset[frozenset[str]],
 ) -> Iterator[Option]:
     """Changes that lead to a solution, cheapest first; each has been solved."""
     arguments = _arguments(request)
@@ -125,7 +129,8 @@ def _options(
         if solution is not None:
             words = tuple(word for key, value in {**arguments, **replaced}.items() if value for word in (key, value))
             yield Option(change, gives(solution), _command(replaced), words)
-    yield from _driver_upgrade(facts, matrix, request, availability, judged)
+    if judged.situation.fails or any(_driver_only(rules) for rules in sets):
+        yield from _driver_upgrade(facts, matrix, request, availability, judged)
     if judged.situation.backend == "cuda":
         changed = with_request(request, backend="cpu", gpus=("all",), build="auto")
         solution = choose(facts, matrix, changed, availability)
@@ -180,6 +185,11 @@ def _driver_upgrade(
         if solution is not None:
             yield Option(f"upgrade the NVIDIA driver to {text} or newer", gives(solution), None, None)
             return
+
+
+def _driver_only(rules: frozenset[str]) -> bool:
+    """Whether another driver is all that a candidate lacks."""
+    return all(rule.split("[")[0] in ("driver-cuda", "torch-ptx", "library-ptx") for rule in rules)
 
 
 def gives(solution: Solution) -> str:

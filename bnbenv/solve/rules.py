@@ -5,6 +5,7 @@ A rule that stands against a candidate adds its name and the reason; no entry me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bnbenv.facts.model import Gpu
@@ -31,7 +32,7 @@ def torch_fails(situation: Situation, build: TorchBuild) -> Fails:
     """Everything that stands against a torch build on this host, whatever bitsandbytes is."""
     fails: Fails = {}
     evidence = build.evidence.source
-    _libc(situation, build.libc_tag, label(build), evidence, fails)
+    _libc(situation, build.libc_tag, lambda: label(build), evidence, fails)
     if not admits(situation.request.torch, build.version):
         fails["torch-wish"] = Reason(f"torch {situation.request.torch} was asked for", "the request")
     if not torch_pythons(situation, build):
@@ -55,7 +56,15 @@ def _torch_covers(situation: Situation, build: TorchBuild, gpu: Gpu, fails: Fail
         return
     have = " ".join(build.arch_list) or "nothing"
     because = f"{label(build)} has no code for GPU {gpu.index} ({gpu.name}, {gpu.arch}); it has {have}"
-    fails[f"torch-arch[{gpu.index}]"] = Reason(because, build.evidence.source)
+    if ptx:
+        because = f"{label(build)} has only PTX for GPU {gpu.index} ({gpu.arch}), {_ptx_need(situation, build.cuda)}"
+    fails[f"torch-{'ptx' if ptx else 'arch'}[{gpu.index}]"] = Reason(because, build.evidence.source)
+
+
+def _ptx_need(situation: Situation, cuda: str | None) -> str:
+    row = situation.drivers.get(cuda or "")
+    bundled = row and (row.bundled_windows if situation.windows_driver else row.bundled_linux)
+    return f"which needs driver {bundled or f'of CUDA {cuda}'} or newer"
 
 
 def _compiles_ptx(situation: Situation, cuda: str) -> bool:
@@ -90,14 +99,14 @@ def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
         fails["driver-cuda"] = Reason(because, DRIVER_RULES_SOURCE)
 
 
-def _libc(situation: Situation, tag: str | None, what: str, source: str, fails: Fails) -> None:
+def _libc(situation: Situation, tag: str | None, what: Callable[[], str], source: str, fails: Fails) -> None:
     libc = situation.facts.platform.libc
     if tag is None or libc is None:
         return
     if libc.name != "glibc":
-        fails["libc"] = Reason(f"{what} is built for glibc; this host has {libc.name} {libc.version}", source)
+        fails["libc"] = Reason(f"{what()} is built for glibc; this host has {libc.name} {libc.version}", source)
     elif not at_least(libc.version, tag):
-        fails["libc"] = Reason(f"{what} is tagged for glibc {tag}; this host has {libc.version}", source)
+        fails["libc"] = Reason(f"{what()} is tagged for glibc {tag}; this host has {libc.version}", source)
 
 
 def torch_pythons(situation: Situation, build: TorchBuild) -> tuple[PythonOption, ...]:
@@ -133,7 +142,7 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
     """Everything that stands against a bitsandbytes wheel on this host, whatever torch is."""
     fails: Fails = {}
     what = f"bitsandbytes {wheel.version}"
-    _libc(situation, wheel.libc_tag, what, wheel.filename, fails)
+    _libc(situation, wheel.libc_tag, lambda: what, wheel.filename, fails)
     if not admits(situation.request.bitsandbytes, wheel.version):
         wish = situation.request.bitsandbytes
         fails["bitsandbytes-wish"] = Reason(f"bitsandbytes {wish} was asked for", "the request")
@@ -264,6 +273,11 @@ def _pairing(
     covers: list[Cover] = []
     for gpu in situation.gpus:
         code = _library_code(situation, library, gpu)
+        if code is None and ptx_for(gpu.capability, library.ptx):
+            because = f"{library.name} of bitsandbytes {wheel.version} has only PTX for GPU {gpu.index} ({gpu.arch}), "
+            because += _ptx_need(situation, library_cuda(library))
+            fails[f"library-ptx[{gpu.index}]"] = Reason(because, wheel.filename)
+            continue
         if code is None:
             have = " ".join((*library.sass, *library.ptx)) or "nothing"
             because = f"{library.name} of bitsandbytes {wheel.version} has no code for GPU {gpu.index} "

@@ -213,7 +213,9 @@ def _driver_knows_gpus(situation: Situation) -> None:
         if first and number(version) < number(first):
             because = f"GPU {gpu.index} ({gpu.name}, {gpu.arch}) needs driver {first} or newer; this is {version}"
             situation.fails[f"driver-arch[{gpu.index}]"] = Reason(because, row.source)
-        if row.last_branch is not None and branch and branch[0] > row.last_branch:
+        # A Windows driver of a branch has a number up to nine higher: 581.29 is of R580, 591.44 of R590.
+        last = None if row.last_branch is None else row.last_branch + (9 if situation.windows_driver else 0)
+        if last is not None and branch and branch[0] > last:
             because = (
                 f"R{row.last_branch} is the last driver branch for {row.generation}: driver {version} does not run "
                 f"GPU {gpu.index} ({gpu.name}, {gpu.arch})"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
@@ -24,7 +25,16 @@ from bnbenv.solve.model import (
     Solution,
     TorchChoice,
 )
-from bnbenv.solve.rules import Pairing, label, library_cuda, pairings, source_key, torch_fails, wheel_fails
+from bnbenv.solve.rules import (
+    Pairing,
+    label,
+    library_cuda,
+    pairings,
+    source_key,
+    torch_fails,
+    torch_pythons,
+    wheel_fails,
+)
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, number, public
 
@@ -89,35 +99,44 @@ def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Avai
 
 
 def _best(judged: Judged) -> Pairing | None:
-    if judged.situation.fails or judged.situation.request.build == "always":
+    """The preferred pair with nothing against it.
+
+    Wheels and builds are walked in the order of preference, so of the pairs that are alike in what counts more (PTX,
+    override, distance) the first one is the best, and one with none of these ends the search.
+    """
+    situation = judged.situation
+    if situation.fails or situation.request.build == "always":
         return None
-    fitting: list[Pairing] = []
-    for build, build_fails in judged.torch:
-        if build_fails:
-            continue
-        for wheel, wheel_against in judged.wheels:
-            if not wheel_against:
-                fitting += [p for p in pairings(judged.situation, judged.matrix, build, wheel) if not p.fails]
-    return min(fitting, key=lambda pairing: _key(judged.situation, pairing), default=None)
-
-
-def _key(situation: Situation, pairing: Pairing) -> Key:
-    build, wheel, python = pairing.torch, pairing.wheel, pairing.python
-    assert python is not None
-    return (
-        _cpu_kind(build) if situation.backend == "cpu" else 0,
-        pairing.uses_ptx,
-        pairing.override is not None,
-        _distance(situation.request, pairing),
-        _descending(wheel.version),
-        _descending(build.version),
-        -LEVELS.index(build.evidence.level),
-        _SOURCES.index(build.source),
-        source_key(build),
-        situation.pythons.index(python),
-        _override_distance(pairing),
-        wheel.filename,
+    builds = sorted(
+        (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
     )
+    wheels = [wheel for wheel, fails in judged.wheels if not fails]
+    keep_close = situation.request.prefer == "minimal-change" and situation.request.current is not None
+    for kind in sorted({_kind(situation, build) for build in builds}):
+        found: dict[tuple[bool, bool, int], Pairing] = {}
+        for wheel, build in product(wheels, [build for build in builds if _kind(situation, build) == kind]):
+            for pairing in sorted(pairings(situation, judged.matrix, build, wheel), key=_override_distance):
+                if not pairing.fails:
+                    distance = _distance(situation.request, pairing) if keep_close else 0
+                    found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
+            if not keep_close and (False, False, 0) in found:
+                break
+        if found:
+            return found[min(found)]
+    return None
+
+
+def _kind(situation: Situation, build: TorchBuild) -> int:
+    return _cpu_kind(build) if situation.backend == "cpu" else 0
+
+
+def _build_order(situation: Situation, build: TorchBuild) -> Key:
+    """Newest, then highest evidence, then the default index, then the newest CUDA, then the preferred Python."""
+    cuda = tuple(-part for part in number(build.cuda or ""))
+    python = situation.pythons.index(torch_pythons(situation, build)[0])
+    source = _SOURCES.index(build.source)
+    level = -LEVELS.index(build.evidence.level)
+    return (_descending(build.version), level, source, cuda, source_key(build), python, build.version)
 
 
 def _descending(version: str) -> tuple[int, ...]:

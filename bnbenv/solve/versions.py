@@ -35,6 +35,7 @@ def admits(spec: str, candidate: str) -> bool:
     return specifier(spec).contains(version(candidate))
 
 
+@lru_cache(maxsize=4096)
 def number(text: str) -> tuple[int, ...]:
     """A dotted number such as a driver or libc version as integers: ``580.65.06`` -> (580, 65, 6)."""
     parts: list[int] = []
@@ -46,6 +47,7 @@ def number(text: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
+@lru_cache(maxsize=4096)
 def at_least(have: str, need: str) -> bool:
     """Whether a dotted number is not below another; missing places count as zero."""
     left, right = number(have), number(need)

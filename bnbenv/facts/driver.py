@@ -42,6 +42,8 @@ class Seen:
     @classmethod
     def read(cls, environ: Mapping[str, str], sysroot: Sysroot, nvml: NvmlAnswer, system: str = "linux") -> Seen:
         """NVML's answer with what the kernel's files say; ``smi`` is left to the caller."""
+        if system != "linux":  # NVML tells all there is to know
+            return cls(nvml=nvml, library=nvml.failure is None, system=system)
         library = kernel.nvml_library(environ, sysroot)
         return cls(
             nvml=nvml,
@@ -62,10 +64,10 @@ class Seen:
 
 def is_wsl(sysroot: Sysroot) -> bool:
     """WSL2: Microsoft's kernel (``5.15.167.4-microsoft-standard-WSL2``), or its GPU device."""
-    for path in ("/proc/sys/kernel/osrelease", "/proc/version"):
-        if "microsoft" in (sysroot.read(path) or "").lower():
-            return True
-    return sysroot.path("/dev/dxg").exists()
+    release = sysroot.read("/proc/sys/kernel/osrelease") or ""
+    if not release:  # ``Linux version 5.15.167.4-microsoft-standard-WSL2 (...)``
+        release = next(iter((sysroot.read("/proc/version") or "").split()[2:3]), "")
+    return "microsoft" in release.lower() or sysroot.path("/dev/dxg").exists()
 
 
 def judge(seen: Seen) -> tuple[Driver, tuple[Unknown, ...]]:
@@ -91,8 +93,7 @@ def _judge(seen: Seen) -> tuple[Driver, str]:
     if smi is not None and smi.mismatch:
         return Driver("mismatch", **known, source="nvidia-smi"), f"{smi.failure}; {_REBOOT}"
     if nvml.hung:
-        advice = "the driver does not answer: look at dmesg for Xid messages, and reboot"
-        return Driver("error", **known, source="nvml"), f"{failure}; {advice}"
+        return Driver("error", **known, source="nvml"), f"{failure}: look at dmesg for Xid messages, and reboot"
     if smi is not None and smi.failure is None:
         known["version"] = smi.driver or seen.module
         return Driver("ok", **known, source="nvidia-smi"), str(failure)
@@ -116,16 +117,19 @@ def _answered(seen: Seen) -> tuple[Driver, str]:
 def _without_module(seen: Seen, userland: str | None) -> tuple[Driver, str]:
     """Nothing answers and no kernel module is loaded: no driver, or one that did not start."""
     failure = seen.nvml.failure
+    unanswered = failure is not None and failure.code not in (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED)
     if seen.system == "darwin":
         return Driver("absent"), "NVIDIA makes no driver for macOS"
+    if seen.system == "win32" and not unanswered:
+        return Driver("absent"), f"no NVIDIA driver ({failure})"
     if seen.library and (seen.pci or seen.wsl):
         reason = f"the driver's library is here, but {_NO_WINDOWS if seen.wsl else _NO_MODULE} ({failure})"
         return Driver("error", userland=userland, source="files"), reason
-    unanswered = failure is not None and failure.code not in (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED)
-    if unanswered and seen.system == "win32":
+    if seen.system == "win32":
         return Driver("error", userland=userland, source="nvml"), str(failure)
     if seen.pci:
-        return Driver("absent"), f"{seen.pci} NVIDIA GPU on the PCI bus without a driver: install one"
+        count = "an NVIDIA GPU is" if seen.pci == 1 else f"{seen.pci} NVIDIA GPUs are"
+        return Driver("absent"), f"{count} on the PCI bus, without NVIDIA's driver: install it"
     if seen.library:
         reason = f"the driver's library is here, but neither a GPU nor a kernel module ({failure})"
         return Driver("absent", userland=userland), reason

@@ -46,7 +46,11 @@ class HostPort:
         """The running interpreter's own answers."""
         base = getattr(sys, "_base_executable", None) or sys.executable
         version = platform.python_version()
-        usual = platform.python_implementation() == "CPython" and sys.maxsize > 2**32 and "t" not in sys.abiflags
+        usual = (
+            platform.python_implementation() == "CPython"
+            and sys.maxsize > 2**32
+            and "t" not in getattr(sys, "abiflags", "")
+        )
         return cls(
             system=sys.platform,
             machine=platform.machine(),

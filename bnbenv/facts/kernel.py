@@ -150,6 +150,15 @@ def nvml_library(environ: Mapping[str, str], sysroot: Sysroot) -> NvmlLibrary | 
     return None
 
 
+def windows_nvml(environ: Mapping[str, str]) -> Path | None:
+    """nvml.dll where drivers put it on Windows, and where nvidia-ml-py looks for it."""
+    places = (
+        Path(environ.get("WINDIR", "C:/Windows")) / "System32" / "nvml.dll",
+        Path(environ.get("ProgramFiles", "C:/Program Files")) / "NVIDIA Corporation" / "NVSMI" / "nvml.dll",
+    )
+    return next((place for place in places if place.is_file()), None)
+
+
 def _cached_libraries(sysroot: Sysroot) -> list[str]:
     try:
         data = sysroot.path("/etc/ld.so.cache").read_bytes()

@@ -71,7 +71,10 @@ class Mig(msgspec.Struct, frozen=True):
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """One GPU. ``compute_capability`` is ``9.0`` and the like, ``memory_total`` is in bytes."""
+    """One GPU. ``compute_capability`` is ``9.0`` and the like, ``memory_total`` is in bytes.
+
+    A UUID or name that is not known is empty, a memory that is not known 0; ``unknown`` then says why.
+    """
 
     index: int
     uuid: str

@@ -19,13 +19,15 @@ NOT_SUPPORTED, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, MISMATCH = 3, 9, 12, 18  # 
 
 
 class CallError(msgspec.Struct, frozen=True):
-    """An NVML query that failed: the call, NVML's code (None for anything but an NVML error) and its text."""
+    """An NVML query that failed: the call (empty where none was made), its code (None if not NVML's) and its text."""
 
     call: str
     code: int | None = None
     text: str = ""
 
     def __str__(self) -> str:
+        if not self.call:
+            return self.text
         number = "" if self.code is None else f" (NVML error {self.code})"
         return f"{self.call}: {self.text}{number}"
 
@@ -83,15 +85,19 @@ def ask_nvml(
 ) -> NvmlAnswer:
     """NVML's answer within ``limit`` seconds; never raises for what the driver does."""
     if system == "darwin":
-        return _failed("import", "NVIDIA makes no driver for macOS", LIBRARY_NOT_FOUND)
-    library = None if system == "win32" else kernel.nvml_library(environ, sysroot)
-    foreign = sysroot.prefix != Path("/")
-    if foreign and library is None:  # below another root, this system's own library would answer for it
-        return _failed("nvmlInit", f"no {kernel.NVML_LIBRARY} below {sysroot.prefix}", LIBRARY_NOT_FOUND)
+        return _failed("NVIDIA makes no driver for macOS", LIBRARY_NOT_FOUND)
     search = environ.get("LD_LIBRARY_PATH")
-    folder = str(Path(library.path).parent) if library else ""
-    if library and (foreign or folder == str(sysroot.path(kernel.WSL_LIBRARIES))):
-        search = f"{search}:{folder}" if search else folder
+    if system == "win32":
+        if kernel.windows_nvml(environ) is None:
+            return _failed("no nvml.dll in the folders of the driver", LIBRARY_NOT_FOUND)
+    else:
+        library = kernel.nvml_library(environ, sysroot)
+        foreign = sysroot.prefix != Path("/")
+        if foreign and library is None:  # below another root, this system's own library would answer for it
+            return _failed(f"no {kernel.NVML_LIBRARY} below {sysroot.prefix}", LIBRARY_NOT_FOUND)
+        folder = str(Path(library.path).parent) if library else ""
+        if library and (foreign or folder == str(sysroot.path(kernel.WSL_LIBRARIES))):
+            search = f"{search}:{folder}" if search else folder
     command = Command(
         (sys.executable, "-m", "bnbenv.facts.nvml_probe"),
         timeout=limit,
@@ -101,7 +107,7 @@ def ask_nvml(
     try:
         finished = runner.run(command)
     except OSError as error:
-        return _failed("start", f"the NVML probe could not be started ({os.strerror(error.errno or 0)})")
+        return _failed(f"the NVML probe could not be started ({os.strerror(error.errno or 0)})")
     return read_answer(finished)
 
 
@@ -109,19 +115,19 @@ def read_answer(finished: Finished) -> NvmlAnswer:
     """The child's output as a value; a crash, a hang and nonsense are failures and never exceptions."""
     if finished.timed_out:
         seconds = f"{finished.command.timeout:g}"
-        return _failed("nvmlInit", f"NVML did not answer within {seconds} s", hung=True)
+        return _failed(f"NVML did not answer within {seconds} s", hung=True)
     line = next((line for line in reversed(finished.stdout.splitlines()) if line.startswith("{")), "")
     if not finished.ok or not line:
         how = finished.signal_name or f"exit code {finished.returncode}"
-        return _failed("nvml", f"the NVML probe ended with {how} and no answer")
+        return _failed(f"the NVML probe ended with {how} and no answer")
     try:
         return msgspec.json.decode(line, type=NvmlAnswer)
     except msgspec.MsgspecError as error:
-        return _failed("nvml", f"NVML's answer cannot be read ({error})")
+        return _failed(f"NVML's answer cannot be read ({error})")
 
 
-def _failed(call: str, text: str, code: int | None = None, hung: bool = False) -> NvmlAnswer:
-    return NvmlAnswer(failure=CallError(call, code, text), hung=hung)
+def _failed(text: str, code: int | None = None, hung: bool = False) -> NvmlAnswer:
+    return NvmlAnswer(failure=CallError("", code, text), hung=hung)
 
 
 def _version_in(path: str | None) -> str | None:

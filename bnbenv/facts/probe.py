@@ -78,9 +78,8 @@ def _driver_and_gpus(
         built_in = jetson_gpu(sysroot)
         if built_in is not None:
             return _jetson(driver, built_in)
-    if not gpus and not gpu_gaps:
-        reason = next((gap.reason for gap in gaps if driver.state != "ok"), "the driver lists none")
-        gpu_gaps = (Unknown("gpus", reason),)
+    if not gpus and not gpu_gaps and driver.state != "ok":  # a driver that works and lists none is an answer
+        gpu_gaps = (Unknown("gpus", gaps[0].reason),)
     return driver, gpus, (*gaps, *gpu_gaps)
 
 

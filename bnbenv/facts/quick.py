@@ -36,8 +36,7 @@ def quick_facts(environ: Mapping[str, str], sysroot: Sysroot, system: str = sys.
     if recorded:
         return _recorded(recorded)
     if system == "win32":
-        library = Path(environ.get("WINDIR", "C:/Windows")) / "System32" / "nvml.dll"
-        return Quick("unclear", {}) if library.exists() else Quick("absent", {})
+        return Quick("absent" if kernel.windows_nvml(environ) is None else "unclear", {})
     if system == "darwin":
         return Quick("absent", {})
     found = {"libc": _libc(sysroot)}
@@ -71,6 +70,8 @@ def nvml_fingerprint(environ: Mapping[str, str], sysroot: Sysroot, runner: Runne
     answer = ask_nvml(environ, sysroot, runner)
     driver, _ = judge(Seen.read(environ, sysroot, answer))
     found = {**known.fingerprint, "driver": driver.version or driver.state}
+    if driver.userland is not None:
+        found["driver library"] = driver.userland
     for device in answer.devices:
         found[f"GPU {device.uuid or device.index}"] = f"{device.name} ({device.capability})"
         if device.mig is not None:
@@ -119,7 +120,8 @@ def _recorded(name: str) -> Quick:
     try:
         document = json.loads(Path(name).read_bytes())
         platform, driver, gpus = document["platform"], document["driver"], document["gpus"]
-        found = {f"platform {key}": _flat(platform.get(key)) for key in ("os", "machine", "libc", "wsl", "jetson")}
+        found = {"facts file": "in use"}
+        found |= {f"platform {key}": _flat(platform.get(key)) for key in ("os", "machine", "libc", "wsl", "jetson")}
         keys = ("state", "version", "kernel_module", "userland", "cuda")
         found.update({f"driver {key}": _flat(driver.get(key)) for key in keys})
         for gpu in gpus:

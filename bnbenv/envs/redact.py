@@ -19,9 +19,10 @@ SHORTEST = 4
 _USERINFO = re.compile(r"://([^\s/?#\"'<>\\`]{1,1024})@")
 # A password with a raw slash makes an address that no tool can use, and every tool then prints it in its error.
 _BROKEN_USERINFO = re.compile(
-    r"://(?![\[])([^\s/?#@:\"'<>\\`]{0,256}:(?!\d{1,5}(?:[/?#\s\"'<>)`]|$))[^\s\"'<>`]{0,512})@"
+    r"://(?![\[])([^\s/?#@:\"'<>\\`]{0,256}:(?!\d{1,5}(?:[/?#\s\"'<>)`]|$))(?:[^\s\"'<>`:]|:(?!//)){0,512})@"
 )
-_QUERY = re.compile(r"([?&;])([\w.-]{1,64})=([^&;\s#\"'<>`]{1,4096})")
+_QUERY = re.compile(r"\?([^\s#?\"'<>`]{1,8192})")
+_PARAMETER = re.compile(r"([^=&;]{1,64})=([^&;]+)")
 _SECRET_PARAMETER = re.compile(
     r"token|secret|passw|pwd|signature|credential|authori[sz]|api[._-]?key|access[._-]?key|^(?:sig|key|auth)$",
     re.IGNORECASE,
@@ -43,7 +44,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """
     text = _USERINFO.sub(f"://{BLANK}@", text)
     text = _BROKEN_USERINFO.sub(f"://{BLANK}@", text)
-    text = _QUERY.sub(_blank_parameter, text)
+    text = _QUERY.sub(_blank_query, text)
     text = _HEADER.sub(rf"\g<1>{BLANK}", text)
     text = _VARIABLE.sub(rf"\g<1>{BLANK}", text)
     for secret in sorted({one for one in secrets if len(one) >= SHORTEST}, key=lambda one: (-len(one), one)):
@@ -51,9 +52,11 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     return text
 
 
-def _blank_parameter(match: re.Match[str]) -> str:
-    mark, name, _ = match.groups()
-    return f"{mark}{name}={BLANK}" if _SECRET_PARAMETER.search(name) else match[0]
+def _blank_query(match: re.Match[str]) -> str:
+    def blank(parameter: re.Match[str]) -> str:
+        return f"{parameter[1]}={BLANK}" if _SECRET_PARAMETER.search(parameter[1]) else parameter[0]
+
+    return "?" + _PARAMETER.sub(blank, match[1])
 
 
 def strip_credentials(text: str) -> str:
@@ -61,16 +64,15 @@ def strip_credentials(text: str) -> str:
 
     User and password are left out, and so are query parameters that are named like a token.
     """
-    text = _USERINFO.sub("://", text)
-    text = _QUERY.sub(_drop_parameter, text)
-    return re.sub(r"(://[^\s\"'?#]{1,4096})\?&", r"\1?", re.sub(r"\?(?=[#\"'\s]|$)", "", text))
+    return _QUERY.sub(_strip_query, _USERINFO.sub("://", text))
 
 
-def _drop_parameter(match: re.Match[str]) -> str:
-    mark, name, _ = match.groups()
-    if not _SECRET_PARAMETER.search(name):
+def _strip_query(match: re.Match[str]) -> str:
+    parameters = re.split("[&;]", match[1])
+    kept = [one for one in parameters if not _SECRET_PARAMETER.search(one.partition("=")[0][:64])]
+    if len(kept) == len(parameters):
         return match[0]
-    return "?" if mark == "?" else ""
+    return "?" + "&".join(kept) if kept else ""
 
 
 def secrets_of(urls: Iterable[str], environ: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -83,7 +85,8 @@ def secrets_of(urls: Iterable[str], environ: Mapping[str, str] | None = None) ->
         for userinfo in _USERINFO.findall(url) + _BROKEN_USERINFO.findall(url):
             user, _, password = userinfo.partition(":")
             found |= {password or user, unquote(password or user)}
-        found |= {value for _, name, value in _QUERY.findall(url) if _SECRET_PARAMETER.search(name)}
+        for query in _QUERY.findall(url):
+            found |= {value for name, value in _PARAMETER.findall(query) if _SECRET_PARAMETER.search(name)}
     for name, value in (environ or {}).items():
         if _CREDENTIAL_VARIABLE.fullmatch(name):
             found.add(value)

@@ -53,13 +53,13 @@ class BitsandbytesWheel(msgspec.Struct, frozen=True):
     evidence: Evidence
 
 
-class TorchBuild(msgspec.Struct, frozen=True):
+class TorchBuild(msgspec.Struct, frozen=True, kw_only=True):
     """One torch build for one platform: the wheels of one version, source, CUDA variant and platform tag.
 
     ``version`` carries the local part where the build has one (``2.13.0+cpu``). ``cuda`` is ``13.0`` or null for a CPU
     build. ``arch_list`` is what ``torch.cuda.get_arch_list()`` gives; ``pythons`` are wheel tags such as ``cp311``;
     ``libc_tag`` the glibc of the wheel tag. ``index`` is the variant on PyTorch's index (``cu126``, ``cpu``), null for
-    the default index; ``triton`` the exact triton requirement, if any. ``path`` and ``sha256`` are set for a single
+    the default index; ``triton`` the version it pins (of ``~=`` the lowest). ``path`` and ``sha256`` are set for a single
     local wheel.
     """
 
@@ -67,11 +67,11 @@ class TorchBuild(msgspec.Struct, frozen=True):
     source: TorchSource
     os: str
     machine: str
-    cuda: str | None
+    cuda: str | None = None
     arch_list: tuple[str, ...]
     pythons: tuple[str, ...]
-    libc_tag: str | None
-    requires_python: str | None
+    libc_tag: str | None = None
+    requires_python: str | None = None
     requires_dist: tuple[str, ...]
     evidence: Evidence
     index: str | None = None
@@ -113,7 +113,8 @@ class CudaDriver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class GpuArch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An architecture: compute capability, generation, the first driver that knows it and the last branch that does.
 
-    ``last_branch`` is the major number of the last driver branch (``580``), null while supported. ``products`` are
+    ``last_branch`` is the major number of the last driver branch (``580``), null while supported; ``last_branch_windows``
+    the highest major number of that branch's Windows drivers (``582``), null where it is unknown. ``products`` are
     names as the driver reports them (without the vendor).
     """
 
@@ -123,6 +124,7 @@ class GpuArch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     first_driver_linux: str | None = None
     first_driver_windows: str | None = None
     last_branch: int | None = None
+    last_branch_windows: int | None = None
     products: tuple[str, ...]
     source: str
 

@@ -53,9 +53,11 @@ class Availability(msgspec.Struct, frozen=True):
     managed_python: bool = True
 
 
-class TorchChoice(msgspec.Struct, frozen=True):
+class TorchChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """``cuda`` is None for a CPU build; ``index`` the variant where it is from PyTorch's own index."""
+
     version: str
-    cuda: str | None
+    cuda: str | None = None
     source: TorchSource
     index: str | None = None
 

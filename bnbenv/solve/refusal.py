@@ -47,7 +47,7 @@ def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Ava
     """The refusal for a request that has no solution."""
     judged = judge(facts, matrix, request, availability, availability.managed_python)
     reasons: dict[str, Reason] = {}
-    sets = frozenset(_fail_sets(judged, reasons))
+    sets = frozenset() if judged.situation.fails else frozenset(_fail_sets(judged, reasons))
     options = tuple(_options(facts, matrix, request, availability, judged, sets))
     return Refusal(_conflict(judged, sets, reasons), options)
 

@@ -182,7 +182,7 @@ def _solution(judged: Judged, best: Pairing) -> Solution:
         backend=situation.backend,
         choice=Choice(
             python=best.python.minor,
-            torch=TorchChoice(build.version, build.cuda, build.source, build.index),
+            torch=TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index),
             bitsandbytes=BitsandbytesChoice(wheel.version, "wheel", library.name, wheel.sha256, wheel.filename),
             environment=environment,
         ),

@@ -113,9 +113,8 @@ class CudaDriver(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class GpuArch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An architecture: compute capability, generation, the first driver that knows it and the last branch that does.
 
-    ``last_branch`` is the major number of the last driver branch (``580``), null while supported; ``last_branch_windows``
-    the highest major number of that branch's Windows drivers (``582``), null where it is unknown. ``products`` are
-    names as the driver reports them (without the vendor).
+    ``last_branch`` is the major number of the last driver branch (``580``), null while supported; a branch's Windows
+    drivers can have a higher one (``582.78``). ``products`` are names as the driver reports them (without the vendor).
     """
 
     arch: str
@@ -124,7 +123,6 @@ class GpuArch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     first_driver_linux: str | None = None
     first_driver_windows: str | None = None
     last_branch: int | None = None
-    last_branch_windows: int | None = None
     products: tuple[str, ...]
     source: str
 

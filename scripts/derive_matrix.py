@@ -23,10 +23,10 @@ from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
-from bnbenv.errors import BnbenvError
+from bnbenv.errors import BnbenvError, Exit, InputError
 from bnbenv.matrix import index, measure
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.matrix.wheel import local_wheel, remote_wheel
@@ -40,8 +40,11 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of a document, none where there is no document yet."""
     if not path.exists():
         return []
-    document = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-    return msgspec.json.decode(document["rows"], type=list[kind])  # type: ignore[valid-type]
+    try:
+        document = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(document["rows"], type=list[kind])  # type: ignore[valid-type]
+    except (msgspec.DecodeError, KeyError) as error:
+        raise InputError(str(path), "", f"expected a document of rows ({error})", "Move it away.") from None
 
 
 def write_rows(path: Path, schema: str, rows: Iterable[Row]) -> None:
@@ -152,10 +155,22 @@ def derive_torch(endpoint: str, spec: SpecifierSet, path: Path, jobs: int) -> in
     return measure_all(tasks, measured, write, jobs)
 
 
+def versions(text: str) -> SpecifierSet | None:
+    """A version range; ``none`` is no version at all."""
+    try:
+        return None if text == "none" else SpecifierSet(text)
+    except InvalidSpecifier:
+        raise argparse.ArgumentTypeError(f"{text!r} is no version range such as '>=2.0'") from None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bitsandbytes", default=">=0.45.0", metavar="SPEC", help="versions, or none (%(default)s)")
-    parser.add_argument("--torch", default=">=2.0.0", metavar="SPEC", help="versions, or none (%(default)s)")
+    parser.add_argument(
+        "--bitsandbytes", type=versions, default=">=0.45.0", metavar="SPEC", help="versions, or none (%(default)s)"
+    )
+    parser.add_argument(
+        "--torch", type=versions, default=">=2.0.0", metavar="SPEC", help="versions, or none (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "matrices", metavar="DIR")
     parser.add_argument("--index", metavar="URL", help="a simple index (default: as uv or pip is configured)")
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="wheels at a time (%(default)s)")
@@ -163,14 +178,15 @@ def main() -> int:
     endpoint = index.index_endpoint(os.environ, given.index)
     failures = 0
     try:
-        if given.torch != "none":
-            failures += derive_torch(endpoint, SpecifierSet(given.torch), given.out / "torch.json", given.jobs)
-        if given.bitsandbytes != "none":
-            spec = SpecifierSet(given.bitsandbytes)
-            failures += derive_bitsandbytes(endpoint, spec, given.out / "bitsandbytes.json", given.jobs)
+        if given.torch is not None:
+            failures += derive_torch(endpoint, given.torch, given.out / "torch.json", given.jobs)
+        if given.bitsandbytes is not None:
+            failures += derive_bitsandbytes(endpoint, given.bitsandbytes, given.out / "bitsandbytes.json", given.jobs)
     except BnbenvError as error:
         print(f"{error.message} {error.next_step}", file=sys.stderr)
-        return int(error.exit)
+        return error.exit
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
     return 1 if failures else 0
 
 

@@ -21,6 +21,8 @@ _CLASS64, _LITTLE = 2, 1
 _DT_NULL, _DT_NEEDED = 0, 1
 _SHT_DYNAMIC, _SHT_NOBITS, _SHT_VERNEED = 6, 8, 0x6FFFFFFE
 _WEAK = 2  # the loader does not insist on a version that only weak symbols need
+# Entries of one list. A real library has dozens; a lying one could make reading quadratic in its size.
+_LIMIT = 1 << 16
 # glibc marks libraries with packed relative relocations by a name instead of a number; 2.36 brought it.
 _NAMED_VERSIONS: dict[str, tuple[int, ...]] = {"GLIBC_ABI_DT_RELR": (2, 36)}
 
@@ -88,7 +90,7 @@ def _needed_libraries(sections: list[_Section]) -> Iterator[str]:
         if section.kind != _SHT_DYNAMIC:
             continue
         names = _linked(section, sections)
-        for offset in range(0, len(section.content), _DYNAMIC.size):
+        for offset in range(0, min(len(section.content), _LIMIT * _DYNAMIC.size), _DYNAMIC.size):
             tag, value = section.content.unpack(_DYNAMIC, offset)
             if tag == _DT_NULL:
                 break
@@ -112,12 +114,15 @@ def _needed_versions(sections: list[_Section]) -> tuple[str | None, str | None]:
 
 
 def _version_names(section: _Section, names: Window) -> Iterator[str]:
-    """The version names a library insists on. Offsets to the next record only go forward, so this ends."""
-    content, offset = section.content, 0
+    """The version names a library insists on."""
+    content, offset, left = section.content, 0, _LIMIT
     for _ in range(section.count):
         _, count, _, first, following = content.unpack(_NEED, offset)
         place = offset + first
         for _ in range(count):
+            left -= 1
+            if not left:
+                raise content.damaged("its list does not end")
             _, flags, _, name, next_version = content.unpack(_NEED_VERSION, place)
             if not flags & _WEAK:
                 yield names.name_at(name)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, NativeLibrary, TorchBuild, TorchSource
 from bnbenv.matrix.native import read_native
@@ -19,13 +21,14 @@ ARCH_LIBRARIES = ("torch/lib/libtorch_python.so", "torch/lib/torch_python.dll")
 _NATIVE = re.compile(r"bitsandbytes/(libbitsandbytes_[^/]+\.(?:so|dll|dylib))")
 _LEGACY_GLIBC = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 _PEP600 = re.compile(r"manylinux_(\d+)_(\d+)_")
+_MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _PLATFORM_MARKERS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
     "windows": {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt"},
     "macos": {"sys_platform": "darwin", "platform_system": "Darwin", "os_name": "posix"},
 }
 _VERSION_FIELD = r"^{name}(?:\s*:[^=\n]*)?\s*=\s*(?:None|'([^']*)'|\"([^\"]*)\")\s*$"
-_ARCH_LIST = re.compile(rb"(?:sm|compute)_\d{2,3}[af]?(?: (?:sm|compute)_\d{2,3}[af]?)*\0")
+_ARCH_LIST = re.compile(rb"(?:sm|compute)_\d{2,3}[af]?(?: (?:sm|compute)_\d{2,3}[af]?){0,63}\0")
 
 
 @dataclass(frozen=True)
@@ -98,14 +101,14 @@ def measure_torch(wheel: Wheel, source: TorchSource, pythons: Iterable[str] = ()
     """Read the CUDA version and the architectures of a torch wheel.
 
     ``pythons`` are the Python tags of all wheels that this one stands for, by default its own. Raises Failed:
-    ``bad-wheel``, ``not-cuda`` for a ROCm build; SourceUnreachable for a remote wheel.
+    ``bad-wheel``, ``bad-binary``, ``not-cuda`` for a ROCm or XPU build; SourceUnreachable for a remote wheel.
     """
     name = wheel_name(wheel.filename)
     tags = tuple(sorted(set(pythons) or set(name.pythons), key=python_key))
     requires_python, requires_dist = _metadata(wheel)
     text = wheel.read("torch/version.py", TEXT_LIMIT).decode("utf-8", "replace")
-    if version_field(text, "hip"):
-        raise Failed("not-cuda", f"{wheel.filename} is built for ROCm.", "Use a CUDA or a CPU build of torch.")
+    if version_field(text, "hip") or version_field(text, "xpu"):
+        raise Failed("not-cuda", f"{wheel.filename} is built for other GPUs.", "Use a CUDA or a CPU build of torch.")
     cuda = version_field(text, "cuda")
     return TorchBuild(
         version=name.version,
@@ -119,17 +122,15 @@ def measure_torch(wheel: Wheel, source: TorchSource, pythons: Iterable[str] = ()
         requires_python=requires_python,
         requires_dist=requires_dist,
         evidence=_evidence(wheel),
-        triton=triton_pin(requires_dist, name.os, name.machine, tags),
+        triton=triton_version(requires_dist, name.os, name.machine, tags),
     )
 
 
 def measure_local_torch(path: Path) -> TorchBuild:
     """The row of a single torch wheel on this disk (source ``local``), with its path and sha256.
 
-    Raises Failed: ``bad-wheel``, ``not-cuda``; OSError.
+    Raises Failed: ``bad-wheel``, ``bad-binary``, ``not-cuda``; OSError.
     """
-    from msgspec.structs import replace
-
     with local_wheel(path) as wheel:
         return replace(measure_torch(wheel, "local"), path=str(path), sha256=wheel.sha256)
 
@@ -153,18 +154,21 @@ def arch_list(data: bytes, what: str) -> tuple[str, ...]:
     return tuple(lists.pop().split())
 
 
-def triton_pin(requires_dist: Iterable[str], system: str, machine: str, pythons: Iterable[str]) -> str | None:
-    """The triton version that torch pins on a platform, for any of the Python tags; null where there is none."""
+def triton_version(requires_dist: Iterable[str], system: str, machine: str, pythons: Iterable[str]) -> str | None:
+    """The triton that torch asks for on a platform, for any of the Python tags; null where it asks for none.
+
+    Torch pinned one version (``==3.7.1``) through 2.13 and a series (``~=3.8.0``) since; of a series it is the lowest.
+    """
     from packaging.requirements import Requirement
 
     for requirement in map(Requirement, requires_dist):
         if requirement.name != "triton":
             continue
-        pins = [item.version for item in requirement.specifier if item.operator == "=="]
-        for tag in pythons if pins else ():
+        versions = [item.version for item in requirement.specifier if item.operator in ("==", "~=")]
+        for tag in pythons if versions else ():
             marker = requirement.marker
             if marker is None or marker.evaluate(_marker_environment(system, machine, tag)):
-                return pins[0]
+                return versions[0]
     return None
 
 
@@ -205,7 +209,8 @@ def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
     if name is None:
         raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA.")
     raw, _ = parse_email(wheel.read(name, TEXT_LIMIT))
-    return raw.get("requires_python"), tuple(raw.get("requires_dist", ()))
+    # Some wheels repeat a requirement.
+    return raw.get("requires_python"), tuple(dict.fromkeys(raw.get("requires_dist", ())))
 
 
 def _evidence(wheel: Wheel) -> Evidence:
@@ -219,7 +224,7 @@ def _system_and_machine(platforms: list[str]) -> tuple[str, str]:
         # Only bitsandbytes through 0.42 has such wheels; they hold Linux x86-64 binaries.
         return "linux", "x86_64"
     system = {"win": "windows", "mac": "macos"}.get(first[:3], "linux")
-    machine = "aarch64" if first.endswith(("aarch64", "arm64")) else "x86_64"
+    machine = next((name for suffix, name in _MACHINES.items() if first.endswith(suffix)), first)
     return system, machine
 
 

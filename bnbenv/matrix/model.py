@@ -59,8 +59,8 @@ class TorchBuild(msgspec.Struct, frozen=True, kw_only=True):
     ``version`` carries the local part where the build has one (``2.13.0+cpu``). ``cuda`` is ``13.0`` or null for a CPU
     build. ``arch_list`` is what ``torch.cuda.get_arch_list()`` gives; ``pythons`` are wheel tags such as ``cp311``;
     ``libc_tag`` the glibc of the wheel tag. ``index`` is the variant on PyTorch's index (``cu126``, ``cpu``), null for
-    the default index; ``triton`` the version it pins (of ``~=`` the lowest). ``path`` and ``sha256`` are set for a single
-    local wheel.
+    the default index; ``triton`` the version it pins (of ``~=`` the lowest). ``path`` and ``sha256`` are set for a
+    single local wheel.
     """
 
     version: str

@@ -21,6 +21,7 @@ _IMPORT = struct.Struct("<IIIII")  # name's address is the fourth
 _MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64"}
 _PE32_PLUS = 0x20B
 _DIRECTORIES_AT, _IMPORTS = 112, 1
+_SECTION_LIMIT = 96  # the most that Windows loads
 _IMPORT_LIMIT = 4096
 
 
@@ -44,6 +45,8 @@ def read_pe(data: bytes | memoryview, what: str) -> Binary:
     signature, machine, count, optional_size = fields[0], fields[1], fields[2], fields[6]
     if signature != _SIGNATURE:
         raise file.damaged("it has no PE header")
+    if count > _SECTION_LIMIT:
+        raise file.damaged(f"it claims {count} sections")
     optional = file.part(start + _COFF.size, optional_size, "optional header")
     if optional.unpack(_OPTIONAL_MAGIC, 0) != (_PE32_PLUS,):
         raise file.damaged("it is no 64-bit DLL")

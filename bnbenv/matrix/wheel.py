@@ -17,7 +17,7 @@ from bnbenv.errors import Failed, SourceUnreachable
 if TYPE_CHECKING:
     import requests
 
-MEMBER_LIMIT = 1 << 30  # bytes of one unpacked member; the largest native library so far has 0.1 GiB
+MEMBER_LIMIT = 1 << 29  # bytes of one unpacked member; the largest native library so far is a tenth of it
 READ_AHEAD = 4 << 20
 TAIL = 1 << 16
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
@@ -36,7 +36,7 @@ class RangeFile(io.RawIOBase):
         self._session, self._url, self._name = session, url, name
         self._position = 0
         # The directory of a zip file stands at its end: one request gives the size and, mostly, the directory.
-        self._tail, self.size = self._fetch(f"bytes=-{TAIL}")
+        self._tail, self.size = self._fetch(f"bytes=-{TAIL}", TAIL)
 
     def readable(self) -> bool:
         return True
@@ -62,15 +62,15 @@ class RangeFile(io.RawIOBase):
         if self._position >= before_tail:
             data = self._tail[self._position - before_tail :][:size]
         else:
-            data, _ = self._fetch(f"bytes={self._position}-{self._position + size - 1}")
+            data, _ = self._fetch(f"bytes={self._position}-{self._position + size - 1}", size)
         if len(data) != size:
             raise SourceUnreachable("short-answer", f"The server sent {len(data)} of {size} bytes of {self._name}.")
         buffer[:size] = data
         self._position += size
         return size
 
-    def _fetch(self, span: str) -> tuple[bytes, int]:
-        """The bytes of a span, and the size of the whole file."""
+    def _fetch(self, span: str, limit: int) -> tuple[bytes, int]:
+        """The bytes of a span, at most ``limit``, and the size of the whole file."""
         import requests
 
         headers = {"Range": span, "Accept-Encoding": "identity"}
@@ -87,7 +87,12 @@ class RangeFile(io.RawIOBase):
                         f"The server of {self._name} does not serve parts of files.",
                         "Download the file and measure it from the disk.",
                     )
-                return answer.content, int(total)
+                data = bytearray()
+                for block in answer.iter_content(1 << 20):
+                    data += block
+                    if len(data) > limit:
+                        raise SourceUnreachable("long-answer", f"The server sends more of {self._name} than asked for.")
+                return bytes(data), int(total)
         except requests.RequestException as error:
             raise SourceUnreachable(
                 "no-answer", f"{self._name} cannot be read: {type(error).__name__}.", "Check the network and try again."
@@ -120,8 +125,9 @@ class Wheel:
         if member.file_size > limit:
             raise self._damaged(f"{name} would unpack to {member.file_size} bytes, the limit is {limit}")
         try:
-            # zipfile stops at the declared size and compares the checksum there.
-            data = self._zip.read(member)
+            # Asked for a number of bytes, zipfile unpacks no more than that; it compares the checksum at the end.
+            with self._zip.open(member) as stream:
+                data = stream.read(member.file_size + 1)
         except _DAMAGE as error:
             raise self._damaged(error) from None
         if len(data) != member.file_size:

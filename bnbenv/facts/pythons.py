@@ -88,10 +88,12 @@ def parse_list(text: str) -> tuple[Python, ...]:
 
 
 def _read_row(row: Any) -> Python | None:
-    if not isinstance(row, dict) or row.get("implementation") != "cpython" or row.get("arch") in _32_BIT:
+    if not isinstance(row, dict) or row.get("implementation") != "cpython" or str(row.get("arch")) in _32_BIT:
         return None
     path, version = row.get("path"), row.get("version")
-    if not isinstance(path, str) or not isinstance(version, str) or not version[:1].isdigit() or "\0" in path:
+    if not isinstance(path, str) or "\0" in path or not isinstance(version, str):
+        return None
+    if not version.isascii() or not version[:1].isdigit():
         return None
     return Python(os.path.realpath(path), version)
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     import requests
@@ -64,6 +64,8 @@ class RequestsHttp:
     """The real thing: certificates, proxy and logins as uv is given them (netrc and proxies: requests' own)."""
 
     def __init__(self, network: Network) -> None:
+        import requests  # noqa: F401 - slow, and no part of the time that a source has to answer
+
         self._network = network
 
     def get(self, url: str, accept: str, deadline: float) -> Page:
@@ -76,8 +78,10 @@ class RequestsHttp:
             if self._network.proxy:
                 session.proxies = {"http": self._network.proxy, "https": self._network.proxy}
             try:
+                address, login = _login(url)
                 answer = session.get(
-                    url,
+                    address,
+                    auth=login,
                     headers={"Accept": accept},
                     timeout=left,
                     stream=True,
@@ -103,6 +107,16 @@ class RequestsHttp:
             places = ssl.get_default_verify_paths()
             return places.cafile or places.capath or True
         return True
+
+
+def _login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The address without its login, and the login: it goes before netrc, and may be a user (a token) alone."""
+    parts = urlsplit(url)
+    user, mark, host = parts.netloc.rpartition("@")
+    if not mark:
+        return url, None
+    name, _, password = user.partition(":")
+    return parts._replace(netloc=host).geturl(), (unquote(name), unquote(password))
 
 
 def _without_warning() -> bool:

@@ -28,16 +28,25 @@ Kind = Literal["default-index", "index", "pytorch-index", "find-links"]
 class Source:
     """One place packages come from. ``url`` may hold credentials; ``shown`` does not.
 
-    ``origin`` is who named it: ``uv`` (its environment), ``uv.toml`` (which uv reads itself), ``pip``, ``bnbenv.toml``,
-    ``bnbenv`` or ``built-in``. ``variant`` is set for one of PyTorch's indexes (``cu126``, ``cpu``). ``named`` is how
-    uv's environment calls it where that is more than the address: ``name=address``.
+    ``address`` is the URL as configured, empty for the built-in default index, which is nobody's setting. ``origin`` is
+    who named it: ``uv`` (its environment), ``uv.toml`` (which uv reads itself), ``pip``, ``bnbenv.toml``, ``bnbenv`` or
+    ``built-in``. ``variant`` is set for one of PyTorch's indexes (``cu126``, ``cpu``). ``named`` is how uv's
+    environment calls it where that is more than the address: ``name=address``.
     """
 
     kind: Kind
-    url: str = field(repr=False)
+    address: str = field(repr=False)
     origin: str
     variant: str | None = None
     named: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        if self.address or self.origin != "built-in":
+            return self.address
+        from pypi_simple import PYPI_SIMPLE_ENDPOINT  # a slow import, for those that have to ask this index only
+
+        return PYPI_SIMPLE_ENDPOINT
 
     @property
     def shown(self) -> str:
@@ -46,12 +55,12 @@ class Source:
     @property
     def folder(self) -> Path | None:
         """The local folder or file, for a source that needs no network."""
-        return local_path(self.url)
+        return local_path(self.address)
 
     @property
     def token(self) -> str:
         """One entry of a list of uv's: no white space and no comma, where those lists are split."""
-        token = "".join(quote(sign) if sign.isspace() else sign for sign in self.named or self.url)
+        token = "".join(quote(sign) if sign.isspace() else sign for sign in self.named or self.address)
         return token.replace(",", "%2C") if self.kind == "find-links" else token
 
 
@@ -110,8 +119,8 @@ class PackageSources:
             return changes | self._uv_find_links()
         default, others = self.default, [*self.pytorch, *self.indexes]
         if default is None and others:  # uv always has a default index, its own if not told
-            default = others.pop()
-        if default and default.origin != "built-in":
+            default = dataclasses.replace(others.pop(), origin="bnbenv")
+        if default and default.origin not in ("built-in", "uv.toml"):
             changes |= {"UV_DEFAULT_INDEX": default.token, "UV_INDEX_URL": None}
         index = " ".join(source.token for source in others if source.origin != "uv.toml")
         changes |= {"UV_INDEX": index or None, "UV_EXTRA_INDEX_URL": None}
@@ -168,7 +177,7 @@ def read_sources(
     strategy = environ.get("UV_INDEX_STRATEGY") or uv.index_strategy or ("unsafe-best-match" if from_pip else None)
     no_index = uv.no_index or (pip.no_index and default.origin in ("pip", "built-in") and not own)
     pytorch = place.url(environ.get("BNBENV_PYTORCH_INDEX") or pytorch_index)
-    urls = [pytorch, *(source.url for source in (default, *indexes, *links)), *proxy_addresses(environ, network)]
+    urls = [pytorch, *(source.address for source in (default, *indexes, *links)), *proxy_addresses(environ, network)]
     return PackageSources(
         default=None if no_index else default,
         indexes=() if no_index else indexes,
@@ -223,8 +232,6 @@ class _Place:
 
 
 def _default_index(environ: Mapping[str, str], pip: PipConfig, uv: UvFiles, place: _Place) -> Source:
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT
-
     for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if environ.get(variable):
             return place.index(environ[variable], "default-index")
@@ -232,7 +239,7 @@ def _default_index(environ: Mapping[str, str], pip: PipConfig, uv: UvFiles, plac
         return Source("default-index", place.login(*uv.default_index), "uv.toml")
     if pip.index_url:
         return Source("default-index", place.url(pip.index_url), "pip")
-    return Source("default-index", PYPI_SIMPLE_ENDPOINT, "built-in")
+    return Source("default-index", "", "built-in")
 
 
 def _find_links(

@@ -52,8 +52,8 @@ def parse_uv_file(text: str, file: str, folder: Path) -> UvFiles | None:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        place = str(error).rpartition("(at ")[2].rstrip(")")
-        raise InputError(file, place if "line" in place else "", "this is no TOML") from None
+        _, found, place = str(error).rpartition("(at ")  # the text before it may repeat what stands in the file
+        raise InputError(file, place.rstrip(")") if found else "", "expected valid TOML") from None
     if Path(file).name == "pyproject.toml":
         tool = document.get("tool")
         table = tool.get("uv") if isinstance(tool, dict) else None
@@ -183,5 +183,5 @@ def _read(path: Path) -> UvFiles | None:
     except OSError:
         return None
     except UnicodeDecodeError:
-        raise InputError(str(path), "", "this is no UTF-8 text") from None
+        raise InputError(str(path), "", "expected UTF-8 text") from None
     return parse_uv_file(text, str(path), path.parent)

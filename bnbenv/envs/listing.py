@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from bnbenv.envs.redact import without_userinfo
 from bnbenv.envs.sources import local_path
 
 if TYPE_CHECKING:
-    from pypi_simple import DistributionPackage
+    from pypi_simple import DistributionPackage, ProjectPage
+
+_PACKAGES = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".egg")
 
 
 @dataclass(frozen=True)
@@ -41,37 +45,46 @@ class NoIndexPage(ValueError):
 def parse_project_page(body: bytes, content_type: str, url: str, project: str) -> tuple[Offer, ...]:
     """The wheels of a project on its index page. Raises NoIndexPage for anything else than such a page.
 
-    A project page with no file at all is one still, as long as it is JSON of that kind; HTML without a single package
-    cannot be told from any other page and is refused.
+    A project page may be empty if it says by its kind (JSON) or its repository version that it is one; other HTML
+    without a single package cannot be told from any page and is refused.
     """
+    page = _page(body, content_type, url, project)
+    if not page.repository_version:
+        _check_packages(page.packages)
+    return _offers(page.packages, {project})
+
+
+def parse_links_page(body: bytes, url: str, projects: Iterable[str]) -> tuple[Offer, ...]:
+    """The wheels of some projects on a plain page of links. Raises NoIndexPage where it links no package at all."""
+    packages = _page(body, "text/html", url, "").packages
+    _check_packages(packages)
+    return _offers(packages, set(projects))
+
+
+def _page(body: bytes, content_type: str, url: str, project: str) -> ProjectPage:
     from pypi_simple import ProjectPage
 
     base = without_userinfo(url)
     try:
         if "json" in content_type:
-            packages = ProjectPage.from_json_data(json.loads(body), base_url=base).packages
-        else:
-            packages = ProjectPage.from_html(project, body, base_url=base).packages
-            if not any(package.package_type for package in packages):
-                raise NoIndexPage("no package on the page")
-    except NoIndexPage:
-        raise
+            return ProjectPage.from_json_data(json.loads(body), base_url=base)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the parser's remarks about pages that are no HTML
+            return ProjectPage.from_html(project, body, base_url=base)
     except Exception as error:  # whatever a page from elsewhere does to a parser, it is no index page
         raise NoIndexPage(type(error).__name__) from None
-    return _offers(packages, {project})
 
 
-def parse_links_page(body: bytes, url: str, projects: Iterable[str]) -> tuple[Offer, ...]:
-    """The wheels of some projects on a plain page of links. Raises NoIndexPage where it links no package at all."""
-    from pypi_simple import ProjectPage
-
-    try:
-        packages = ProjectPage.from_html("", body, base_url=without_userinfo(url)).packages
-    except Exception as error:
-        raise NoIndexPage(type(error).__name__) from None
-    if not any(package.package_type for package in packages):
+def _check_packages(packages: Iterable[DistributionPackage]) -> None:
+    if not any(_filename(package).endswith(_PACKAGES) for package in packages):
         raise NoIndexPage("no package on the page")
-    return _offers(packages, set(projects))
+
+
+def _filename(package: DistributionPackage) -> str:
+    """The file's name: the text of the link, or the end of its address where the text is another ("Download")."""
+    if package.filename.endswith(_PACKAGES):
+        return package.filename
+    return unquote(package.url.partition("#")[0].partition("?")[0].rpartition("/")[2])
 
 
 def files_in_folder(folder: Path, projects: Iterable[str]) -> tuple[Offer, ...]:
@@ -84,7 +97,7 @@ def files_in_folder(folder: Path, projects: Iterable[str]) -> tuple[Offer, ...]:
 def _offers(packages: Iterable[DistributionPackage], projects: set[str]) -> tuple[Offer, ...]:
     offers = []
     for package in packages:
-        offer = _offer(package.filename, package.url)
+        offer = _offer(_filename(package), package.url)
         if offer is None or offer.project not in projects:
             continue
         offers.append(

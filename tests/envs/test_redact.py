@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnbenv.envs.redact import redact, secrets_of, strip_credentials
@@ -50,6 +50,7 @@ def test_what_is_no_credential_stays(text: str) -> None:
     assert strip_credentials(text) == text
 
 
+@settings(deadline=None)
 @given(user=WORD, password=WORD, before=st.text(max_size=30), after=st.text(max_size=30))
 def test_no_login_survives(user: str, password: str, before: str, after: str) -> None:
     shown = redact(f"{before} https://{user}:{password}@host.example/simple/x {after}")
@@ -57,6 +58,7 @@ def test_no_login_survives(user: str, password: str, before: str, after: str) ->
     assert "https://****@host.example/simple/x" in shown
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read_and_reading_twice_changes_nothing_more(text: str) -> None:
     once = redact(text, {"secret-one"})

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bnbenv.facts import kernel
 from bnbenv.facts.driver import is_wsl
 from bnbenv.facts.model import Gpu, Libc, Platform, Python, Unknown
 from bnbenv.paths import Sysroot
@@ -54,7 +55,7 @@ class HostPort:
         return cls(
             system=sys.platform,
             machine=platform.machine(),
-            glibc=_confstr(),
+            glibc=kernel.glibc(),
             interpreter=Python(os.path.realpath(base), version) if usual else None,
         )
 
@@ -139,13 +140,6 @@ def system_memory(sysroot: Sysroot) -> int | None:
     return int(match[1]) * 1024 if match else None
 
 
-def _confstr() -> str | None:
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
 def _libc(sysroot: Sysroot, runner: Runner, port: HostPort) -> tuple[Libc | None, tuple[Unknown, ...]]:
     glibc = parse_glibc(port.glibc)
     if glibc is not None:
@@ -166,8 +160,8 @@ def _jetson(sysroot: Sysroot) -> tuple[str | None, tuple[Unknown, ...]]:
     release = parse_l4t(sysroot.read("/etc/nv_tegra_release") or "")
     if release is not None:
         return (release[1], ()) if release[0] < _SERVER_KIND else (None, ())
-    kernel = tegra_kernel(sysroot.read("/proc/version") or "")
-    if kernel is not None:
+    major = tegra_kernel(sysroot.read("/proc/version") or "")
+    if major is not None:
         reason = "only its major is known, from the kernel: /etc/nv_tegra_release is not here"
-        return str(kernel), (Unknown("platform.jetson", reason),)
+        return str(major), (Unknown("platform.jetson", reason),)
     return None, ()

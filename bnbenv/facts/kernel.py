@@ -5,6 +5,7 @@ Standard library only and quick to import: ``bnbenv check`` reads these files on
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,16 @@ class NvmlLibrary(NamedTuple):
 
     path: str
     version: str | None
+
+
+def glibc() -> str | None:
+    """The running interpreter's C library, ``glibc 2.36``; None where it is another one."""
+    confstr = getattr(os, "confstr", None)  # not on Windows
+    try:
+        found = confstr("CS_GNU_LIBC_VERSION") if confstr else None
+    except (ValueError, OSError):
+        return None
+    return str(found) if found else None
 
 
 def parse_module_version(text: str) -> str | None:

@@ -5,6 +5,7 @@ Known and unknown: a missing fact has an entry in ``unknown`` that says why. Unk
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -70,6 +71,12 @@ class Mig(msgspec.Struct, frozen=True):
     devices: tuple[MigSlice, ...] = ()
 
 
+@lru_cache(maxsize=256)
+def _pair(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")
+    return int(major), int(minor)
+
+
 class Gpu(msgspec.Struct, frozen=True):
     """One GPU. ``compute_capability`` is ``9.0`` and the like, ``memory_total`` is in bytes.
 
@@ -85,8 +92,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
     @property
     def capability(self) -> tuple[int, int]:
-        major, minor = self.compute_capability.split(".")
-        return int(major), int(minor)
+        return _pair(self.compute_capability)
 
     @property
     def arch(self) -> str:

@@ -7,7 +7,6 @@ Windows, some containers) its state is ``unclear`` and ``nvml_fingerprint`` asks
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,14 +100,8 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
 
 
 def _libc(sysroot: Sysroot) -> str:
-    try:
-        version = os.confstr("CS_GNU_LIBC_VERSION")
-    except (AttributeError, ValueError, OSError):
-        version = None
-    if version:
-        return version
-    loaders = sorted(path.name for path in sysroot.path("/lib").glob("ld-musl-*.so.1"))
-    return loaders[0] if loaders else "unknown"
+    musl = (path.name for path in sysroot.path("/lib").glob("ld-musl-*.so.1"))
+    return kernel.glibc() or min(musl, default="unknown")
 
 
 def _recorded(name: str) -> Quick:

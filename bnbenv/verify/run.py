@@ -65,7 +65,12 @@ def read_device(device: Device, finished: Finished) -> tuple[DeviceReport, list[
     """The report of one process from what it printed and how it ended, and its warnings. Pure."""
     events = read_events(finished.stdout)
     steps = tuple(msgspec.convert(event, Step) for event in events if event["event"] == "end")
-    warnings = [str(event.get("text")) for event in events if event["event"] == "warning"]
+    skipped: dict[str, list[str]] = {}
+    for step in steps:
+        if step.skipped:
+            skipped.setdefault(step.skipped, []).append(step.name)
+    warnings = [f"{', '.join(names)} skipped: {reason}" for reason, names in skipped.items()]
+    warnings += [str(event.get("text")) for event in events if event["event"] == "warning"]
     known: dict[str, Any] = {"name": device.name}
     for event in events:
         if event["event"] in ("environment", "library"):
@@ -94,19 +99,28 @@ def read_events(text: str) -> list[dict[str, Any]]:
 
 
 def how_it_died(events: Sequence[Mapping[str, Any]], finished: Finished) -> Died:
-    """The step that had begun and not ended, the signal, and the last lines of both streams. Pure."""
+    """The step that had begun and not ended, the signal, and the lines that tell most. Pure."""
     step = None
     for event in events:
         if event["event"] == "start":
             step = event.get("name")
         elif event["event"] == "end":
             step = None
-    noise = [line for line in finished.stdout.splitlines() if line.strip() and not line.startswith('{"event"')]
-    lines = [*noise, *finished.stderr.splitlines()]
     return Died(
         signal=finished.signal_name,
         step=step,
         timed_out=finished.timed_out,
         exit_code=finished.returncode if finished.returncode is not None and finished.returncode >= 0 else None,
-        stderr="\n".join(lines[-TAIL:])[-4000:],
+        stderr=telling_lines(finished),
     )
+
+
+def telling_lines(finished: Finished) -> str:
+    """The last lines, or, where Python's fault handler printed a stack, that stack from its innermost call on. Pure."""
+    noise = [line for line in finished.stdout.splitlines() if line.strip() and not line.startswith('{"event"')]
+    lines = [line for line in [*noise, *finished.stderr.splitlines()] if "<frozen importlib" not in line]
+    stacks = [number for number, line in enumerate(lines) if "most recent call first" in line]
+    if stacks:
+        begin = max(stacks[-1] - 2, 0)  # the line before says what happened: "Fatal Python error: ..."
+        return "\n".join(lines[begin : begin + TAIL])[:4000]
+    return "\n".join(lines[-TAIL:])[-4000:]

@@ -28,9 +28,15 @@ def prove(device: str, reporter: Reporter) -> None:
     """Run the steps. Without the packages, the device or the native library the others would only repeat the fault."""
     if not reporter.run("import", lambda step: import_packages()):
         return
-    target = examine(device, reporter)
-    if not reporter.run("device", lambda step: check_device(step, target)):
+    examined: list[Target] = []
+
+    def try_device(step: Step) -> None:
+        examined.append(examine(device, reporter))
+        check_device(step, examined[0])
+
+    if not reporter.run("device", try_device):
         return
+    target = examined[0]
     if not reporter.run("native-library", lambda step: check_library(step, target, reporter)):
         return
     for name, work in steps(target):

@@ -13,12 +13,7 @@ from typing import Any, TextIO
 
 
 class Skip(Exception):
-    """The step does not apply here; the text says why. ``warn`` also makes it a warning of the report."""
-
-    def __init__(self, reason: str, warn: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.warn = warn
+    """The step cannot be done here; the text says why, and becomes a warning of the report."""
 
 
 class Broken(Exception):
@@ -93,8 +88,7 @@ class Reporter:
             work(step)
             result = step.result()
         except Skip as skip:
-            result = {"ok": None, "error": None, "threshold": None, "skipped": skip.reason}
-            step.warnings += [f"{name}: {skip.reason}"] if skip.warn else []
+            result = {"ok": None, "error": None, "threshold": None, "skipped": str(skip)}
         except Exception as error:  # whatever a broken library raises is the finding
             result = {"ok": False, "error": None, "threshold": None, "message": describe(error)}
         if result["ok"] is False:

@@ -28,10 +28,23 @@ class Target:
     def cuda(self) -> bool:
         return self.device == "cuda"
 
+    @property
+    def old_cpu(self) -> bool:
+        """The CPU code before 0.50: -1 stands for the lowest 8-bit value, -0.993, and 0.0052 for FP4's smallest."""
+        return not self.cuda and self.version < CPU_COMPLETE
+
+    @property
+    def early_cpu(self) -> bool:
+        """The CPU code before 0.47: 8 bits of float32 only; NF4 only, in whole blocks."""
+        return not self.cuda and self.version < (0, 47)
+
     def dtypes(self) -> list[Any]:
         import torch
 
         return [torch.float32, torch.float16, torch.bfloat16]
+
+    def quant_types(self) -> tuple[str, ...]:
+        return ("nf4",) if self.early_cpu else ("nf4", "fp4")
 
     def need(self, *operations: str) -> None:
         """Raise Skip where an older bitsandbytes has no CPU implementation of an operation. On a GPU it never skips.
@@ -39,7 +52,7 @@ class Target:
         From 0.46 on the operations are known to torch's dispatcher, which is asked; before, only the 8-bit
         quantization was written for the CPU.
         """
-        if self.cuda or self.version >= CPU_COMPLETE:
+        if not self.old_cpu:
             return
         import torch
 
@@ -48,8 +61,11 @@ class Target:
         for operation in operations:
             name = f"bitsandbytes::{operation}"
             if name not in known or not has(name, "CPU"):
-                version = ".".join(map(str, self.version))
-                raise Skip(f"bitsandbytes {version} has no CPU implementation of {operation}", warn=True)
+                raise self.missing(operation)
+
+    def missing(self, operation: str) -> Skip:
+        version = ".".join(map(str, self.version))
+        return Skip(f"bitsandbytes {version} has no CPU implementation of {operation}")
 
 
 def import_packages() -> None:

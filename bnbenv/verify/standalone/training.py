@@ -10,7 +10,7 @@ import torch
 from . import reference
 from .products import matrix
 from .protocol import Broken, Step
-from .quantization import GAP_CPU_8BIT, GAP_CUDA
+from .quantization import gap_8bit
 from .target import Target
 
 LR, BETAS, EPS, DECAY = 1e-2, (0.9, 0.999), 1e-8, 1e-2
@@ -87,7 +87,7 @@ class Memory:
 
     def take(self, step: Step, target: Target, state: Any, number: int) -> None:
         """Check that the 8-bit states are the nearest codes of the moments, and go on from what they stand for."""
-        limit = GAP_CUDA if target.cuda else GAP_CPU_8BIT
+        limit = gap_8bit(target)
         for name, moment, signed in (("1", self.first, True), ("2", self.second, False)):
             codes = state[f"state{name}"].detach().cpu().reshape(-1).to(torch.int64)
             absmax = reference.blocks(moment, BLOCK)

@@ -1,0 +1,108 @@
+"""How ``bnbenv verify`` looks: the verdict first, then a line a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# What a failure of a step means to the user. The longest matching beginning of the step's name counts.
+MEANINGS = {
+    "import": "the packages of this environment cannot be used at all",
+    "device": "torch itself cannot compute on this device, so bitsandbytes cannot either",
+    "native-library": "bitsandbytes would fail at its first call, or run on the CPU instead of the GPU",
+    "blockwise-8bit": "8-bit optimizers and nested quantization would work with wrong numbers",
+    "nf4": "models loaded in 4 bits (QLoRA) would have wrong weights",
+    "fp4": "models loaded in FP4 would have wrong weights",
+    "ragged-rows": "layers whose width is no multiple of the block size would have wrong weights",
+    "gemv-4bit": "generating text with a 4-bit model would give wrong results",
+    "gemm-4bit": "prompts and training with a 4-bit model would give wrong results",
+    "linear8bit": "models loaded in 8 bits (LLM.int8) would give wrong results",
+    "adamw8bit": "training with AdamW8bit would go astray",
+    "paged-adamw8bit": "training with PagedAdamW8bit would go astray",
+    "qlora": "QLoRA training would follow wrong gradients",
+    "timing": "the kernels ran, but could not be timed",
+}
+NEXT = {
+    "import": "Install torch and bitsandbytes there, or make an environment with: bnbenv sync",
+    "device": "See bnbenv facts, then bnbenv solve: which torch fits this driver and GPU",
+    "native-library": "bnbenv solve names the combination whose library fits; bnbenv sync makes it",
+}
+NEXT_KERNELS = "Do not use this combination here: bnbenv solve names others, bnbenv sync makes an environment"
+NEXT_DIED = "Run it once more; if it stays, bnbenv solve names other combinations. For a slow machine: --timeout"
+
+
+def render(document: dict[str, Any]) -> str:
+    """The report for people."""
+    devices = document["devices"]
+    failed = [device for device in devices if not device["ok"]]
+    lines = [_verdict(devices, failed)]
+    for device in devices:
+        lines += ["", _title(device)]
+        lines += [_step(step) for step in device["steps"]]
+        if device["died"]:
+            lines += _death(device["died"])
+    lines += [f"warning: {text}" for text in document["warnings"]]
+    if failed:
+        lines += [f"next: {_next_step(failed[0])}"]
+    return "\n".join(lines)
+
+
+def _verdict(devices: list[dict[str, Any]], failed: list[dict[str, Any]]) -> str:
+    shown = failed or devices
+    names = ", ".join(device["device"] for device in shown)
+    first = shown[0]
+    if failed:
+        bad = [step["name"] for device in failed for step in device["steps"] if step["ok"] is False]
+        bad += [_how(device["died"]) for device in failed if device["died"]]
+        return f"FAILED on {names}: {', '.join(dict.fromkeys(bad))}"
+    return f"verified on {names}: bitsandbytes {first['bitsandbytes']} with torch {first['torch']}"
+
+
+def _title(device: dict[str, Any]) -> str:
+    parts = [device["name"] if device["name"] and device["name"].lower() != device["device"] else None]
+    if device["torch"]:
+        cuda = f" (CUDA {device['torch_cuda']})" if device["torch_cuda"] else ""
+        parts.append(f"torch {device['torch']}{cuda}")
+    if device["bitsandbytes"]:
+        parts.append(f"bitsandbytes {device['bitsandbytes']}")
+    parts.append(device["library"])
+    details = ", ".join(part for part in parts if part)
+    return f"{device['device']}: {details}" if details else str(device["device"])
+
+
+def _step(step: dict[str, Any]) -> str:
+    word = {True: "ok", False: "FAILED", None: "skipped"}[step["ok"]]
+    if step["ok"] is False:
+        what = step["message"] or f"{step['check']}: error {step['error']:.3g}, allowed {step['threshold']:.3g}"
+        meaning = _longest(MEANINGS, step["name"])
+        return f"  {word:<8}{step['name']:<22} {what}" + (f"\n{'':32} {meaning}" if meaning else "")
+    if step["ok"] is None:  # the reason stands below, once for all steps that it holds for
+        return f"  {word:<8}{step['name']}"
+    numbers = "" if step["error"] is None else f"error {step['error']:.2g} of {step['threshold']:.2g} allowed"
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in step["figures"].items())
+    return f"  {word:<8}{step['name']:<22} {numbers or figures:<34} {step['seconds']:6.2f} s".rstrip()
+
+
+def _death(died: dict[str, Any]) -> list[str]:
+    lines = [f"  {'DIED':<8}{died['step'] or '-':<22} {_end(died)}"]
+    return lines + [f"    | {line}" for line in died["stderr"].splitlines()]
+
+
+def _how(died: dict[str, Any]) -> str:
+    return _end(died) + (f" in {died['step']}" if died["step"] else "")
+
+
+def _end(died: dict[str, Any]) -> str:
+    if died["timed_out"]:
+        return "no end within the time limit"
+    return f"killed by {died['signal']}" if died["signal"] else f"exit code {died['exit_code']}"
+
+
+def _next_step(device: dict[str, Any]) -> str:
+    bad = next((step["name"] for step in device["steps"] if step["ok"] is False), None)
+    if bad is None:
+        return NEXT_DIED
+    return NEXT.get(bad, NEXT_KERNELS)
+
+
+def _longest(table: dict[str, str], name: str) -> str:
+    return next((table[key] for key in sorted(table, key=len, reverse=True) if name.startswith(key)), "")

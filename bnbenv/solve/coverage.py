@@ -7,7 +7,6 @@ Sources of the rules: CUDA C++ Programming Guide, "Binary Compatibility" and "PT
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,7 +36,8 @@ def target(name: str) -> Target | None:
     return Target("sass" if kind == "sm" else "ptx", int(major), int(minor), suffix)
 
 
-def sass_for(capability: tuple[int, int], names: Iterable[str]) -> str | None:
+@lru_cache(maxsize=4096)
+def sass_for(capability: tuple[int, int], names: tuple[str, ...]) -> str | None:
     """The closest SASS target that runs on a compute capability: same major, same or lower minor.
 
     An ``a`` target runs on exactly its own capability; an ``f`` target within its family, which is the same major at
@@ -57,7 +57,8 @@ def sass_for(capability: tuple[int, int], names: Iterable[str]) -> str | None:
     return best[1] if best else None
 
 
-def ptx_for(capability: tuple[int, int], names: Iterable[str]) -> str | None:
+@lru_cache(maxsize=4096)
+def ptx_for(capability: tuple[int, int], names: tuple[str, ...]) -> str | None:
     """The highest PTX target that the driver can compile for a compute capability: the same or lower."""
     best: tuple[tuple[int, int], str] | None = None
     for name in names:

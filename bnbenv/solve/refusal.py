@@ -12,7 +12,7 @@ from itertools import combinations
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Conflict, Option, Refusal, Request, Solution
-from bnbenv.solve.rules import pairings
+from bnbenv.solve.pairs import pairings
 from bnbenv.solve.situation import Reason, with_request
 from bnbenv.solve.solver import Judged, choose, judge
 from bnbenv.solve.versions import number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -49,6 +49,7 @@ class Situation:
     drivers: dict[str, CudaDriver]
     archs: dict[str, GpuArch]
     fails: Fails  # what stands against every candidate
+    memo: dict[tuple[str, str], tuple[tuple[str | None, ...], Fails]] = field(default_factory=dict)
 
     @property
     def windows_driver(self) -> bool:

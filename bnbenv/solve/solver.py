@@ -25,16 +25,8 @@ from bnbenv.solve.model import (
     Solution,
     TorchChoice,
 )
-from bnbenv.solve.rules import (
-    Pairing,
-    label,
-    library_cuda,
-    pairings,
-    source_key,
-    torch_fails,
-    torch_pythons,
-    wheel_fails,
-)
+from bnbenv.solve.pairs import Pairing, library_cuda, pairings
+from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, number, public
 
@@ -220,6 +212,10 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
     situation = judged.situation
     if best.python is not None and best.python.managed:
         yield f"no Python on this host fits: uv will download Python {best.python.minor}"
+    if situation.backend == "cpu" and situation.request.backend == "auto":
+        unknown = next((item.reason for item in situation.facts.unknown if item.fact == "gpus"), None)
+        if unknown:
+            yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
     stale = situation.facts.environment.get("BNB_CUDA_VERSION")
     wanted = library_cuda(best.library).replace(".", "") if best.library and best.override else None
     if stale and stale != wanted and situation.backend == "cuda":

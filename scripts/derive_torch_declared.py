@@ -320,7 +320,7 @@ def left_out(default: TorchBuild, what: str, because: str) -> None:
 
 def write(rows: Iterable[TorchBuild], path: Path) -> int:
     """One row a line, newest version first."""
-    ordered = sorted(rows, key=lambda row: (row.os, row.machine, row.index or ""))
+    ordered = sorted(rows, key=lambda row: (row.os, row.machine, row.index or "", row.pythons))
     ordered.sort(key=lambda row: Version(Version(row.version).public), reverse=True)
     lines = ",\n".join(msgspec.json.encode(row).decode() for row in ordered)
     write_atomically(path, f'{{"schema": "bnbenv.matrix.torch/1", "rows": [\n{lines}\n]}}\n')

@@ -100,9 +100,9 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
     wheels = _table(folder / BITSANDBYTES, BitsandbytesTable).rows
     builds = _table(folder / TORCH, TorchTable).rows + _table(folder / TORCH_DECLARED, TorchTable).rows
     if overlay is not None and (overlay / BITSANDBYTES).is_file():
-        wheels = _lay_over(wheels, _table(overlay / BITSANDBYTES, BitsandbytesTable, "").rows, wheel_identity)
+        wheels = _lay_over(wheels, _table(overlay / BITSANDBYTES, BitsandbytesTable, "").rows, wheel_keys)
     if overlay is not None and (overlay / TORCH).is_file():
-        builds = _lay_over(builds, _table(overlay / TORCH, TorchTable, "").rows, build_identity)
+        builds = _lay_over(builds, _table(overlay / TORCH, TorchTable, "").rows, build_keys)
     return Matrix(
         bitsandbytes=wheels,
         torch=builds,
@@ -114,14 +114,18 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
     )
 
 
-def wheel_identity(wheel: BitsandbytesWheel) -> Hashable:
-    """What makes two rows be about the same wheel: its bytes."""
-    return wheel.sha256
+def wheel_keys(wheel: BitsandbytesWheel) -> tuple[Hashable, ...]:
+    """What a row is about; two rows that share a key are about the same thing. Of a wheel: its bytes."""
+    return (wheel.sha256,)
 
 
-def build_identity(build: TorchBuild) -> Hashable:
-    """What makes two rows be about the same torch build: version, source, variant and platform."""
-    return (build.source, build.index, build.version, build.os, build.machine, build.libc_tag, build.path)
+def build_keys(build: TorchBuild) -> tuple[Hashable, ...]:
+    """Of a torch build: version, source, variant and platform for each of its Pythons.
+
+    One release can have two rows for a platform whose Pythons have different tags (macOS 11 and 14).
+    """
+    where = (build.source, build.index, build.version, build.os, build.machine, build.libc_tag, build.path)
+    return tuple((*where, python) for python in build.pythons)
 
 
 def _table(path: Path, kind: type[T], next_step: str = _REINSTALL) -> T:
@@ -144,14 +148,16 @@ def _table(path: Path, kind: type[T], next_step: str = _REINSTALL) -> T:
 R = TypeVar("R", BitsandbytesWheel, TorchBuild)
 
 
-def _lay_over(shipped: Iterable[R], own: Iterable[R], identity: Callable[[R], Hashable]) -> tuple[R, ...]:
-    """The shipped rows in their order, replaced where the user's say more, then the user's further ones."""
-    rows = {identity(row): row for row in shipped}
+def _lay_over(shipped: Iterable[R], own: Iterable[R], keys: Callable[[R], tuple[Hashable, ...]]) -> tuple[R, ...]:
+    """The shipped rows but for those about which the user's say as much or more, then these."""
+    rows = {key: row for row in shipped for key in keys(row)}
     for row in own:
-        known = rows.get(identity(row))
-        if known is None or _weight(row.evidence) >= _weight(known.evidence):
-            rows[identity(row)] = row
-    return tuple(rows.values())
+        known = [rows[key] for key in keys(row) if key in rows]
+        if all(_weight(row.evidence) >= _weight(other.evidence) for other in known):
+            for key in (key for other in known for key in keys(other)):
+                rows.pop(key, None)
+            rows.update((key, row) for key in keys(row))
+    return tuple({id(row): row for row in rows.values()}.values())
 
 
 def _weight(evidence: Evidence) -> tuple[int, str]:

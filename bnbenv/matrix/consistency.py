@@ -1,0 +1,288 @@
+"""Checks across the rows of the matrix: what no single table can tell to be wrong.
+
+Each check yields one sentence per fault, with the row it is in. ``inconsistencies`` runs them all.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from bnbenv.matrix.load import build_keys, wheel_keys
+from bnbenv.matrix.model import Advisory, BitsandbytesWheel, CudaDriver, Matrix, TorchBuild
+
+SYSTEMS = ("linux", "macos", "windows")
+MACHINES = ("aarch64", "x86_64")
+_CUDA_LIBRARY = re.compile(r"libbitsandbytes_cuda(\d+)(\d)(?:_nocublaslt)?\.(?:so|dll)$")
+_TARGET = re.compile(r"(?:sm|compute)_(\d+)[af]?$")
+_PYTHON_TAG = re.compile(r"cp3\d+t?$")
+_ARCH = re.compile(r"sm_(\d+)(\d)$")
+
+
+def inconsistencies(matrix: Matrix) -> list[str]:
+    """What does not fit together, one sentence each; empty where all is well."""
+    checks = (
+        _duplicates(matrix),
+        _evidence(matrix),
+        _sources(matrix),
+        _platforms(matrix),
+        _loaders(matrix),
+        _libraries(matrix),
+        _torch_builds(matrix),
+        _declared_and_measured(matrix),
+        _targets(matrix),
+        _drivers(matrix),
+        _archs(matrix),
+        _advisories(matrix),
+    )
+    return [fault for check in checks for fault in check]
+
+
+def library_cuda(name: str) -> str | None:
+    """The CUDA version in a library's name: ``libbitsandbytes_cuda128.so`` -> 12.8; None for other libraries."""
+    match = _CUDA_LIBRARY.match(name)
+    return f"{match[1]}.{match[2]}" if match else None
+
+
+def _name(row: BitsandbytesWheel | TorchBuild) -> str:
+    if isinstance(row, BitsandbytesWheel):
+        return row.filename
+    index = f"/{row.index}" if row.index else ""
+    return f"torch {row.version} ({row.source}{index}, {row.os} {row.machine})"
+
+
+def _rows(matrix: Matrix) -> Iterator[BitsandbytesWheel | TorchBuild]:
+    yield from matrix.bitsandbytes
+    yield from matrix.torch
+
+
+def _repeated(what: str, keys: Iterable[Hashable]) -> Iterator[str]:
+    for key, count in Counter(keys).items():
+        if count > 1:
+            yield f"{what} {key} stands {count} times"
+
+
+def _duplicates(matrix: Matrix) -> Iterator[str]:
+    yield from _repeated("the wheel with sha256", (key for row in matrix.bitsandbytes for key in wheel_keys(row)))
+    yield from _repeated("the wheel", (row.filename for row in matrix.bitsandbytes))
+    yield from _repeated("the torch build", (key for row in matrix.torch for key in build_keys(row)))
+    yield from _repeated("the loader rule for", (row.versions for row in matrix.loaders))
+    yield from _repeated("CUDA", (row.cuda for row in matrix.drivers))
+    yield from _repeated("the architecture", (row.arch for row in matrix.archs))
+    yield from _repeated("the product", (product for row in matrix.archs for product in row.products))
+    yield from _repeated("the advisory", (row.id for row in matrix.advisories))
+
+
+def _evidence(matrix: Matrix) -> Iterator[str]:
+    for row in _rows(matrix):
+        evidence = row.evidence
+        try:
+            datetime.date.fromisoformat(evidence.date)
+        except ValueError:
+            yield f'{_name(row)}: the date of its evidence is "{evidence.date}", no ISO date'
+        if not evidence.source.strip():
+            yield f"{_name(row)}: its evidence names no source"
+        elif evidence.level == "measured" and "sha256:" not in evidence.source:
+            yield f"{_name(row)}: measured, but its evidence names no sha256"
+        if isinstance(row, BitsandbytesWheel) and evidence.level == "measured" and row.sha256 not in evidence.source:
+            yield f"{_name(row)}: measured on a file with another sha256"
+
+
+def _sources(matrix: Matrix) -> Iterator[str]:
+    named = [(f'loader rule "{rule.versions}"', rule.source) for rule in matrix.loaders]
+    named += [(f"CUDA {driver.cuda}", driver.source) for driver in matrix.drivers]
+    named += [(arch.arch, arch.source) for arch in matrix.archs]
+    for what, source in named:
+        if not source.strip():
+            yield f"{what} names no source"
+    for advisory in matrix.advisories:
+        if not advisory.reference.startswith("https://"):
+            yield f"advisory {advisory.id} refers to no thread"
+    if not matrix.pytorch_index.startswith("https://"):
+        yield f"PyTorch's index is no https address: {matrix.pytorch_index}"
+
+
+def _platforms(matrix: Matrix) -> Iterator[str]:
+    for row in _rows(matrix):
+        if row.os not in SYSTEMS or row.machine not in MACHINES:
+            yield f"{_name(row)}: unknown platform {row.os} {row.machine}"
+        if (row.libc_tag is None) == (row.os == "linux") and not (isinstance(row, TorchBuild) and row.path):
+            yield f"{_name(row)}: a glibc version stands in rows for Linux and nowhere else"
+    for build in matrix.torch:
+        unknown = [tag for tag in build.pythons if not _PYTHON_TAG.match(tag)]
+        if unknown or not build.pythons:
+            yield f"{_name(build)}: Python tags {unknown or 'missing'}"
+
+
+def _loaders(matrix: Matrix) -> Iterator[str]:
+    readable = []
+    for row in matrix.loaders:
+        specifier = _specifier(row.versions)
+        if specifier is None:
+            yield f'loader rule "{row.versions}" is no version specifier'
+        else:
+            readable.append(specifier)
+        if row.override is not None and row.override != "BNB_CUDA_VERSION":
+            yield f'loader rule "{row.versions}" has an unknown override {row.override}'
+    for version in sorted({row.version for row in matrix.bitsandbytes}, key=Version):
+        count = sum(specifier.contains(version, prereleases=True) for specifier in readable)
+        if count != 1:
+            yield f"bitsandbytes {version} has {count} loader rules instead of one"
+
+
+def _libraries(matrix: Matrix) -> Iterator[str]:
+    known = {row.cuda for row in matrix.drivers}
+    for wheel in matrix.bitsandbytes:
+        yield from _repeated(f"{wheel.filename}: the library", (library.name for library in wheel.libraries))
+        if not wheel.libraries:
+            yield f"{wheel.filename} holds no library"
+        for library in wheel.libraries:
+            where = f"{wheel.filename}: {library.name}"
+            cuda = library_cuda(library.name)
+            if (cuda is not None) != (library.backend == "cuda"):
+                yield f"{where} has the backend {library.backend}"
+            elif cuda is not None and cuda not in known:
+                yield f"{where} is for CUDA {cuda}, which has no driver row"
+            if library.backend == "cuda" and not library.sass:
+                yield f"{where} holds no code for any GPU"
+            if library.backend != "cuda" and (library.sass or library.ptx):
+                yield f"{where} holds code for NVIDIA GPUs"
+
+
+def _torch_builds(matrix: Matrix) -> Iterator[str]:
+    known = {row.cuda for row in matrix.drivers}
+    for build in matrix.torch:
+        if (build.cuda is None) == bool(build.arch_list):
+            yield f"{_name(build)}: CUDA is {build.cuda}, its architectures are {' '.join(build.arch_list) or 'none'}"
+        if build.cuda is not None and build.cuda not in known:
+            yield f"{_name(build)} is for CUDA {build.cuda}, which has no driver row"
+        if (build.index is not None) != (build.source == "pytorch-index"):
+            yield f"{_name(build)}: a variant stands in rows of PyTorch's index and nowhere else"
+        if build.index is None:
+            continue
+        if build.index != ("cpu" if build.cuda is None else f"cu{build.cuda.replace('.', '')}"):
+            yield f"{_name(build)} is for CUDA {build.cuda}"
+        local = Version(build.version).local
+        if local != build.index and not (local is None and build.index == "cpu"):
+            yield f"{_name(build)}: the version says {local}, the index {build.index}"
+
+
+def _declared_and_measured(matrix: Matrix) -> Iterator[str]:
+    """Builds of one release for the same CUDA and platform hold the same SASS, whatever index they are on."""
+    measured = {_release(row): row for row in matrix.torch if row.evidence.level != "declared"}
+    for build in matrix.torch:
+        other = measured.get(_release(build))
+        if build.evidence.level != "declared" or other is None:
+            continue
+        if _sass(build) != _sass(other):
+            differ = " ".join(sorted(_sass(build) ^ _sass(other)))
+            yield f"{_name(build)} is declared otherwise than {_name(other)} was measured: {differ}"
+
+
+def _release(build: TorchBuild) -> tuple[str, str, str, str | None]:
+    return Version(build.version).public, build.os, build.machine, build.cuda
+
+
+def _sass(build: TorchBuild) -> set[str]:
+    return {target for target in build.arch_list if target.startswith("sm_")}
+
+
+def _targets(matrix: Matrix) -> Iterator[str]:
+    known = {row.arch.removeprefix("sm_") for row in matrix.archs}
+    used: dict[str, str] = {}
+    for wheel in matrix.bitsandbytes:
+        for library in wheel.libraries:
+            for target in (*library.sass, *library.ptx):
+                used.setdefault(target, f"{wheel.filename}: {library.name}")
+    for build in matrix.torch:
+        for target in build.arch_list:
+            used.setdefault(target, _name(build))
+    for target, where in used.items():
+        match = _TARGET.match(target)
+        if match is None:
+            yield f"{where} has the target {target}, which is none"
+        elif match[1] not in known:
+            yield f"{where} has the target {target}, which has no architecture row"
+
+
+def _drivers(matrix: Matrix) -> Iterator[str]:
+    readable = [row for row in matrix.drivers if re.fullmatch(r"\d+\.\d+", row.cuda)]
+    for row in matrix.drivers:
+        if row not in readable:
+            yield f'"{row.cuda}" is no CUDA version'
+    ordered = sorted(readable, key=lambda row: _number(row.cuda))
+    for field in ("family_min_linux", "family_min_windows", "bundled_linux", "bundled_windows"):
+        rows = [(row.cuda, value) for row in ordered if (value := _driver(row, field)) is not None]
+        for (cuda, driver), (newer, needs) in itertools.pairwise(rows):
+            if _number(needs) < _number(driver):
+                yield f"{field}: CUDA {newer} needs the driver {needs}, the older CUDA {cuda} a newer one ({driver})"
+    for field in ("family_min_linux", "family_min_windows"):
+        families: dict[str, set[str]] = {}
+        for row in ordered:
+            families.setdefault(row.cuda.split(".")[0], set()).add(str(_driver(row, field)))
+        for major, drivers in families.items():
+            if len(drivers) > 1:
+                yield f"{field}: CUDA {major} is one family, but needs {' and '.join(sorted(drivers))}"
+
+
+def _driver(row: CudaDriver, field: str) -> str | None:
+    value: str | None = getattr(row, field)
+    return value
+
+
+def _number(dotted: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in dotted.split("."))
+
+
+def _archs(matrix: Matrix) -> Iterator[str]:
+    for row in matrix.archs:
+        match = _ARCH.match(row.arch)
+        if match is None or row.compute_capability != f"{match[1]}.{match[2]}":
+            yield f"{row.arch} has the compute capability {row.compute_capability}"
+        for first in (row.first_driver_linux, row.first_driver_windows):
+            if first and row.last_branch is not None and _number(first)[0] > row.last_branch:
+                yield f"{row.arch}: its first driver {first} is newer than its last branch R{row.last_branch}"
+
+
+def _advisories(matrix: Matrix) -> Iterator[str]:
+    for advisory in matrix.advisories:
+        where = f"advisory {advisory.id}"
+        for field in ("bitsandbytes", "torch", "triton", "capability"):
+            text: str | None = getattr(advisory, field)
+            if text is not None and _specifier(text) is None:
+                yield f'{where}: {field} "{text}" is no version specifier'
+        if not (advisory.bitsandbytes or advisory.libraries):
+            yield f"{where} would apply to every bitsandbytes"
+        yield from _named_by_advisory(advisory, matrix, where)
+
+
+def _named_by_advisory(advisory: Advisory, matrix: Matrix, where: str) -> Iterator[str]:
+    """Libraries, CUDA versions and systems that no row has."""
+    specifier = _specifier(advisory.bitsandbytes or "")
+    about = [
+        w for w in matrix.bitsandbytes if specifier is not None and specifier.contains(w.version, prereleases=True)
+    ]
+    libraries = {library.name for wheel in about for library in wheel.libraries}
+    for name in advisory.libraries:
+        if name not in libraries:
+            yield f"{where} names {name}, which no wheel that it is about holds"
+    cuda = {build.cuda for build in matrix.torch if build.cuda}
+    for wanted in advisory.torch_cuda:
+        if not any(one == wanted or one.startswith(f"{wanted}.") for one in cuda):
+            yield f"{where} names CUDA {wanted}, for which there is no torch build"
+    for system in advisory.os:
+        if system not in SYSTEMS:
+            yield f"{where} names the unknown system {system}"
+
+
+def _specifier(text: str) -> SpecifierSet | None:
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier:
+        return None

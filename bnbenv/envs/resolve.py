@@ -10,7 +10,7 @@ import msgspec
 
 from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
 from bnbenv.envs.project import Project
-from bnbenv.envs.reach import Reach, SourceReach, check_reach, local_torch_wheels
+from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
 from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.uv import Uv
@@ -56,10 +56,11 @@ def sources_of(setting: Setting) -> PackageSources:
     )
 
 
-def availability(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> Availability:
+def survey(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> tuple[Availability, PackageSources]:
     """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders.
 
-    Raises InputError for a local torch wheel that cannot be read.
+    The sources that come back are those to give to uv: it ends at the first one that does not answer. Raises Failed
+    for a local torch wheel that cannot be read.
     """
     here = (facts.platform.os, facts.platform.machine)
     variants = sorted({b.index for b in matrix.torch if b.index is not None and (b.os, b.machine) == here})
@@ -69,15 +70,16 @@ def availability(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> A
     plain = [one for one in reach.results if one.source.kind in ("default-index", "index")]
     _note_source("default-index", plain, unreachable, offered)
     for variant in variants:
-        found = reach.pytorch(variant)
-        _note_source(f"pytorch-index/{variant}", [found] if found else [], unreachable, offered)
-    return Availability(
+        answer = reach.pytorch(variant)
+        _note_source(f"pytorch-index/{variant}", [answer] if answer else [], unreachable, offered)
+    found = Availability(
         unreachable=unreachable,
         torch=offered,
         bitsandbytes=frozenset(offer.filename for _, offer in reach.offers("bitsandbytes")),
         local=_local_builds(reach),
         managed_python=sources.offline is None,
     )
+    return found, answering(sources, reach)
 
 
 def _note_source(
@@ -143,7 +145,7 @@ def make_lock(setting: Setting, env: str, solution: Solution, sources: PackageSo
         f"bitsandbytes==={choice.bitsandbytes.version}",
         *setting.wishes.envs[env].requirements,
     ]
-    text = strip_credentials(sources.redact(uv.compile("\n".join(requirements) + "\n", python)))
+    text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python))
     build = _chosen_build(setting, found, solution)
     decision = Decision(env, setting.wishes.digest(env), _kept(solution), build)
     locked = read_lock(compose(text, decision), setting.project.lock(env).name)

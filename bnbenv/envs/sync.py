@@ -17,7 +17,7 @@ from bnbenv.envs.lockfile import Locked, read_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages
-from bnbenv.envs.resolve import Setting, availability, decide, interpreter, make_lock, sources_of
+from bnbenv.envs.resolve import Setting, decide, interpreter, make_lock, sources_of, survey
 from bnbenv.envs.uv import Uv
 from bnbenv.errors import Failed, InputError, NoCombination, VerificationFailed
 from bnbenv.paths import write_atomically
@@ -119,15 +119,14 @@ def _intact(generation: Generation) -> bool:
 
 def choose(setting: Setting, env: str, use: InUse) -> Solution:
     """What a new lock would hold: sources are asked, the best that can be had is taken. Raises as ``decide``."""
-    found = availability(sources_of(setting), setting.facts, setting.matrix)
+    found, _ = survey(sources_of(setting), setting.facts, setting.matrix)
     return decide(setting, _request(setting, env, use), found)
 
 
 def new_lock(setting: Setting, env: str, use: InUse, say: Say) -> tuple[Locked, Solution]:
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
-    sources = sources_of(setting)
     say(f"{env}: asking the package sources what they offer")
-    found = availability(sources, setting.facts, setting.matrix)
+    found, sources = survey(sources_of(setting), setting.facts, setting.matrix)
     solution = decide(setting, _request(setting, env, use), found)
     for note in solution.notes:
         say(f"{env}: {note}")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.resolve import availability, sources_of
+    from bnbenv.envs.resolve import sources_of, survey
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
     from bnbenv.solve.solver import solve
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         setting = setting_of(project_of(args, ctx), wishes, facts, ctx)
         matrix = load_matrix() if args.shipped else setting.matrix
         if args.reachable:
-            found = availability(sources_of(setting), facts, matrix)
+            found, _ = survey(sources_of(setting), facts, matrix)
     else:
         matrix = load_matrix()
     answer = solve(facts, matrix, request, found)

@@ -39,7 +39,7 @@ def find_pythons(
 
     separator = ";" if system == "win32" else ":"
     search = separator.join(search_path(environ, separator))
-    changes = {**environ, "PATH": search, "VIRTUAL_ENV": None, "CONDA_PREFIX": None}
+    changes = {**environ, "PATH": search}
     try:
         argv = (uv.find_uv_bin(), "python", "list", "--only-installed", "--output-format", "json")
         finished = runner.run(Command((*argv, "--offline", "--no-config"), timeout=limit, env=changes))

@@ -130,6 +130,27 @@ def test_a_library_of_another_version_is_a_mismatch_though_nvml_does_not_start(t
     assert facts.driver.userland == "580.65.06"
 
 
+def test_an_nvml_that_answers_for_another_driver_than_the_module_is_a_mismatch(tmp_path: Path, nvml_stub: Any) -> None:
+    write(tmp_path, "/proc/driver/nvidia/version", MODULE)
+    facts = probe(tmp_path, nvml_stub.environment(f"driver 580.65.06\nnvml 13.580.65.06\n{H200}\n"))
+    assert facts.driver.state == "mismatch"
+    assert (facts.driver.kernel_module, facts.driver.userland) == ("570.133.20", "580.65.06")
+
+
+def test_gpus_on_the_bus_that_the_driver_does_not_list_are_told_except_in_a_container(
+    tmp_path: Path, nvml_stub: Any
+) -> None:
+    for slot in ("01", "02"):
+        write(tmp_path, f"/sys/bus/pci/devices/0000:{slot}:00.0/vendor", "0x10de\n")
+        write(tmp_path, f"/sys/bus/pci/devices/0000:{slot}:00.0/class", "0x030200\n")
+    environ = nvml_stub.environment(f"{H200}\n")
+    facts = probe(tmp_path, environ)
+    assert (facts.driver.state, len(facts.gpus)) == ("ok", 1)
+    assert "the PCI bus shows 2 GPUs, the driver answers for 1" in reasons(facts, "gpus")
+    write(tmp_path, "/.dockerenv")  # which is given a part of the host's GPUs
+    assert reasons(probe(tmp_path, environ), "gpus") == ""
+
+
 def test_a_newer_libcuda_beside_the_drivers_own_libraries_is_no_mismatch(tmp_path: Path, nvml_stub: Any) -> None:
     write(tmp_path, "/proc/driver/nvidia/version", MODULE)
     environ = nvml_stub.environment(f"driver 570.133.20\nnvml 12.570.133.20\ncuda 13000\n{H200}\n", "570.133.20")

@@ -86,19 +86,16 @@ def selected(wishes: Wishes, only: str | None, project: Project) -> tuple[str, .
     return (only,)
 
 
-def stop_on_mismatch(host: Host, ctx: Context) -> None:
+def stop_on_mismatch(host: Host) -> None:
     """With the driver half upgraded nothing is touched. Raises RebootRequired."""
-    if host.state != "mismatch":
-        return
-    from bnbenv.errors import RebootRequired
+    if host.state == "mismatch":
+        from bnbenv.facts.model import Driver
+        from bnbenv.solve.situation import reboot_required
 
-    module = host.fingerprint.get("driver module", "version unknown")
-    library = host.fingerprint.get("driver library", "version unknown")
-    raise RebootRequired(
-        "reboot-required",
-        f"the NVIDIA kernel module ({module}) and the driver library ({library}) differ: nothing was changed",
-        "Reboot, then run: bnbenv sync",
-    )
+        found = host.fingerprint
+        module = found.get("driver module") or found.get("driver kernel_module")
+        library = found.get("driver library") or found.get("driver userland")
+        raise reboot_required(Driver(state="mismatch", kernel_module=module, userland=library))
 
 
 def reason_rows(reasons: tuple[Reason, ...]) -> list[dict[str, str]]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from bnbenv.process import Runner
 
 
+RECORDED = "facts file"  # stands in a fingerprint that was taken from BNBENV_FACTS
+
+
 @dataclass(frozen=True)
 class Reason:
     """Why an environment is not in sync: a stable code and one sentence."""
@@ -110,7 +113,7 @@ def check_env(project: Project, env: str, host: Host) -> tuple[Reason, ...]:
         reasons.append(
             Reason(env, "lock-changed", f"{lock.name} changed since generation {record.generation} was made")
         )
-    if not record.verified and "facts file" not in host.fingerprint:
+    if not record.verified and RECORDED not in host.fingerprint:
         reasons.append(
             Reason(env, "unverified", f"generation {record.generation} was made without running its kernels")
         )
@@ -150,12 +153,18 @@ def _package_reasons(
 
 
 def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:
-    reasons = []
-    for name in sorted({*host.fingerprint, *record.host}):
-        before, now = record.host.get(name), host.fingerprint.get(name)
-        if before != now:
-            reasons.append(Reason(env, "host-changed", f"{name}: {before or 'none'} -> {now or 'none'}"))
-    return reasons
+    """Every named difference; between a probed host and a recorded file only those of driver and GPUs say something."""
+    from bnbenv.facts.quick import differences
+
+    before, now = dict(record.host), dict(host.fingerprint)
+    changes = []
+    if (RECORDED in now) != (RECORDED in before):
+        changes.append(f"the facts are {'recorded (BNBENV_FACTS)' if RECORDED in now else 'probed'} and were not then")
+        for found in (before, now):
+            for name in [name for name in found if not name.startswith(("driver", "GPU", "MIG"))]:
+                del found[name]
+    changes += differences(before, now)
+    return [Reason(env, "host-changed", change) for change in changes]
 
 
 def _wishes_reasons(project: Project, env: str, record: Record) -> list[Reason]:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.wishes import load_wishes
 
     project = project_of(args, ctx)
-    stop_on_mismatch(observe_host(ctx.environ, ctx.runner), ctx)
+    stop_on_mismatch(observe_host(ctx.environ, ctx.runner))
     wishes = load_wishes(project)
     rows = []
     with held(project):

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
-    stop_on_mismatch(host, ctx)
+    stop_on_mismatch(host)
     wishes = load_wishes(project)
     names = selected(wishes, args.env, project)
     setting = setting_of(project, wishes, facts_of(ctx), ctx)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
-    stop_on_mismatch(host, ctx)
+    stop_on_mismatch(host)
     asked = any(getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend"))
     if not asked and not args.fresh:
         names = env_names(project, args.env)

@@ -7,7 +7,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import requests
 
 MEMBER_LIMIT = 1 << 29  # bytes of one unpacked member; the largest native library so far is a tenth of it
-READ_AHEAD = 4 << 20
-TAIL = 1 << 16
+READ_AHEAD = 1 << 16
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
+_HEADER_ROOM = 1 << 10  # bytes of the header before a member: its name and extra fields
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -36,7 +36,8 @@ class RangeFile(io.RawIOBase):
         self._session, self._url, self._name = session, url, name
         self._position = 0
         # The directory of a zip file stands at its end: one request gives the size and, mostly, the directory.
-        self._tail, self.size = self._fetch(f"bytes=-{TAIL}", TAIL)
+        self._held, self.size = self._fetch(f"bytes=-{READ_AHEAD}", READ_AHEAD)
+        self._held_from = self.size - len(self._held)
 
     def readable(self) -> bool:
         return True
@@ -55,19 +56,28 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        size = min(len(buffer), self.size - self._position)
-        if size <= 0:
+        if self._position >= self.size:
             return 0
-        before_tail = self.size - len(self._tail)
-        if self._position >= before_tail:
-            data = self._tail[self._position - before_tail :][:size]
-        else:
-            data, _ = self._fetch(f"bytes={self._position}-{self._position + size - 1}", size)
-        if len(data) != size:
-            raise SourceUnreachable("short-answer", f"The server sent {len(data)} of {size} bytes of {self._name}.")
-        buffer[:size] = data
-        self._position += size
-        return size
+        skipped = self._position - self._held_from
+        if not 0 <= skipped < len(self._held):
+            self.hold(self._position, len(buffer))
+            skipped = 0
+        data = self._held[skipped : skipped + len(buffer)]
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def hold(self, start: int, size: int) -> None:
+        """Fetch a part in one request, for the reads that follow."""
+        size = min(size, self.size - start)
+        if start < 0 or size <= 0:
+            return
+        self._held, _ = self._fetch(f"bytes={start}-{start + size - 1}", size)
+        self._held_from = start
+        if len(self._held) != size:
+            raise SourceUnreachable(
+                "short-answer", f"The server sent {len(self._held)} of {size} bytes of {self._name}."
+            )
 
     def _fetch(self, span: str, limit: int) -> tuple[bytes, int]:
         """The bytes of a span, at most ``limit``, and the size of the whole file."""
@@ -100,10 +110,16 @@ class RangeFile(io.RawIOBase):
 
 
 class Wheel:
-    """An open wheel. ``filename`` and ``sha256`` identify it, ``size`` is in bytes."""
+    """An open wheel. ``filename`` and ``sha256`` identify it, ``size`` is in bytes.
 
-    def __init__(self, stream: BinaryIO, filename: str, sha256: str, size: int) -> None:
+    ``hold`` is told which part of the stream (start, size) is about to be read.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, filename: str, sha256: str, size: int, hold: Callable[[int, int], None] | None = None
+    ) -> None:
         self.filename, self.sha256, self.size = filename, sha256, size
+        self._hold = hold
         try:
             self._zip = zipfile.ZipFile(stream)
         except _DAMAGE as error:
@@ -124,6 +140,8 @@ class Wheel:
             raise Failed("bad-wheel", f"{self.filename} holds no {name}.") from None
         if member.file_size > limit:
             raise self._damaged(f"{name} would unpack to {member.file_size} bytes, the limit is {limit}")
+        if self._hold:
+            self._hold(member.header_offset, _HEADER_ROOM + min(member.compress_size, limit))
         try:
             # Asked for a number of bytes, zipfile unpacks no more than that; it compares the checksum at the end.
             with self._zip.open(member) as stream:
@@ -155,4 +173,4 @@ def remote_wheel(session: requests.Session, url: str, filename: str, sha256: str
     Raises SourceUnreachable; Failed: ``no-ranges``, ``bad-wheel``.
     """
     with RangeFile(session, url, filename) as remote, io.BufferedReader(remote, READ_AHEAD) as stream:
-        yield Wheel(stream, filename, sha256, remote.size)
+        yield Wheel(stream, filename, sha256, remote.size, remote.hold)

@@ -17,7 +17,7 @@ make_env "$repo/.tool"
 install "$repo/.tool" --editable "$repo"
 bnbenv=$repo/.tool/bin/bnbenv
 
-[ -e "$dir/bnbenv.toml" ] || "$bnbenv" init --project "$dir" >&2
+[ -e "$dir/bnbenv.toml" ] || "$bnbenv" init --project "$dir" >/dev/null
 code=0
 "$bnbenv" sync --project "$dir" "$@" || code=$?
 [ $code -eq 0 ] && echo "bootstrap: from now on: $bnbenv check --project $dir" >&2

@@ -133,7 +133,7 @@ class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``bitsandbytes``, ``torch``, ``triton`` are version specifiers; ``torch_cuda`` CUDA versions of the torch build
     (``13.1``, or a prefix such as ``13``); ``libraries`` native library names; ``glibc_below`` a glibc version;
     ``capability`` a comparison such as ``<7.5`` or ``==9.0``; ``os`` operating systems; ``override`` true where it
-    applies only with BNB_CUDA_VERSION set.
+    applies only with BNB_CUDA_VERSION set. ``refuses`` is false where only some uses suffer: then it is a note.
     """
 
     id: str
@@ -149,6 +149,7 @@ class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capability: str | None = None
     os: tuple[str, ...] = ()
     override: bool | None = None
+    refuses: bool = True
 
 
 class Matrix(msgspec.Struct, frozen=True):

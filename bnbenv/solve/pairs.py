@@ -195,7 +195,7 @@ def _advisories(
     fails: Fails,
 ) -> None:
     for advisory in matrix.advisories:
-        if applies(situation, advisory, build, wheel, library, override):
+        if advisory.refuses and applies(situation, advisory, build, wheel, library, override):
             fails[f"advisory:{advisory.id}"] = Reason(f"{advisory.summary} {advisory.remedy}", advisory.reference)
             return
 

@@ -25,7 +25,7 @@ from bnbenv.solve.model import (
     Solution,
     TorchChoice,
 )
-from bnbenv.solve.pairs import Pairing, library_cuda, pairings
+from bnbenv.solve.pairs import Pairing, applies, library_cuda, pairings
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, number, public
@@ -216,6 +216,11 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
         unknown = next((item.reason for item in situation.facts.unknown if item.fact == "gpus"), None)
         if unknown:
             yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
+    for advisory in judged.matrix.advisories:
+        library = best.library
+        if library is not None and not advisory.refuses:
+            if applies(situation, advisory, best.torch, best.wheel, library, best.override):
+                yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
     stale = situation.facts.environment.get("BNB_CUDA_VERSION")
     wanted = library_cuda(best.library).replace(".", "") if best.library and best.override else None
     if stale and stale != wanted and situation.backend == "cuda":

@@ -200,6 +200,15 @@ def _advisories(
             return
 
 
+def remarks(situation: Situation, matrix: Matrix, pairing: Pairing) -> list[Advisory]:
+    """Advisories about some uses of a combination, which do not stand against it."""
+    build, wheel, library = pairing.torch, pairing.wheel, pairing.library
+    if library is None:
+        return []
+    notes = [advisory for advisory in matrix.advisories if not advisory.refuses]
+    return [note for note in notes if applies(situation, note, build, wheel, library, pairing.override)]
+
+
 def applies(
     situation: Situation,
     advisory: Advisory,

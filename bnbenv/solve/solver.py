@@ -25,7 +25,7 @@ from bnbenv.solve.model import (
     Solution,
     TorchChoice,
 )
-from bnbenv.solve.pairs import Pairing, applies, library_cuda, pairings
+from bnbenv.solve.pairs import Pairing, library_cuda, pairings, remarks
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, number, public
@@ -216,11 +216,8 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
         unknown = next((item.reason for item in situation.facts.unknown if item.fact == "gpus"), None)
         if unknown:
             yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
-    for advisory in judged.matrix.advisories:
-        library = best.library
-        if library is not None and not advisory.refuses:
-            if applies(situation, advisory, best.torch, best.wheel, library, best.override):
-                yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
+    for advisory in remarks(situation, judged.matrix, best):
+        yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
     stale = situation.facts.environment.get("BNB_CUDA_VERSION")
     wanted = library_cuda(best.library).replace(".", "") if best.library and best.override else None
     if stale and stale != wanted and situation.backend == "cuda":
@@ -246,25 +243,38 @@ def _would_win(situation: Situation, build: TorchBuild, chosen: TorchBuild) -> b
 
 
 def _rejected(judged: Judged, best: Pairing) -> list[Rejected]:
-    """What would have been preferred and why it was not taken: newer wheels, newer torch builds, and their pairs."""
+    """What is newer and was not taken, and why: wheels, torch builds, and their pairs. Wishes are no reason to list."""
     rows: list[Rejected] = []
-    for wheel, fails in judged.wheels:
-        if fails and public(wheel.version) > public(best.wheel.version):
-            rows += [Rejected(f"bitsandbytes {wheel.version}", rule, why.because) for rule, why in fails.items()]
+    wheels = [item for item in judged.wheels if public(item[0].version) > public(best.wheel.version)]
+    for wheel, fails in wheels:
+        rows += _rows(f"bitsandbytes {wheel.version}", fails)
     newer = sorted(
         (item for item in judged.torch if _would_win(judged.situation, item[0], best.torch)),
         key=lambda item: (_descending(item[0].version), source_key(item[0])),
     )
     for build, fails in newer:
-        if fails:
-            rows += [Rejected(label(build), rule, why.because) for rule, why in fails.items()]
-        else:
-            for pairing in pairings(judged.situation, judged.matrix, build, best.wheel):
-                name = f"{label(build)} + bitsandbytes {best.wheel.version}"
-                rows += [Rejected(name, rule, why.because) for rule, why in pairing.fails.items()]
-    for wheel, fails in judged.wheels:
-        if not fails and public(wheel.version) > public(best.wheel.version):
-            for pairing in pairings(judged.situation, judged.matrix, best.torch, wheel):
-                name = f"{label(best.torch)} + bitsandbytes {wheel.version}"
-                rows += [Rejected(name, rule, why.because) for rule, why in pairing.fails.items()]
+        rows += _rows(label(build), fails) if fails else _pair_rows(judged, build, best.wheel, best)
+    for wheel, fails in wheels:
+        if not fails:
+            rows += _pair_rows(judged, best.torch, wheel, best)
     return list(dict.fromkeys(rows))[:REJECTED_SHOWN]
+
+
+def _rows(candidate: str, fails: Fails) -> list[Rejected]:
+    if any(rule.endswith("-wish") for rule in fails):
+        return []
+    return [Rejected(candidate, rule, why.because) for rule, why in fails.items()]
+
+
+def _pair_rows(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel, best: Pairing) -> list[Rejected]:
+    """Why a pair was not taken: what stands against it, or what is preferred to it."""
+    name = f"{label(build)} + bitsandbytes {wheel.version}"
+    rows: list[Rejected] = []
+    for pairing in pairings(judged.situation, judged.matrix, build, wheel):
+        rows += _rows(name, pairing.fails)
+        if not pairing.fails and pairing.uses_ptx and not best.uses_ptx:
+            rows.append(Rejected(name, "prefer-sass", "it would run PTX where the choice has SASS"))
+        elif not pairing.fails and pairing.override and not best.override and pairing.library:
+            cuda = library_cuda(pairing.library).replace(".", "")
+            rows.append(Rejected(name, "prefer-no-override", f"it would need {pairing.override}={cuda}"))
+    return rows

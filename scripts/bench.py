@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -53,13 +52,10 @@ def by_turns(rounds: int, *tasks: Callable[[], float]) -> list[float]:
 
 
 def peak_memory(argv: tuple[str, ...], env: dict[str, str], cwd: Path) -> float:
-    """MB that a command takes at most, by itself."""
-    pid = os.fork()
-    if pid == 0:
-        run(argv, env, cwd)
-        sys.stdout.write("")
-        os._exit(int(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024) & 0xFF)
-    return float(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """MB that a command takes at most."""
+    process = subprocess.Popen(argv, env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, _, usage = os.wait4(process.pid, 0)
+    return usage.ru_maxrss / 1024
 
 
 def solve_milliseconds() -> tuple[float, float]:

@@ -1,14 +1,20 @@
-"""What tests share: a stand-in for NVIDIA's management library, compiled in the test run."""
+"""What tests share: a stand-in for NVIDIA's management library, compiled in the test run, and real projects."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,240 @@ def _nvml_libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
 def nvml_stub(_nvml_libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> NvmlStub:
     """A stand-in for libnvidia-ml.so.1 that the real nvidia-ml-py loads; see NvmlStub."""
     return NvmlStub(_nvml_libraries, tmp_path_factory.mktemp("nvml"))
+
+
+QUANTIZE = """\
+import bitsandbytes.functional as F, torch
+torch.manual_seed(0)
+rows = torch.randn(64, 64)
+packed, state = F.quantize_4bit(rows, quant_type="nf4")
+error = (F.dequantize_4bit(packed, state) - rows).abs().mean().item()
+assert 0 < error < 0.1, error  # the mean error of NF4 on normal values is 0.073
+print("quantized")
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one document on standard output."""
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder in which the real bnbenv is run, with a user folder of its own and no GPU to be seen.
+
+    ``project("sync", "--fresh", BNBENV_OFFLINE="1")``: words are the command line, names change the environment (None
+    removes).
+    """
+
+    root: Path
+    environ: Mapping[str, str]
+
+    def __call__(self, *words: str, **changes: str | None) -> Ended:
+        process = self.start(*words, changes=changes)
+        out, err = process.communicate(timeout=300)
+        assert "Traceback" not in err, err
+        return Ended(process.returncode, out, err)
+
+    def start(
+        self, *words: str, command: tuple[str, ...] = ("-m", "bnbenv"), changes: Mapping[str, str | None] = {}
+    ) -> Any:
+        """The same without waiting; ``command`` is what Python runs instead of bnbenv's own entry."""
+        return subprocess.Popen(
+            [sys.executable, *command, *words],
+            cwd=self.root,
+            env=self.changed(**changes),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def changed(self, **changes: str | None) -> dict[str, str]:
+        return {name: value for name, value in {**self.environ, **changes}.items() if value is not None}
+
+    def done(self, *words: str, **changes: str | None) -> dict[str, Any]:
+        """The document of a command that has to succeed."""
+        ended = self(*words, "--json", **changes)
+        assert ended.code == 0, ended.stdout + ended.stderr
+        return ended.document
+
+    def drift(self, **changes: str | None) -> dict[str, str]:
+        """What ``check`` says is not in sync: code -> sentence; empty where all is."""
+        ended = self("check", "--json", **changes)
+        reasons = {reason["code"]: reason["because"] for reason in ended.document["reasons"]}
+        assert ended.code == (3 if reasons else 0), ended.stdout + ended.stderr
+        return reasons
+
+    def python(self, code: str, *options: str, env: str = "bnb", **changes: str | None) -> str:
+        """What the environment's own Python prints, with nothing activated."""
+        interpreter = self.root / f".venv-{env}" / "bin" / "python"
+        words = [str(interpreter), *options, "-c", code]
+        done = subprocess.run(
+            words, env=self.changed(**changes), capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def quantizes(self) -> bool:
+        """Whether a 4-bit quantization runs in the environment in use and its error is as it should be."""
+        return self.python(QUANTIZE).endswith("quantized")
+
+    def generation(self, env: str = "bnb") -> int:
+        """The number of the generation that the link leads to."""
+        return int((self.root / f".venv-{env}").readlink().name)
+
+    def uv(self, *words: str) -> None:
+        """``uv pip`` on the environment in use, as people run it behind bnbenv's back."""
+        from uv import find_uv_bin
+
+        subprocess.run(
+            [find_uv_bin(), "pip", *words, "--quiet", "--python", self.root / ".venv-bnb" / "bin" / "python"],
+            env=self.changed(),
+            check=True,
+            timeout=120,
+        )
+
+    def replace(self, name: str, change: Callable[[bytes], bytes]) -> Path:
+        """Change a file of the project by putting a new one in its place: the old one may be a link into uv's cache."""
+        (path,) = self.root.glob(name)
+        fresh = path.with_name(path.name + ".fresh")
+        fresh.write_bytes(change(path.read_bytes()))
+        fresh.replace(path)
+        return path
+
+    def listing(self) -> dict[str, tuple[object, ...]]:
+        """Everything below the folder, with what a change would change."""
+        found: dict[str, tuple[object, ...]] = {}
+        for folder, folders, files in os.walk(self.root):
+            for name in (".", *folders, *files):
+                path = Path(folder, name)
+                stat = path.lstat()
+                target = str(path.readlink()) if path.is_symlink() else ""
+                found[str(path)] = (stat.st_mode, stat.st_ino, stat.st_size, stat.st_mtime_ns, target)
+        return found
+
+    def leftovers(self) -> list[str]:
+        """What a run that ended early may leave and the next sync has to delete."""
+        found = [path.name for path in self.root.iterdir() if ".new-" in path.name or path.name.endswith(".part")]
+        home = self.root / ".bnbenv"
+        found += [path.name for path in home.iterdir() if path.name.endswith(".part")] if home.exists() else []
+        for folder in home.glob("generations/*"):
+            finished = {path.stem for path in folder.glob("[0-9]*.json")}
+            for path in folder.iterdir():
+                if path.name.split(".")[0] not in finished:
+                    found.append(f"{folder.name}/{path.name}")
+        return found
+
+
+@pytest.fixture(scope="session")
+def tool_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """This machine's environment with a user folder of its own for bnbenv, no GPU, and bytecode cached."""
+    own = tmp_path_factory.mktemp("user")
+    foreign = ("BNB", "CUDA", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX", "NVML_STUB")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    (own / "sysroot").mkdir()
+    return {**environ, "BNBENV_HOME": str(own / "home"), "BNBENV_SYSROOT": str(own / "sysroot")}
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A project that was synced once in this test run: ``root`` is its folder, ``first`` how its commands ended."""
+
+    root: Path
+    first: dict[str, Ended]
+
+
+@pytest.fixture(scope="session")
+def synced(tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str]) -> Synced:
+    """The project of which the others are copies: ``bnbenv init``, then ``bnbenv sync`` with its verification.
+
+    All test workers share it. Skips where no CPU build of torch can be had.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, outcome = base / "synced", base / "synced.json"
+    with FileLock(base / "synced.lock"):
+        if not outcome.exists():
+            root.mkdir()
+            outcome.write_text(json.dumps(_first_sync(Project(root, tool_environ))))
+    found = json.loads(outcome.read_text())
+    if "missing" in found:
+        pytest.skip(found["missing"])
+    return Synced(root, {name: Ended(**ended) for name, ended in found.items()})
+
+
+def _first_sync(project: Project) -> dict[str, Any]:
+    first = {"init": project("init", "--json"), "plan": project("plan", "--json"), "lock": project("lock", "--json")}
+    if first["lock"].code == 7:
+        return {"missing": f"no package index answers: {first['lock'].stderr.strip()}"}
+    assert first["lock"].code == 0, first["lock"].stderr
+    if first["lock"].document["locks"][0]["choice"]["torch"]["cuda"] is not None:
+        return {"missing": "no CPU build of torch: neither a find-links folder nor PyTorch's CPU index offers one"}
+    (project.root / "pylock.bnb.toml").unlink()
+    first["sync"] = project("sync", "--json")
+    assert first["sync"].code == 0, first["sync"].stderr
+    return {name: vars(ended) for name, ended in first.items()}
+
+
+@contextlib.contextmanager
+def _copied(source: Path, target: Path) -> Iterator[Path]:
+    """A copy of a project; packages are hard links. It is deleted in the end: a test run keeps its folders."""
+
+    def copy(one: str, other: str) -> None:
+        packages = f"{os.sep}lib{os.sep}" in one
+        os.link(one, other) if packages else shutil.copy2(one, other)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy)
+    try:
+        yield target
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+@pytest.fixture
+def project(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
+    """A project of one's own, verified and in sync."""
+    with _copied(synced.root, tmp_path / "project") as root:
+        yield Project(root, tool_environ)
+
+
+@pytest.fixture
+def copies(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Callable[[], Any]:
+    """Like ``project``, one after the other: ``with copies() as project``."""
+
+    @contextlib.contextmanager
+    def copy() -> Iterator[Project]:
+        with _copied(synced.root, tmp_path / "project") as root:
+            yield Project(root, tool_environ)
+
+    return copy
+
+
+@pytest.fixture
+def locked(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
+    """A fresh checkout: bnbenv.toml and its lock, and no environment yet."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("bnbenv.toml", "pylock.bnb.toml"):
+        shutil.copy(synced.root / name, root)
+    yield Project(root, tool_environ)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def empty(tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
+    """A folder with nothing in it."""
+    root = tmp_path / "empty"
+    root.mkdir()
+    yield Project(root, tool_environ)
+    shutil.rmtree(root, ignore_errors=True)

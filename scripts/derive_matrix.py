@@ -74,7 +74,8 @@ def measure_all(
 ) -> int:
     """Run the measurements, adding and writing each row as it comes; the number of failures."""
     failures = 0
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         for done in as_completed([pool.submit(task) for task in tasks]):
             try:
                 row = done.result()
@@ -85,6 +86,8 @@ def measure_all(
             rows.append(row)
             write(rows)
             print(f"added    {described(row)}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C only the wheels in hand are finished
     return failures
 
 

@@ -59,8 +59,8 @@ def sources_of(setting: Setting) -> PackageSources:
 def survey(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> tuple[Availability, PackageSources]:
     """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders.
 
-    The sources that come back are those to give to uv: it ends at the first one that does not answer. Raises Failed
-    for a local torch wheel that cannot be read.
+    The sources that come back are those to give to uv: it ends at the first one that does not answer. A local wheel
+    that cannot be read stands in ``unreachable`` under its path.
     """
     here = (facts.platform.os, facts.platform.machine)
     variants = sorted({b.index for b in matrix.torch if b.index is not None and (b.os, b.machine) == here})
@@ -76,7 +76,7 @@ def survey(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> tuple[A
         unreachable=unreachable,
         torch=offered,
         bitsandbytes=frozenset(offer.filename for _, offer in reach.offers("bitsandbytes")),
-        local=_local_builds(reach),
+        local=_local_builds(reach, unreachable),
         managed_python=sources.offline is None,
     )
     return found, answering(sources, reach)
@@ -95,16 +95,17 @@ def _note_source(
     unreachable[key] = reasons[0] if reasons else "it offers no torch"
 
 
-def _local_builds(reach: Reach) -> tuple[TorchBuild, ...]:
+def _local_builds(reach: Reach, unreachable: dict[str, str]) -> tuple[TorchBuild, ...]:
+    """The torch wheels in local folders, measured. One that cannot be read, or is for ROCm or XPU, is no candidate."""
     from bnbenv.matrix.measure import measure_local_torch
 
     builds = []
     for wheel in local_torch_wheels(reach):
         try:
             builds.append(measure_local_torch(wheel))
-        except BnbenvError as error:
-            step = "Delete it, or fetch it again."
-            raise Failed("bad-wheel", f"{wheel} cannot be read: {error.message}", step) from None
+        except (BnbenvError, OSError) as error:
+            if not isinstance(error, BnbenvError) or error.code != "not-cuda":
+                unreachable[str(wheel)] = str(error)
     return tuple(builds)
 
 

@@ -127,6 +127,9 @@ def new_lock(setting: Setting, env: str, use: InUse, say: Say) -> tuple[Locked, 
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
     say(f"{env}: asking the package sources what they offer")
     found, sources = survey(sources_of(setting), setting.facts, setting.matrix)
+    for place, reason in found.unreachable.items():
+        if place.endswith(".whl"):
+            say(f"{env}: passed over {place}: {reason}")
     solution = decide(setting, _request(setting, env, use), found)
     for note in solution.notes:
         say(f"{env}: {note}")

@@ -13,9 +13,14 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Conflict, Option, Refusal, Request, Solution
 from bnbenv.solve.pairs import pairings
-from bnbenv.solve.situation import Reason, with_request
+from bnbenv.solve.situation import Fails, Reason, with_request
 from bnbenv.solve.solver import Judged, choose, judge
 from bnbenv.solve.versions import number
+
+FailSets = dict[frozenset[str], Fails]
+Change = tuple[str, Request, dict[str, str]]
+
+KINDS_COMBINED = 6  # compute capabilities in one machine, up to which every mixture is tried
 
 # What a user can change most easily comes first in a conflict of equal size.
 _ORDER = (
@@ -46,13 +51,11 @@ _ORDER = (
 def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Refusal:
     """The refusal for a request that has no solution."""
     judged = judge(facts, matrix, request, availability, availability.managed_python)
-    reasons: dict[str, Reason] = {}
-    sets = frozenset() if judged.situation.fails else frozenset(_fail_sets(judged, reasons))
-    options = tuple(_options(facts, matrix, request, availability, judged, sets))
-    return Refusal(_conflict(judged, sets, reasons), options)
+    sets = {} if judged.situation.fails else _fail_sets(judged)
+    return Refusal(_conflict(judged, sets), tuple(_options(facts, matrix, request, availability, judged, sets)))
 
 
-def _conflict(judged: Judged, sets: frozenset[frozenset[str]], reasons: dict[str, Reason]) -> tuple[Conflict, ...]:
+def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
     situation = judged.situation
     if situation.fails:
         return tuple(_conflicts(situation.fails.items()))
@@ -65,7 +68,16 @@ def _conflict(judged: Judged, sets: frozenset[frozenset[str]], reasons: dict[str
         because = "a source build was asked for, and this bnbenv takes published wheels only"
         return (Conflict("build", because, "the request"),)
     smallest = _hitting_set(_minimal(sets))
-    return tuple(_conflicts((rule, reasons[rule]) for rule in smallest))
+    return tuple(_conflicts((rule, _reason(rule, smallest, sets)) for rule in smallest))
+
+
+def _reason(rule: str, conflict: tuple[str, ...], sets: FailSets) -> Reason:
+    """Why a rule is in the conflict: in the words of a candidate against which nothing else of the conflict stands.
+
+    Of these the one that comes closest to fitting, the newest of several.
+    """
+    alone = [rules for rules in sets if rules.intersection(conflict) == {rule}]
+    return sets[min(alone, key=len)][rule]
 
 
 def _conflicts(items: Iterable[tuple[str, Reason]]) -> Iterator[Conflict]:
@@ -73,24 +85,25 @@ def _conflicts(items: Iterable[tuple[str, Reason]]) -> Iterator[Conflict]:
         yield Conflict(rule, reason.because, reason.source)
 
 
-def _fail_sets(judged: Judged, reasons: dict[str, Reason]) -> Iterator[frozenset[str]]:
-    """The rules against each candidate; ``reasons`` keeps the first, that is the newest candidate's, of each."""
+def _fail_sets(judged: Judged) -> FailSets:
+    """The rules against each candidate, with the newest candidate's reasons.
+
+    A candidate that breaks all the rules that another breaks, and more, says nothing new and is left out.
+    """
     builds = sorted(judged.torch, key=lambda item: number(item[0].version), reverse=True)
-    stated: set[str] = set()  # rules whose reason was given by a library that there is
-    for wheel, wheel_against in judged.wheels:
+    sets: FailSets = {}
+    for wheel, wheel_fails in judged.wheels:
         for build, build_fails in builds:
-            alone = {**wheel_against, **build_fails}
+            alone = {**wheel_fails, **build_fails}
+            if any(rules <= alone.keys() for rules in sets):
+                continue
             for pairing in pairings(judged.situation, judged.matrix, build, wheel):
                 fails = {**pairing.fails, **alone}
-                for rule, reason in fails.items():
-                    if rule not in reasons or (pairing.library is not None and rule not in stated):
-                        reasons[rule] = reason
-                    if pairing.library is not None:
-                        stated.add(rule)
-                yield frozenset(fails)
+                sets.setdefault(frozenset(fails), fails)
+    return sets
 
 
-def _minimal(sets: frozenset[frozenset[str]]) -> list[frozenset[str]]:
+def _minimal(sets: Iterable[frozenset[str]]) -> list[frozenset[str]]:
     ordered = sorted(sets, key=len)
     kept: list[frozenset[str]] = []
     for rules in ordered:
@@ -109,9 +122,9 @@ def _hitting_set(sets: list[frozenset[str]]) -> tuple[str, ...]:
     return tuple(rules)
 
 
-def _rank(rule: str) -> tuple[int, str]:
-    name = rule.split("[")[0].split(":")[0]
-    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), rule)
+def _rank(rule: str) -> tuple[int, tuple[int, ...], str]:
+    name, _, gpu = rule.split(":")[0].partition("[")
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), number(gpu), rule)
 
 
 def _options(
@@ -120,15 +133,21 @@ def _options(
     request: Request,
     availability: Availability,
     judged: Judged,
-    sets: frozenset[frozenset[str]],
+    sets: FailSets,
 ) -> Iterator[Option]:
     """Changes that lead to a solution, cheapest first; each has been solved."""
     arguments = _arguments(request)
-    for change, changed, replaced in _changes(facts, request):
+    taken: list[set[str]] = []  # of the sets of GPUs only the largest are worth saying
+    for change, changed, replaced in (*_changes(request), *_fewer_gpus(judged, request)):
+        chosen = {str(gpu.index) for gpu in facts.gpus} if changed.gpus == ("all",) else set(changed.gpus)
+        if "--gpus" in replaced and any(chosen <= larger for larger in taken):
+            continue
         solution = choose(facts, matrix, changed, availability)
         if solution is not None:
             words = tuple(word for key, value in {**arguments, **replaced}.items() if value for word in (key, value))
             yield Option(change, gives(solution), _command(replaced), words)
+            if "--gpus" in replaced:
+                taken.append(chosen)
     if judged.situation.fails or any(_driver_only(rules) for rules in sets):
         yield from _driver_upgrade(facts, matrix, request, availability, judged)
     if judged.situation.backend == "cuda":
@@ -141,8 +160,8 @@ def _options(
             yield Option(change, gives(solution), "bnbenv sync --backend cpu", (*words, "--backend", "cpu"))
 
 
-def _changes(facts: HostFacts, request: Request) -> Iterator[tuple[str, Request, dict[str, str]]]:
-    """The changes worth trying: a wish given up, two wishes given up, fewer GPUs."""
+def _changes(request: Request) -> Iterator[Change]:
+    """The wishes worth giving up: one, two, all of them."""
     if request.build == "always":
         yield "take a published wheel", with_request(request, build="auto"), {}
     wishes = {"torch": "*", "bitsandbytes": "*", "python": ">=3.10"}
@@ -154,12 +173,18 @@ def _changes(facts: HostFacts, request: Request) -> Iterator[tuple[str, Request,
             yield text, with_request(request, **changes), {f"--{name}": changes[name] for name in names}
     if request.gpus != ("all",):
         yield "take all GPUs", with_request(request, gpus=("all",)), {"--gpus": "all"}
-    indices = [str(gpu.index) for gpu in facts.gpus]
-    for size in range(len(indices) - 1, 0, -1):
-        subsets = list(combinations(indices, size)) if len(indices) <= 8 else [(index,) for index in indices]
-        for subset in subsets:
-            text = f"take only GPU {', '.join(subset)}"
-            yield text, with_request(request, gpus=subset), {"--gpus": ",".join(subset)}
+
+
+def _fewer_gpus(judged: Judged, request: Request) -> Iterator[Change]:
+    """Fewer GPUs, the most first. Those of one compute capability go together: the rules treat them alike."""
+    situation = judged.situation
+    gpus = situation.facts.gpus if "gpu" in situation.fails else situation.gpus
+    kinds = tuple(dict.fromkeys(gpu.compute_capability for gpu in gpus))
+    sizes = range(len(kinds) - 1, 0, -1) if len(kinds) <= KINDS_COMBINED else (len(kinds) - 1, 1)
+    for size in sizes:
+        for kept in combinations(kinds, size):
+            subset = tuple(str(gpu.index) for gpu in gpus if gpu.compute_capability in kept)
+            yield f"take only GPU {', '.join(subset)}", with_request(request, gpus=subset), {"--gpus": ",".join(subset)}
 
 
 def _driver_upgrade(

@@ -68,7 +68,7 @@ def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
         driver = Driver(state="ok", version=request.driver, source="--driver")
     if driver.state == "mismatch" and request.backend != "cpu":
         raise reboot_required(driver)
-    gpus, visible = _select_gpus(facts, request, fails)
+    gpus, visible = _select_gpus(facts, request, fails) if request.backend != "cpu" else ((), ())
     backend = _backend(facts, driver, gpus, request, fails)
     if backend == "cpu":
         gpus, visible = (), ()
@@ -116,7 +116,7 @@ def _backend(facts: HostFacts, driver: Driver, gpus: tuple[Gpu, ...], request: R
             fails["driver-state"] = Reason("there is a GPU and no NVIDIA driver", driver.source or "the facts")
         return "cuda"
     gpu_unknown = next((item.reason for item in unknown if item.fact.startswith("gpus")), None)
-    if driver.state == "ok" and gpu_unknown and facts.driver.state == "ok":
+    if gpu_unknown and facts.driver.state != "absent":
         fails["gpu"] = Reason(f"the driver is there and its GPUs are unknown: {gpu_unknown}", "the facts")
         return "cuda"
     if request.backend == "cuda":
@@ -129,27 +129,36 @@ def _select_gpus(facts: HostFacts, request: Request, fails: Fails) -> tuple[tupl
     """The GPUs to solve for, and the UUIDs to make visible where that is not all of them."""
     if request.gpus == ("all",):
         return facts.gpus, ()
-    chosen: dict[str, Gpu] = {}
+    chosen: dict[tuple[int, str], Gpu] = {}
     for word in request.gpus:
-        match = _find_gpu(facts, word)
-        if match is None:
+        found = _find_gpus(facts, word)
+        if len(found) == 1:
+            chosen.update(found)
+        elif found:
+            fails["gpu"] = Reason(f"{word} is the beginning of {len(found)} UUIDs on this host", "the facts")
+        else:
             have = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in facts.gpus) or "none"
             fails["gpu"] = Reason(f"GPU {word} is not on this host (it has: {have})", "the facts")
-            continue
-        chosen[match[0]] = match[1]
-    whole = {gpu.uuid for gpu in facts.gpus}
-    visible = () if set(chosen) == whole else tuple(chosen)
-    return tuple({gpu.index: gpu for gpu in chosen.values()}.values()), visible
+    gpus = tuple({gpu.index: gpu for gpu in chosen.values()}.values())
+    whole = {(gpu.index, gpu.uuid) for gpu in facts.gpus}
+    if set(chosen) == whole and not any(item.fact == "gpus" for item in facts.unknown):
+        return gpus, ()
+    nameless = next((gpu for (_, uuid), gpu in chosen.items() if not uuid), None)
+    if nameless is not None:  # only UUIDs say the same to every process
+        because = f"the UUID of GPU {nameless.index} is unknown, so the others cannot be hidden"
+        fails.setdefault("gpu", Reason(because, "the facts"))
+    return gpus, tuple(uuid for _, uuid in chosen)
 
 
-def _find_gpu(facts: HostFacts, word: str) -> tuple[str, Gpu] | None:
-    for gpu in facts.gpus:
-        if word == str(gpu.index) or word == gpu.uuid or (word.startswith("GPU-") and gpu.uuid.startswith(word)):
-            return gpu.uuid, gpu
-        for part in slices(gpu):
-            if word.startswith("MIG-") and part.uuid.startswith(word):
-                return part.uuid, gpu
-    return None
+def _find_gpus(facts: HostFacts, word: str) -> dict[tuple[int, str], Gpu]:
+    """The GPUs and MIG slices that an index, a UUID or the beginning of one may mean, by index and UUID."""
+    names = {(gpu.index, gpu.uuid): gpu for gpu in facts.gpus}
+    parts = {(gpu.index, part.uuid): gpu for gpu in facts.gpus for part in slices(gpu)}
+    exact = {key: gpu for key, gpu in names.items() if word == str(gpu.index)}
+    exact = exact or {key: gpu for key, gpu in {**names, **parts}.items() if word == key[1]}
+    if exact or not word.startswith(("GPU-", "MIG-")):
+        return exact
+    return {key: gpu for key, gpu in {**names, **parts}.items() if key[1].startswith(word)}
 
 
 def slices(gpu: Gpu) -> tuple[MigSlice, ...]:

@@ -212,15 +212,16 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
     situation = judged.situation
     if best.python is not None and best.python.managed:
         yield f"no Python on this host fits: uv will download Python {best.python.minor}"
-    if situation.backend == "cpu" and situation.request.backend == "auto":
-        unknown = next((item.reason for item in situation.facts.unknown if item.fact == "gpus"), None)
-        if unknown:
-            yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
+    unknown = next((item.reason for item in situation.facts.unknown if item.fact == "gpus"), None)
+    if unknown and situation.backend == "cuda":
+        yield f"not judged: {unknown}"
+    elif unknown and situation.request.backend == "auto":
+        yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
     for advisory in remarks(situation, judged.matrix, best):
         yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
     stale = situation.facts.environment.get("BNB_CUDA_VERSION")
     wanted = library_cuda(best.library).replace(".", "") if best.library and best.override else None
-    if stale and stale != wanted and situation.backend == "cuda":
+    if stale is not None and stale != wanted and situation.backend == "cuda":  # an empty one counts as set, too
         yield f"BNB_CUDA_VERSION={stale} is set in this shell and overrides the choice: unset it"
     better = [
         (key, reason.because)

@@ -17,6 +17,7 @@ from bnbenv.envs.check import in_use, is_link
 from bnbenv.envs.project import Project, env_python
 from bnbenv.envs.record import Record, read_record
 from bnbenv.errors import Busy, Failed
+from bnbenv.paths import write_atomically
 
 WAIT = 5.0  # seconds a second bnbenv waits for the first
 
@@ -48,9 +49,6 @@ def held(project: Project, wait: float = WAIT) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     project.home.mkdir(parents=True, exist_ok=True)
-    ignore = project.home / ".gitignore"
-    if not ignore.exists():
-        ignore.write_text("*\n", encoding="utf-8")
     lock = FileLock(project.home / "lock")
     try:
         lock.acquire(timeout=wait)
@@ -59,6 +57,9 @@ def held(project: Project, wait: float = WAIT) -> Iterator[None]:
             "busy", f"another bnbenv is at work on {project.root}", "Wait until it has finished, then run it again."
         ) from None
     try:
+        ignore = project.home / ".gitignore"
+        if not ignore.exists():
+            write_atomically(ignore, "*\n")
         yield
     finally:
         lock.release()
@@ -86,24 +87,38 @@ def new_generation(project: Project, env: str) -> Generation:
 
 def clean_up(project: Project, env: str) -> list[int]:
     """Delete what a run that did not finish has left; returns the numbers. The one in use is never touched."""
+    unfinished, files = left_over(project, env)
+    for generation in unfinished:
+        remove(generation)
+    for path in files:
+        path.unlink(missing_ok=True)
+    return [generation.number for generation in unfinished]
+
+
+def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]:
+    """What a run that did not finish has left: generations, and single files and links."""
     current = in_use(project, env).generation
-    removed = []
-    for generation in generations(project, env):
-        if generation.record is None and generation.number != current:
-            remove(generation)
-            removed.append(generation.number)
-    folder = project.generations(env)
-    if folder.is_dir():
-        alive = {generation.number for generation in generations(project, env)}
-        for entry in list(os.scandir(folder)):
-            stem = entry.name.split(".")[0]
-            stale = entry.name.endswith(".part") or (stem.isdigit() and int(stem) not in alive)
-            if entry.is_file(follow_symlinks=False) and stale:
-                Path(entry.path).unlink(missing_ok=True)
-    for entry in list(os.scandir(project.root)):
-        if entry.name.startswith(f".venv-{env}.new-") and entry.is_symlink():
-            Path(entry.path).unlink(missing_ok=True)
-    return removed
+    known = generations(project, env)
+    alive = {str(generation.number) for generation in known}
+    unfinished = [generation for generation in known if generation.record is None and generation.number != current]
+    files = [
+        path
+        for path in _files(project.generations(env))
+        if path.suffix == ".part" or (path.name[0].isdigit() and path.name.split(".")[0] not in alive)
+    ]
+    files += [path for path in _files(project.home) if path.suffix == ".part"]
+    started = (f"{project.link(env).name}.new-", f".{project.lock(env).name}.")
+    files += [path for path in _files(project.root) if path.name.startswith(started)]
+    config = f".{project.config.name}."
+    files += [path for path in _files(project.config.parent) if path.name.startswith(config) and path.suffix == ".part"]
+    return unfinished, files
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def remove(generation: Generation) -> None:
@@ -114,8 +129,8 @@ def remove(generation: Generation) -> None:
         generation.lock_file.unlink(missing_ok=True)
 
 
-def switch(project: Project, env: str, generation: Generation) -> None:
-    """Point the environment's link at a generation, in one rename. Raises Failed if something else is in its place."""
+def check_link(project: Project, env: str) -> None:
+    """Raises Failed if something that is no link is where the environment's link belongs."""
     link = project.link(env)
     if os.path.lexists(link) and not is_link(link):
         raise Failed(
@@ -123,6 +138,12 @@ def switch(project: Project, env: str, generation: Generation) -> None:
             f"{link} is not bnbenv's link, and bnbenv does not delete what it did not make",
             f"Move it away (mv {link.name} {link.name}.old), then run: bnbenv sync",
         )
+
+
+def switch(project: Project, env: str, generation: Generation) -> None:
+    """Point the environment's link at a generation, in one rename. Raises Failed as ``check_link``."""
+    check_link(project, env)
+    link = project.link(env)
     if os.name == "nt":
         _switch_junction(link, generation.prefix)
         return

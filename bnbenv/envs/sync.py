@@ -143,6 +143,7 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options, say: Say)
     Raises BnbenvError with the environment in use untouched.
     """
     gens.clean_up(setting.project, env)
+    gens.check_link(setting.project, env)
     plan = make_plan(setting, env, host, options)
     use = in_use(setting.project, env)
     locked, step, reuse = plan.lock, plan.step, plan.reuse

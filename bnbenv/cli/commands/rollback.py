@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.generations import held, previous, switch
+    from bnbenv.envs.generations import check_link, held, previous, switch
 
     project = project_of(args, ctx)
     with held(project):
         before = in_use(project, args.env).generation
         target = previous(project, args.env, args.generation)
+        check_link(project, args.env)
         if target.lock_file.exists():
             write_atomically(project.lock(args.env), target.lock_file.read_text(encoding="utf-8"))
         switch(project, args.env, target)

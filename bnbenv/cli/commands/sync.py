@@ -46,10 +46,12 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
     stop_on_mismatch(host)
+    from bnbenv.envs.generations import left_over
+
     asked = any(getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend"))
     if not asked and not args.fresh:
         names = env_names(project, args.env)
-        if not any(check_env(project, env, host) for env in names):
+        if not any(check_env(project, env, host) or any(left_over(project, env)) for env in names):
             return Outcome(Exit.DONE, _nothing(project, names))
     return _sync(args, ctx, project, host)
 

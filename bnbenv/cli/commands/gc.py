@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
             others = [g for g in generations(project, env) if g.number != current]
             if current is None:
                 others = []  # nothing is in use: what is there may be all there is
-            for generation in others[: len(others) - args.keep]:
+            for generation in others[: max(0, len(others) - args.keep)]:
                 remove(generation)
                 removed.append(generation.number)
             rows.append({"env": env, "removed": removed, "kept": [g.number for g in generations(project, env)]})

@@ -59,9 +59,29 @@ def read_record(path: Path) -> Record | None:
         data = json.loads(path.read_bytes())
         if data.pop("schema") != SCHEMA:
             return None
-        return Record(**data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        record = Record(**data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    return record if _sound(record) else None
+
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("created", "python", "wishes", "lock"), str),
+    **dict.fromkeys(("host", "facts", "packages", "files", "decision", "verification"), dict),
+    "generation": int,
+    "environments": list,
+}
+
+
+def _sound(record: Record) -> bool:
+    """Whether what is read out of it later has its type. By hand: a decoder would take as long to import as a check."""
+    if not all(isinstance(getattr(record, name), kind) for name, kind in _KINDS.items()):
+        return False
+    choice = record.decision.get("choice", {})
+    if not isinstance(choice, dict) or not all(isinstance(choice.get(name, {}), dict) for name in WATCHED):
+        return False
+    texts = (*record.environments, *record.host.values(), *record.packages.values())
+    return all(isinstance(text, str) for text in texts)
 
 
 def digest(data: bytes) -> str:

@@ -178,7 +178,10 @@ def read_gpus(text: str | int | list[str | int], file: str, where: str) -> tuple
 
 
 def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) -> tuple[PythonOption, ...]:
-    """Interpreters in the order of preference: those on the host, newest first, then those uv would download."""
+    """Interpreters in the order of preference: those on the host, newest first, then those uv would download.
+
+    With ``minimal-change`` the one in use comes first.
+    """
     options: dict[str, PythonOption] = {}
     for python in sorted(facts.pythons, key=lambda found: number(found.version), reverse=True):
         minor = ".".join(python.version.split(".")[:2])
@@ -188,7 +191,8 @@ def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) 
         for minor in downloadable(matrix):
             if any(admits(request.python, f"{minor}.{patch}") for patch in (0, 30)):
                 options.setdefault(minor, PythonOption(minor, f"{minor}.30", managed=True))
-    return tuple(options.values())
+    current = request.current if request.prefer == "minimal-change" else None
+    return tuple(sorted(options.values(), key=lambda option: current is not None and option.minor != current.python))
 
 
 def downloadable(matrix: Matrix) -> list[str]:

@@ -9,6 +9,9 @@ import importlib
 import os
 import sys
 
+# Threads that spin while they wait make products of a few microseconds take seconds on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Only the folder of this file, and only while importing: modules of the user's current folder, or the other files
 # here, must not come before the environment's own packages.
 _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - no import that is not needed

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from bnbenv.decode import convert, read_toml
 from bnbenv.errors import InputError
 from bnbenv.matrix.model import TorchBuild
 from bnbenv.solve.model import Solution
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 SCHEMA = "bnbenv.lock/1"
+ANEW = "Write it anew with: bnbenv lock"
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -62,27 +59,18 @@ def _without_nulls(value: Any) -> Any:
 
 def read_lock(text: str, file: str) -> Locked:
     """Read a lock strictly. Raises InputError with the line or path in it and what was expected."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(file, "", f"this is not TOML: {error}", "Write it anew with: bnbenv lock") from None
-    except RecursionError:
-        raise InputError(file, "", "nested too deeply", "Write it anew with: bnbenv lock") from None
+    document = read_toml(text, file, ANEW)
     version = document.get("lock-version")
     if version != "1.0":
-        raise InputError(file, "lock-version", f'expected "1.0", found {version!r}', "Write it anew with: bnbenv lock")
-    table = document.get("tool", {}).get("bnbenv") if isinstance(document.get("tool", {}), dict) else None
+        raise InputError(file, "lock-version", f'expected "1.0", found {version!r}', ANEW)
+    tool = document.get("tool")
+    table = tool.get("bnbenv") if isinstance(tool, dict) else None
     if table is None:
-        raise InputError(file, "tool.bnbenv", "expected bnbenv's decision", "Write it anew with: bnbenv lock")
-    try:
-        decision = msgspec.convert(table, Decision)
-    except msgspec.ValidationError as error:
-        expected, _, path = str(error).partition(" - at `")
-        where = "tool.bnbenv" + path.rstrip("`").removeprefix("$")
-        raise InputError(file, where, expected[:1].lower() + expected[1:], "Write it anew with: bnbenv lock") from None
+        raise InputError(file, "tool.bnbenv", "expected bnbenv's decision, and there is none", ANEW)
+    decision = convert(table, Decision, file, "tool.bnbenv", ANEW)
     if decision.schema != SCHEMA:
         expected = f'expected "{SCHEMA}", found "{decision.schema}"'
-        raise InputError(file, "tool.bnbenv.schema", expected, "Write it anew with: bnbenv lock")
+        raise InputError(file, "tool.bnbenv.schema", expected, ANEW)
     packages, hashes = _packages(document, file)
     return Locked(text, decision, packages, hashes)
 
@@ -91,19 +79,25 @@ def _packages(document: dict[str, Any], file: str) -> tuple[dict[str, str], dict
     """Names, versions and SHA-256 hashes; every file of every package must have one."""
     entries = document.get("packages")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(file, "packages", "expected a list of tables", "Write it anew with: bnbenv lock")
+        raise InputError(file, "packages", "expected a list of tables", ANEW)
     versions: dict[str, str] = {}
     hashes: dict[str, frozenset[str]] = {}
     for position, entry in enumerate(entries):
         name = entry.get("name")
         if not isinstance(name, str):
-            raise InputError(file, f"packages[{position}].name", "expected a name", "Write it anew with: bnbenv lock")
-        files = [*entry.get("wheels", []), *(entry[key] for key in ("sdist", "archive") if key in entry)]
-        found = [one.get("hashes", {}).get("sha256") for one in files if isinstance(one, dict)]
-        if not found or not all(isinstance(one, str) and len(one) == 64 for one in found):
-            where = f"packages[{position}].wheels"
-            expected = f"expected a sha256 for every file of {name}"
-            raise InputError(file, where, expected, "Write it anew with: bnbenv lock")
+            raise InputError(file, f"packages[{position}].name", "expected a name", ANEW)
+        wheels = entry.get("wheels", [])
+        others = [entry[key] for key in ("sdist", "archive") if key in entry]
+        found = [_sha256(one) for one in (*(wheels if isinstance(wheels, list) else [wheels]), *others)]
+        if not found or None in found:
+            raise InputError(file, f"packages[{position}]", f"expected a sha256 for every file of {name}", ANEW)
         versions[name] = str(entry.get("version", ""))
-        hashes[name] = frozenset(found)
+        hashes[name] = frozenset(one for one in found if one)
     return versions, hashes
+
+
+def _sha256(entry: Any) -> str | None:
+    """The hash of one file of a package; None where there is none, or it is none."""
+    hashes = entry.get("hashes") if isinstance(entry, dict) else None
+    value = hashes.get("sha256") if isinstance(hashes, dict) else None
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from bnbenv.decode import convert, read_toml
 from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
 from bnbenv.errors import InputError
 from bnbenv.paths import write_atomically
@@ -16,10 +16,7 @@ from bnbenv.solve.model import Current, Request
 from bnbenv.solve.situation import read_gpus
 from bnbenv.solve.versions import read_specifier
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+LARGEST = 1 << 20  # bytes; tomllib takes minutes for some texts of more
 
 
 class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,30 +72,27 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load_wishes(project: Project) -> Wishes:
-    """The project's wishes; the defaults where there is no file. Raises InputError, OSError."""
+    """The project's wishes; the defaults where there is no file. Raises InputError."""
     try:
         data = project.config.read_bytes()
     except FileNotFoundError:
+        if project.config.is_symlink():
+            raise InputError(str(project.config), "", "this link leads nowhere") from None
         return Wishes(envs={DEFAULT_ENV: EnvWish()})
+    except OSError as error:
+        raise InputError(str(project.config), "", f"cannot be read ({error.strerror})") from None
     return decode_wishes(data, str(project.config))
 
 
 def decode_wishes(data: bytes, file: str) -> Wishes:
     """Read bnbenv.toml strictly. Raises InputError with the line or the path in it and what was expected."""
+    if len(data) > LARGEST:
+        raise InputError(file, "", f"expected a few lines of TOML, found {len(data) >> 20} MB")
     try:
-        document = tomllib.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(file, f"byte {error.start}", "expected UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(file, "", f"this is not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from None
-    except RecursionError:
-        raise InputError(file, "", "this is not TOML that can be read: nested too deeply") from None
-    try:
-        wishes = msgspec.convert(document, Wishes)
-    except msgspec.ValidationError as error:
-        expected, _, path = str(error).partition(" - at `")
-        where = path.rstrip("`").removeprefix("$").lstrip(".").replace("envs[...]", "envs.*")
-        raise InputError(file, where, expected[:1].lower() + expected[1:]) from None
+    wishes = convert(read_toml(text, file), Wishes, file)
     if not wishes.envs:
         wishes = msgspec.structs.replace(wishes, envs={DEFAULT_ENV: EnvWish()})
     for name in wishes.envs:

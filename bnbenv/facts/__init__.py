@@ -16,13 +16,17 @@ def read_facts(environ: Mapping[str, str], sysroot: Sysroot, runner: Runner, fil
 
     Raises InputError where a file cannot be read, or its content is not the facts of a host.
     """
-    source = file or environ.get("BNBENV_FACTS")
-    if not source:
+    source = environ.get("BNBENV_FACTS") or None if file is None else file
+    if source is None:
         from bnbenv.facts.probe import probe_host
 
         return probe_host(environ, sysroot, runner)
     from bnbenv.facts.model import decode_facts
 
+    if not source:
+        from bnbenv.errors import InputError
+
+        raise InputError("--facts", "", "expected the name of a file, found nothing")
     name = "standard input" if source == "-" else source
     return decode_facts(_read(source, name), name)
 

@@ -5,11 +5,13 @@ Known and unknown: a missing fact has an entry in ``unknown`` that says why. Unk
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
+from bnbenv.decode import convert
 from bnbenv.errors import InputError
 
 SCHEMA = "bnbenv.facts/1"
@@ -141,12 +143,16 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
     Machine and system names are normalized. Unknown fields are ignored. Raises InputError with the path of what is
     missing or wrong, such as ``gpus[0].compute_capability``.
     """
+    step = "Record facts with: bnbenv facts --json"
     try:
         facts = msgspec.json.decode(data, type=HostFacts)
-    except msgspec.ValidationError as error:
-        raise _input_error(file, str(error)) from None
+    except msgspec.ValidationError:
+        facts = convert(msgspec.json.decode(data), HostFacts, file)  # says where, which costs more
+    except RecursionError:
+        raise InputError(file, "", "no JSON document that can be read: nested too deeply", step) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(file, "", f"no JSON document ({error})", "Record one with: bnbenv facts --json") from None
+        said = str(error)
+        raise InputError(file, "", f"no JSON document: {said[:1].lower()}{said[1:]}", step) from None
     if facts.schema != SCHEMA:
         raise InputError(file, "schema", f'expected "{SCHEMA}", found "{facts.schema}"')
     _check_values(facts, file)
@@ -165,23 +171,19 @@ def encode_facts(facts: HostFacts) -> str:
     return msgspec.json.format(msgspec.json.encode(ordered), indent=2).decode()
 
 
-def _input_error(file: str, text: str) -> InputError:
-    expected, _, path = text.partition(" - at `")
-    where = path.rstrip("`").removeprefix("$").lstrip(".")
-    return InputError(file, where, expected[0].lower() + expected[1:])
-
-
 def _check_values(facts: HostFacts, file: str) -> None:
     """What types cannot say: versions are numbers with dots, indices are not repeated."""
     seen: set[int] = set()
     for position, gpu in enumerate(facts.gpus):
-        parts = gpu.compute_capability.split(".")
-        if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-            raise InputError(
-                file, f"gpus[{position}].compute_capability", f'expected "9.0", found "{gpu.compute_capability}"'
-            )
-        if gpu.index in seen:
-            raise InputError(file, f"gpus[{position}].index", f"index {gpu.index} stands twice")
+        where = f"gpus[{position}]"
+        if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", gpu.compute_capability):
+            found = _short(gpu.compute_capability)
+            raise InputError(file, f"{where}.compute_capability", f'expected "9.0" or the like, found "{found}"')
+        if gpu.index < 0 or gpu.index in seen:
+            what = "stands twice" if gpu.index in seen else "is negative"
+            raise InputError(file, f"{where}.index", f"index {gpu.index} {what}")
+        if gpu.memory_total < 0:
+            raise InputError(file, f"{where}.memory_total", f"expected bytes, found {gpu.memory_total}")
         seen.add(gpu.index)
     dotted = {
         "platform.libc.version": facts.platform.libc.version if facts.platform.libc else None,
@@ -190,5 +192,9 @@ def _check_values(facts: HostFacts, file: str) -> None:
         **{f"pythons[{i}].version": python.version for i, python in enumerate(facts.pythons)},
     }
     for where, value in dotted.items():
-        if value is not None and not value[:1].isdigit():
-            raise InputError(file, where, f'expected a version number, found "{value}"')
+        if value is not None and (not re.match("[0-9]", value) or re.search("[0-9]{10}", value)):
+            raise InputError(file, where, f'expected a version number, found "{_short(value)}"')
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."

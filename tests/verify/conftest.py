@@ -30,7 +30,7 @@ def real_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bnbenv.envs.pipconfig import read_pip_config
     from bnbenv.paths import Sysroot
 
-    config = read_pip_config(os.environ, Sysroot.from_environment(os.environ))
+    config = read_pip_config(os.environ, Sysroot.from_environment(os.environ), Path.home())
     wheels = [wheel for folder in config.find_links for wheel in Path(folder).glob("torch-*+cpu-*.whl")]
     if not wheels:
         pytest.skip("no CPU build of torch in a find-links folder of pip's configuration; or set BNBENV_TEST_PYTHON")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bnbenv.process import Command, Finished, SystemRunner
-from bnbenv.verify.devices import CPU
+from bnbenv.verify.devices import CPU, Device
 from bnbenv.verify.report import DeviceReport, Report, Step, explain_failure, explain_step
 from bnbenv.verify.run import verify_environment
 
@@ -68,6 +68,13 @@ def test_a_sound_environment_passes_and_says_by_how_much(
             assert step.threshold is not None
             assert step.error <= step.threshold
             assert step.reason
+
+
+def test_a_cpu_build_of_torch_does_not_pass_for_a_gpu(real_python: Path, bytecode: dict[str, str | None]) -> None:
+    gpu = Device("GPU-aaaa1111", "NVIDIA H200")
+    report = verify_environment(real_python, (gpu,), SystemRunner(), environ=bytecode)
+    assert failed(report) == {"device"}
+    assert "is a CPU build, it cannot use the GPU" in explain_failure(report)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The data types of the references agree with their definitions, computed here in another way."""
+"""The references' data types agree with their definitions, computed here in another way; and what speeds mean."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from statistics import NormalDist
 import pytest
 
 from bnbenv.verify.standalone import reference
+from bnbenv.verify.standalone.speed import judge
 
 
 def test_nf4_is_the_normalized_quantiles_of_the_normal_distribution() -> None:
@@ -47,3 +48,12 @@ def test_the_unsigned_dynamic_map() -> None:
     assert values[0] == 0.0
     assert values[-1] == 1.0
     assert sum(0.1 < value < 1 for value in values) == 128
+
+
+def test_eight_bits_at_32_bit_speed_are_a_warning() -> None:
+    sound = {"adamw8bit_ms": 0.6, "adamw32bit_ms": 1.0, "dequantize_gb_per_s": 2000.0, "copy_gb_per_s": 3500.0}
+    assert judge(sound) == []
+    (slow,) = judge({**sound, "adamw8bit_ms": 1.05})
+    assert slow == "AdamW8bit runs at 32-bit speed: 1.05 ms a step, 32-bit AdamW takes 1.00 ms"
+    (slow,) = judge({**sound, "dequantize_gb_per_s": 200.0})
+    assert slow.startswith("dequantizing NF4 is slow: 200 GB/s")

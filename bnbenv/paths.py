@@ -32,11 +32,19 @@ class Sysroot:
             return None
 
 
+def expand(text: str) -> Path:
+    """A path with its ``~`` replaced; that of a user who does not exist stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def data_home(environ: Mapping[str, str]) -> Path:
     """bnbenv's user data: ``BNBENV_HOME``, else the platform's place for it."""
     value = environ.get("BNBENV_HOME")
     if value:
-        return Path(value).expanduser()
+        return expand(value)
     import platformdirs
 
     return Path(platformdirs.user_data_dir("bnbenv", appauthor=False))
@@ -46,7 +54,7 @@ def config_home(environ: Mapping[str, str]) -> Path:
     """bnbenv's user configuration: ``BNBENV_HOME/config`` where that is set, else the platform's place for it."""
     value = environ.get("BNBENV_HOME")
     if value:
-        return Path(value).expanduser() / "config"
+        return expand(value) / "config"
     import platformdirs
 
     return Path(platformdirs.user_config_dir("bnbenv", appauthor=False))

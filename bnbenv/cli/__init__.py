@@ -5,6 +5,8 @@ A command is imported only when it is called: ``check`` has to answer in millise
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,63 +35,40 @@ COMMANDS: dict[str, str] = {
     "path": "print the path of the environment in use",
 }
 
-EPILOG = """\
-examples:
-  bnbenv init && bnbenv sync       a verified .venv-bnb in this folder
-  bnbenv check                     after a driver or torch upgrade: still good?
-  bnbenv <command> --help          what a command does, with an example
-
-exit codes: 0 done or in sync, 1 failed, 2 wrong usage or unreadable input,
-  3 changes are pending, 4 no known-good combination, 5 verification failed,
-  6 reboot required, 7 a package source cannot be reached, 8 another bnbenv
-  is at work, 130 interrupted
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code. Errors are shown as a sentence and a next step."""
-    import os
-
     arguments = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in arguments
-    name = next((word for word in arguments if word in COMMANDS), "bnbenv")
+    _prepare_streams()
     try:
         return _main(arguments, os.environ)
     except BnbenvError as error:
-        return _show_error(error, as_json, name, os.environ)
-    except KeyboardInterrupt:
-        _warn("interrupted: the environment in use is as it was")
-        return Exit.INTERRUPTED
-    except BrokenPipeError:  # the reader (head, less) went away
-        sys.stderr.close()
-        return Exit.DONE
-    except MemoryError:
-        _warn("error: out of memory")
-        return Exit.FAILED
-    except OSError as error:
-        from bnbenv.cli.errors import from_os_error
+        failure = error
+    except (Exception, KeyboardInterrupt) as error:
+        from bnbenv.cli.errors import from_exception
 
-        return _show_error(from_os_error(error), as_json, name, os.environ)
+        failure = from_exception(error)
+    return _show_error(failure, arguments, os.environ)
 
 
 def _main(arguments: list[str], environ: Mapping[str, str]) -> int:
+    if arguments[:1] == ["help"] and arguments[1:]:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        from bnbenv.cli.help import overview
+
+        _put(overview(COMMANDS))
         return Exit.DONE if arguments else Exit.USAGE
     if arguments[0] in ("-V", "--version"):
         from bnbenv import __version__
 
-        print(f"bnbenv {__version__}")
+        _put(f"bnbenv {__version__}")
         return Exit.DONE
     name = arguments[0]
     if name not in COMMANDS:
-        import difflib
+        from bnbenv.cli.help import unknown_command
 
-        from bnbenv.errors import UsageError
-
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"Did you mean: bnbenv {near[0]}" if near else "See: bnbenv --help"
-        raise UsageError("unknown-command", f'there is no command "{name}"', hint)
+        raise unknown_command(name, COMMANDS)
     module = _load(name)
     options = _parser(name, module).parse_args(arguments[1:])
     outcome = module.run(options, _context(options, environ))
@@ -104,21 +83,9 @@ def _load(name: str) -> ModuleType:
 
 
 def _parser(name: str, module: ModuleType) -> Any:
-    import argparse
+    from bnbenv.cli.help import Parser
 
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> Any:
-            from bnbenv.errors import UsageError
-
-            raise UsageError("usage", message, f"See: bnbenv {name} --help")
-
-    parser = Parser(
-        prog=f"bnbenv {name}",
-        description=module.SUMMARY,
-        epilog=f"example:\n  {module.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(name, module.SUMMARY, module.EXAMPLE, module.EXITS)
     module.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     parser.add_argument("--project", metavar="DIR", help="the project's folder (default: where bnbenv.toml is found)")
@@ -129,53 +96,69 @@ def _context(options: Any, environ: Mapping[str, str]) -> Context:
     from bnbenv.cli.command import Context
     from bnbenv.process import SystemRunner
 
-    return Context(environ=environ, cwd=Path.cwd(), runner=SystemRunner(), say=_warn)
+    try:
+        cwd = Path.cwd()
+    except FileNotFoundError:
+        from bnbenv.errors import UsageError
+
+        message = "the current folder does not exist any more"
+        raise UsageError("no-folder", message, "Change into another one, then run it again.") from None
+    return Context(environ=environ, cwd=cwd, runner=SystemRunner(), say=_warn)
 
 
 def _print(name: str, outcome: Outcome, as_json: bool) -> None:
-    if as_json:
-        import json
+    import importlib
 
-        text = json.dumps(outcome.document, indent=2, ensure_ascii=False)
-    else:
-        import importlib
-
-        text = importlib.import_module(f"bnbenv.cli.render.{name}").render(outcome.document)
+    text = (
+        _json(outcome.document)
+        if as_json
+        else importlib.import_module(f"bnbenv.cli.render.{name}").render(outcome.document)
+    )
     if text:
+        _put(text)
+
+
+def _json(document: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def _prepare_streams() -> None:
+    """Names of files may hold what the terminal's encoding has not: shown in another way, never a failure."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _put(text: str) -> None:
+    """Write to standard output. A reader that went away (head, less) is no failure. Raises Failed if it is full."""
+    try:
         print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end
+        if not isinstance(error, BrokenPipeError):
+            from bnbenv.errors import Failed
+
+            reason = (error.strerror or type(error).__name__).lower()
+            message = f"the command was carried out, but standard output cannot be written ({reason})"
+            raise Failed("no-output", message) from None
 
 
 def _warn(line: str) -> None:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        return
+    """Write to standard error, if there is one: no output is lost that a program reads."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
-def _show_error(error: BnbenvError, as_json: bool, name: str, environ: Mapping[str, str]) -> int:
+def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, str]) -> int:
     from bnbenv.cli.errors import document, render
 
-    if as_json:
-        import json
-
-        print(json.dumps(document(error, name, environ), indent=2, ensure_ascii=False), flush=True)
+    if "--json" in arguments and error.code != "no-output":
+        name = arguments[0] if arguments[0] in COMMANDS else "error"
+        with contextlib.suppress(BnbenvError):
+            _put(_json(document(error, name, environ)))
     _warn(render(error, environ))
     return int(error.exit)
-
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: bnbenv <command> [options]",
-            "",
-            "bitsandbytes environments that fit the driver and the GPU,",
-            "proved by running kernels.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            EPILOG.rstrip(),
-        ]
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,16 @@ def add_wishes(parser: argparse.ArgumentParser) -> None:
 
 
 def project_of(args: argparse.Namespace, ctx: Context) -> Project:
-    """The project a command is about. Raises UsageError, InputError."""
-    if getattr(args, "env", None) is not None:
-        check_env_name(args.env, "--env", "")
-    return find_project(ctx.cwd, ctx.environ, args.project)
+    """The project a command is about. Raises UsageError (an environment that there is not, too), InputError."""
+    env = getattr(args, "env", None)
+    if env is not None:
+        check_env_name(env, "--env", "")
+    project = find_project(ctx.cwd, ctx.environ, args.project)
+    if env is not None and not project.generations(env).exists() and not os.path.lexists(project.link(env)):
+        from bnbenv.envs.wishes import load_wishes
+
+        selected(load_wishes(project), env, project)
+    return project
 
 
 def facts_of(ctx: Context, file: str | None = None) -> HostFacts:
@@ -82,7 +89,8 @@ def selected(wishes: Wishes, only: str | None, project: Project) -> tuple[str, .
         return tuple(wishes.envs)
     if only not in wishes.envs:
         known = ", ".join(wishes.envs)
-        raise UsageError("no-such-env", f'{project.config} names no environment "{only}" (it has: {known})')
+        message = f'{project.config} names no environment "{only}" (it has: {known})'
+        raise UsageError("no-such-env", message, f"Name one with --env, or add [envs.{only}] to it.")
     return (only,)
 
 

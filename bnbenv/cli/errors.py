@@ -6,7 +6,7 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
-from bnbenv.errors import BnbenvError, Failed
+from bnbenv.errors import BnbenvError, Exit, Failed
 
 _OS_ERRORS = {
     errno.ENOSPC: ("no-space", "no space left on the device", "Free some space there (bnbenv gc), then run it again."),
@@ -15,6 +15,28 @@ _OS_ERRORS = {
     errno.EPERM: ("no-permission", "operation not permitted", "Run it as the user who owns that folder."),
     errno.EROFS: ("read-only", "the file system is read-only", "Choose another folder with --project or BNBENV_HOME."),
 }
+
+
+class Interrupted(BnbenvError):
+    """Ctrl-C."""
+
+    exit = Exit.INTERRUPTED
+
+
+def from_exception(error: BaseException) -> BnbenvError:
+    """Whatever went wrong, as an error for people."""
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted", "interrupted: the environment in use is as it was")
+    if isinstance(error, MemoryError):
+        return Failed("out-of-memory", "out of memory; the environment in use was kept")
+    if isinstance(error, OSError):
+        return from_os_error(error)
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f" ({place.tb_frame.f_code.co_filename}, line {place.tb_lineno})" if place else ""
+    message = f"this is a fault of bnbenv itself: {type(error).__name__}: {error}{where}"
+    return Failed("internal", message, "Please report it, with this line and the output of: bnbenv facts")
 
 
 def from_os_error(error: OSError) -> BnbenvError:
@@ -40,7 +62,7 @@ def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> di
 
 def render(error: BnbenvError, environ: Mapping[str, str]) -> str:
     """The error for people, for standard error."""
-    lines = [f"error: {error.message}"]
+    lines = [error.message if isinstance(error, Interrupted) else f"error: {error.message}"]
     if error.detail:
         lines += ["", *(f"  {line}" for line in error.detail.strip().splitlines()), ""]
     if error.next_step:

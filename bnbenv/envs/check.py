@@ -73,7 +73,7 @@ def in_use(project: Project, env: str) -> InUse:
     if not target.is_dir():
         because = f"{link.name} leads nowhere ({target} is gone)"
         return InUse(None, None, None, Reason(env, "link-broken", because))
-    if target.parent != Path(os.path.realpath(project.generations(env))) or not target.name.isdigit():
+    if target.parent != Path(os.path.realpath(project.generations(env))) or not target.name.isdecimal():
         because = f"{link.name} leads to {target}, which is no generation of bnbenv"
         return InUse(None, target, None, Reason(env, "link-foreign", because))
     number = int(target.name)
@@ -190,7 +190,7 @@ def env_names(project: Project, only: str | None) -> tuple[str, ...]:
         return (only,)
     made = project.envs_made()
     config = file_digest(project.config)
-    if config is None:
+    if config is None and not os.path.lexists(project.config):
         return made or (DEFAULT_ENV,)
     records = [use.record for use in (in_use(project, env) for env in made)]
     if made and all(record is not None and record.config == config for record in records):

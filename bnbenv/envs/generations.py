@@ -69,7 +69,7 @@ def generations(project: Project, env: str) -> list[Generation]:
     """All generations of an environment, the oldest first, unfinished ones included."""
     folder = project.generations(env)
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdigit()]
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()]
     except OSError:
         return []
     numbers = sorted(int(name) for name in names)
@@ -80,7 +80,7 @@ def new_generation(project: Project, env: str) -> Generation:
     """The next number and its place; nothing is made yet. Numbers are not used twice while a trace is left."""
     folder = project.generations(env)
     folder.mkdir(parents=True, exist_ok=True)
-    taken = [int(entry.name.split(".")[0]) for entry in os.scandir(folder) if entry.name.split(".")[0].isdigit()]
+    taken = [int(entry.name.split(".")[0]) for entry in os.scandir(folder) if entry.name.split(".")[0].isdecimal()]
     number = max(taken, default=0) + 1
     return Generation(number, folder / str(number), None)
 
@@ -104,7 +104,7 @@ def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]
     files = [
         path
         for path in _files(project.generations(env))
-        if path.suffix == ".part" or (path.name[0].isdigit() and path.name.split(".")[0] not in alive)
+        if path.suffix == ".part" or (path.name[0].isdecimal() and path.name.split(".")[0] not in alive)
     ]
     files += [path for path in _files(project.home) if path.suffix == ".part"]
     started = (f"{project.link(env).name}.new-", f".{project.lock(env).name}.")

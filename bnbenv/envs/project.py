@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnbenv.errors import InputError, UsageError
-from bnbenv.paths import config_home, data_home
+from bnbenv.paths import config_home, data_home, expand
 
 CONFIG = "bnbenv.toml"
 DEFAULT_ENV = "bnb"
@@ -55,12 +55,13 @@ def find_project(cwd: Path, environ: Mapping[str, str], explicit: str | None = N
     Raises UsageError if ``explicit`` is no folder.
     """
     if explicit is not None:
-        root = (cwd / Path(explicit).expanduser()).resolve()
-        if not root.is_dir():
-            raise UsageError("no-project", f"{root} is not a folder", "Create it first, or name another one.")
+        root = (cwd / expand(explicit)).resolve()
+        if not explicit or not root.is_dir():
+            what = f"{root} is not a folder" if explicit else "--project: expected a folder, found nothing"
+            raise UsageError("no-project", what, "Create it first, or name another one.")
         return Project(root, root / CONFIG)
     for folder in (cwd, *cwd.parents):
-        if (folder / CONFIG).is_file():
+        if os.path.lexists(folder / CONFIG):  # whatever it is: what cannot be read is told, not passed over
             return Project(folder, folder / CONFIG)
     return Project(data_home(environ) / "default", config_home(environ) / CONFIG, user=True)
 

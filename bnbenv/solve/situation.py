@@ -172,9 +172,13 @@ def read_gpus(text: str | int | list[str | int], file: str, where: str) -> tuple
     words = [word.strip() for word in words if word.strip()]
     if words == ["all"]:
         return ("all",)
-    if not words or not all(word.isdigit() or word.startswith(("GPU-", "MIG-")) for word in words):
+    if not words or not all(_is_index(word) or word.startswith(("GPU-", "MIG-")) for word in words):
         raise InputError(file, where, f'expected "all", indices or UUIDs, found "{",".join(words)}"')
     return tuple(dict.fromkeys(words))
+
+
+def _is_index(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) < 5
 
 
 def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) -> tuple[PythonOption, ...]:

@@ -9,11 +9,12 @@ from bnbenv.cli.common import add_env, project_of, reason_rows, stop_on_mismatch
 from bnbenv.envs.check import check_env, env_names, observe_host
 from bnbenv.errors import Exit
 
-SUMMARY = (
-    "Say in milliseconds whether the environments are in sync with the host, bnbenv.toml and the lock, and whether "
-    "torch or bitsandbytes changed behind bnbenv's back. Exit 0: in sync, 3: not, 6: reboot required."
-)
+SUMMARY = """\
+Say in milliseconds whether the environments are in sync with the host,
+bnbenv.toml and the lock, and whether torch or bitsandbytes changed behind
+bnbenv's back. Nothing is touched, and no package source is asked."""
 EXAMPLE = "bnbenv check || bnbenv sync"
+EXITS = "0 in sync, 2 unreadable input, 3 not in sync, 6 reboot required"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

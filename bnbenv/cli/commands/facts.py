@@ -11,14 +11,14 @@ from bnbenv.facts import read_facts
 from bnbenv.paths import Sysroot
 
 SUMMARY = """\
-Says what this host is: NVIDIA driver, GPUs, C library, Pythons, CUDA toolkits.
+Say what this host is: NVIDIA driver, GPUs, C library, Pythons, CUDA toolkits.
 
 The driver is asked through NVML, then the kernel's files, then nvidia-smi, each
 with a time limit; torch is not needed. What cannot be found out is listed with
 the reason. With --json the output is a file that --facts and BNBENV_FACTS take,
 here or on another machine."""
-
 EXAMPLE = "bnbenv facts --json > gpu-box.json && bnbenv solve --facts gpu-box.json"
+EXITS = "0 done (whatever the facts are), 2 a facts file cannot be read"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

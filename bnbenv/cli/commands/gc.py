@@ -6,23 +6,26 @@ import argparse
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, project_of
+from bnbenv.cli.help import whole_number
 from bnbenv.envs.check import env_names, in_use
-from bnbenv.errors import Exit, UsageError
+from bnbenv.errors import Exit
 
-SUMMARY = "Delete unfinished and old generations. The one in use and, by default, the one before it are kept."
-EXAMPLE = "bnbenv gc --keep 0"
+SUMMARY = """\
+Delete generations that are not needed: unfinished ones, and old ones. The one in
+use is kept, and by default the one before it."""
+EXAMPLE = "bnbenv gc --keep 0    keep only what is in use"
+EXITS = "0 done, 2 unreadable input, 8 another bnbenv is at work"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
-    parser.add_argument("--keep", metavar="N", type=int, default=1, help="how many beside the one in use (default: 1)")
+    what = "how many to keep beside the one in use (default: 1)"
+    parser.add_argument("--keep", metavar="N", type=whole_number, default=1, help=what)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.generations import clean_up, generations, held, remove
 
-    if args.keep < 0:
-        raise UsageError("usage", f"--keep: expected 0 or more, found {args.keep}", "See: bnbenv gc --help")
     project = project_of(args, ctx)
     rows = []
     with held(project):

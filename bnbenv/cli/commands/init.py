@@ -8,8 +8,12 @@ from bnbenv.cli.command import Context, Outcome
 from bnbenv.envs.project import CONFIG, Project, find_project
 from bnbenv.errors import Exit, Failed
 
-SUMMARY = "Write a bnbenv.toml into this folder, with every wish in it as a comment. It is not needed for the defaults."
+SUMMARY = """\
+Write a bnbenv.toml into this folder, with every wish in it as a comment.
+
+The file is not needed for the defaults. One that exists is kept."""
 EXAMPLE = "bnbenv init && bnbenv sync"
+EXITS = "0 written, 1 there is one already"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

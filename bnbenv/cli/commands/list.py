@@ -9,8 +9,11 @@ from bnbenv.cli.common import add_env, project_of
 from bnbenv.envs.check import env_names, in_use
 from bnbenv.errors import Exit
 
-SUMMARY = "List the generations of the environments: when they were made, what they hold, which one is in use."
+SUMMARY = """\
+List the generations of the environments: when they were made, what they hold,
+and which one is in use."""
 EXAMPLE = "bnbenv list"
+EXITS = "0 done, 2 unreadable input"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

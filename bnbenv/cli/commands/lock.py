@@ -12,11 +12,15 @@ from bnbenv.envs.check import in_use, observe_host
 from bnbenv.errors import Exit
 from bnbenv.paths import write_atomically
 
-SUMMARY = (
-    "Choose again what fits best and rewrite pylock.<env>.toml, with hashes and the decision; the environment itself "
-    "is left as it is until the next sync."
-)
+SUMMARY = """\
+Choose again what fits best, and rewrite pylock.<env>.toml with the hashes of all
+packages and the decision. The environment itself stays as it is until the next
+sync."""
 EXAMPLE = "bnbenv lock && bnbenv sync --locked"
+EXITS = (
+    "0 done, 1 failed, 2 unreadable input, 4 no known-good combination, 6 reboot required, 7 a package "
+    "source cannot be reached, 8 another bnbenv is at work"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

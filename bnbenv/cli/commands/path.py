@@ -12,6 +12,7 @@ from bnbenv.errors import Exit, Failed
 
 SUMMARY = "Print the path of the environment in use, for scripts."
 EXAMPLE = '"$(bnbenv path --python)" train.py'
+EXITS = "0 printed, 1 there is no environment yet, 2 unreadable input"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

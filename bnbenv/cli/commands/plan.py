@@ -17,8 +17,12 @@ from bnbenv.cli.common import (
 from bnbenv.envs.check import in_use, observe_host
 from bnbenv.errors import Exit
 
-SUMMARY = "Show what sync would change and why; nothing is touched. Exit 0: nothing, 3: changes are pending, 6: reboot."
+SUMMARY = "Show what sync would change, and why. Nothing is touched."
 EXAMPLE = "bnbenv plan"
+EXITS = (
+    "0 nothing to do, 2 unreadable input, 3 changes are pending, 4 no known-good combination, 6 reboot "
+    "required, 7 a package source cannot be reached"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

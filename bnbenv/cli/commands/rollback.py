@@ -6,17 +6,24 @@ import argparse
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_one_env, project_of
+from bnbenv.cli.help import whole_number
 from bnbenv.envs.check import in_use
 from bnbenv.errors import Exit
 from bnbenv.paths import write_atomically
 
-SUMMARY = "Switch an environment back to an earlier generation, and its lock with it. Nothing is deleted."
-EXAMPLE = "bnbenv rollback        or: bnbenv rollback 3"
+SUMMARY = """\
+Switch an environment back to an earlier generation, and its lock with it.
+Nothing is deleted."""
+EXAMPLE = """\
+bnbenv rollback      to the one before
+bnbenv rollback 3    to generation 3 (bnbenv list shows them)"""
+EXITS = "0 done, 1 there is no such generation, 2 unreadable input, 8 another bnbenv is at work"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_one_env(parser)
-    parser.add_argument("generation", nargs="?", type=int, metavar="N", help="which one (default: the one before)")
+    what = "which one (default: the one before)"
+    parser.add_argument("generation", nargs="?", type=whole_number, metavar="N", help=what)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:

@@ -12,11 +12,14 @@ from bnbenv.cli.common import add_wishes, facts_of, project_of, setting_of, wish
 from bnbenv.errors import Exit, InputError, UsageError
 from bnbenv.solve.model import Availability, Request, Solution
 
-SUMMARY = (
-    "Say which torch and bitsandbytes fit this host (or recorded facts), on which evidence, or why none do and what "
-    "would change that. It judges on the matrix alone unless --reachable is given. Exit 0: solved, 4: refused."
-)
+SUMMARY = """\
+Say which torch and bitsandbytes fit this host (or recorded facts), and on
+which evidence; or why none do, and what would change that.
+
+It judges on the compatibility matrix alone; with --reachable it takes only what
+the package sources offer now, as plan, lock and sync always do."""
 EXAMPLE = "bnbenv solve --driver 590.44.01 --torch '>=2.9'"
+EXITS = "0 solved, 2 an option or file cannot be read, 4 refused, 6 reboot required"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from bnbenv.cli.common import (
     stop_on_mismatch,
     wishes_from,
 )
+from bnbenv.cli.help import seconds
 from bnbenv.envs.check import Host, check_env, env_names, in_use, observe_host
 from bnbenv.envs.project import Project, env_python
 from bnbenv.errors import Exit, UsageError
@@ -25,12 +26,19 @@ if TYPE_CHECKING:
     from bnbenv.envs.sync import Done
     from bnbenv.envs.wishes import Wishes
 
-SUMMARY = (
-    "Make the environments fit the host and the wishes: choose, lock, install into a new generation, run its kernels, "
-    "and only then switch to it. With nothing to do it does nothing. Wishes given as options are written into "
-    "bnbenv.toml."
+SUMMARY = """\
+Make the environments fit the host and the wishes: choose, lock, install into a
+new generation, run its kernels, and only then switch to it. Whatever fails, the
+environment in use stays as it was. With nothing to do it does nothing.
+
+Wishes given as options (--torch, --gpus, ...) are written into bnbenv.toml."""
+EXAMPLE = """\
+bnbenv sync                    after any change of driver, GPU or bnbenv.toml
+bnbenv sync --torch '<2.11'    with another wish"""
+EXITS = (
+    "0 in sync, 1 failed, 2 unreadable input, 4 no known-good combination, 5 the kernels failed, 6 reboot"
+    " required, 7 a package source cannot be reached, 8 another bnbenv is at work"
 )
-EXAMPLE = "bnbenv sync            after a driver or torch upgrade, or an edit of bnbenv.toml"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--locked", action="store_true", help="install just what the lock holds, or refuse")
     parser.add_argument("--fresh", action="store_true", help="make a new generation even if nothing changed")
     parser.add_argument("--no-verify", action="store_true", help="do not run the kernels (check then says unverified)")
-    parser.add_argument("--wait", metavar="SECONDS", type=float, default=5.0, help="for another bnbenv (default: 5)")
+    what = "how long to wait for another bnbenv (default: 5 seconds)"
+    parser.add_argument("--wait", metavar="SECONDS", type=seconds, default=5.0, help=what)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:

@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.errors import Exit, Failed, RebootRequired, UsageError
+from bnbenv.paths import expand
 
 if TYPE_CHECKING:
     from bnbenv.facts.model import HostFacts
 
 SUMMARY = """\
-Runs the kernels of torch and bitsandbytes and compares each result with a
+Run the kernels of torch and bitsandbytes, and compare each result with a
 reference computed independently: 8-bit and 4-bit quantization in every block
 size and float type, 4-bit and int8 products, the 8-bit AdamW, a QLoRA step.
 
 One process per GPU or MIG slice, each with a time limit; on a host without a
 GPU the CPU library is run. --python takes any environment, one that bnbenv did
-not make too. CUDA_VISIBLE_DEVICES, if set, says which GPUs may be used. Exit 0:
-every result is right, 5: not."""
-
+not make too. CUDA_VISIBLE_DEVICES, if set, says which GPUs may be used."""
 EXAMPLE = "bnbenv verify --python ~/venvs/train/bin/python --device 0"
+EXITS = (
+    "0 every result is right, 1 there is no environment yet, 2 no such Python or device, 5 a result is "
+    "wrong or a kernel died, 6 reboot required"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +86,7 @@ def _seconds(text: str) -> float:
 def _environment(args: argparse.Namespace, ctx: Context) -> tuple[Path, tuple[str, ...]]:
     """The interpreter, and the devices that the environment was made for (none known: empty)."""
     if args.python is not None:
-        return _interpreter(ctx.cwd / Path(args.python).expanduser()), ()
+        return _interpreter(ctx.cwd / expand(args.python)), ()
     from bnbenv.cli.common import project_of
     from bnbenv.envs.check import in_use
     from bnbenv.envs.project import DEFAULT_ENV, env_python

@@ -1,0 +1,110 @@
+"""The texts of ``--help``, and how a command line is read. All of it fits 80 columns."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import NoReturn
+
+from bnbenv.errors import UsageError
+
+WIDTH = 79
+
+_OVERVIEW = """\
+usage: bnbenv <command> [options]
+
+bitsandbytes environments that fit the driver and the GPU,
+proved by running kernels.
+
+commands:
+{commands}
+
+examples:
+  bnbenv init && bnbenv sync       a verified .venv-bnb in this folder
+  bnbenv check                     after a driver or torch upgrade: still good?
+  bnbenv <command> --help          what a command does, with an example
+
+exit codes: 0 done or in sync, 1 failed, 2 wrong usage or unreadable input,
+  3 changes are pending, 4 no known-good combination, 5 verification failed,
+  6 reboot required, 7 a package source cannot be reached, 8 another bnbenv
+  is at work, 130 interrupted"""
+
+
+def overview(commands: Mapping[str, str]) -> str:
+    """What ``bnbenv --help`` says."""
+    width = max(map(len, commands))
+    return _OVERVIEW.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in commands.items()))
+
+
+def unknown_command(name: str, commands: Mapping[str, str]) -> UsageError:
+    """The error for a first word that is no command."""
+    if name.startswith("-"):
+        return UsageError("usage", f"the command comes first, then {name}", "See: bnbenv --help")
+    import difflib
+
+    near = difflib.get_close_matches(name, commands, 1)
+    hint = f"Did you mean: bnbenv {near[0]}" if near else "See: bnbenv --help"
+    return UsageError("unknown-command", f'there is no command "{name}"', hint)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Paragraphs stay paragraphs; lines that begin with a space stay as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=25, width=WIDTH)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        import textwrap
+
+        return "\n\n".join(
+            part if "\n " in part else textwrap.fill(part, width, subsequent_indent=_hanging(part))
+            for part in text.split("\n\n")
+        )
+
+
+def _hanging(part: str) -> str:
+    return "  " if part.startswith("exit codes:") else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of one command. What cannot be read is a UsageError."""
+
+    def __init__(self, name: str, summary: str, example: str, exits: str) -> None:
+        examples = "\n".join(f"  {line}" for line in example.splitlines())
+        super().__init__(
+            prog=f"bnbenv {name}",
+            description=summary,
+            epilog=f"example:\n{examples}\n\nexit codes: {exits}",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"See: {self.prog} --help"
+        _, found, words = message.partition("unrecognized arguments: ")
+        if found:
+            import difflib
+
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            near = difflib.get_close_matches(words.split()[0].partition("=")[0], options, 1)
+            hint = f"Did you mean: {near[0]}" if near else hint
+            message = f"{self.prog} does not know: {words}"
+        raise UsageError("usage", message.removeprefix("argument "), hint)
+
+
+def whole_number(text: str) -> int:
+    """An option's value: 0, 1, 2 ..."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f'expected a whole number, found "{text}"')
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """An option's value: seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 86400:  # a day; not-a-number is not in it either
+        raise argparse.ArgumentTypeError(f'expected seconds, such as 5, found "{text}"')
+    return value

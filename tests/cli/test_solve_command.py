@@ -1,0 +1,203 @@
+"""``bnbenv solve`` as a user meets it: what it prints, how it ends, and what it says to what it cannot read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnbenv.cli import main
+
+HOSTS = Path(__file__).parent.parent / "hosts"
+H200 = HOSTS / "linux-x86_64__580.65.06__h200-sm90" / "facts.json"
+V100 = HOSTS / "linux-x86_64__580.65.06__v100-sm70" / "facts.json"
+MISMATCH = HOSTS / "linux-x86_64__mismatch__nogpu" / "facts.json"
+
+
+def run_command(*words: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, with an environment of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BNBENV_")}
+    command = [sys.executable, "-m", "bnbenv", "solve", *words]
+    return subprocess.run(command, input=stdin, env={**kept, **environ}, capture_output=True, timeout=60, check=False)
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str, facts: Path | str = H200) -> tuple[int, dict[str, str]]:
+    """The exit code and the error of a command that ends with one; people get the same sentence."""
+    code = main(["solve", "--json", "--shipped", "--facts", str(facts), *words])
+    printed = capsys.readouterr()
+    document: dict[str, Any] = json.loads(printed.out)
+    error: dict[str, str] = document["error"]
+    assert printed.err.startswith(f"error: {error['message']}")
+    assert "Traceback" not in printed.err
+    return code, error
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--torch", "newest"], "--torch"),
+        (["--torch", ">>2"], "--torch"),
+        (["--torch", "2.x"], "--torch"),
+        (["--bitsandbytes", "=0.49"], "--bitsandbytes"),
+        (["--bitsandbytes", ">=0.49,abc"], "--bitsandbytes"),
+        (["--python", "three"], "--python"),
+        (["--gpus", ""], "--gpus"),
+        (["--gpus", ","], "--gpus"),
+        (["--gpus", "first"], "--gpus"),
+        (["--gpus", "all,0"], "--gpus"),
+        (["--gpus", "-1"], "--gpus"),
+        (["--gpus", "0-3"], "--gpus"),
+        (["--driver", "newest"], "--driver"),
+        (["--driver", ""], "--driver"),
+        (["--driver", "580.65.06-1ubuntu1"], "--driver"),
+        (["--driver", ">=580"], "--driver"),
+        (["--backend", "rocm"], "--backend"),
+        (["--build", "--no-build"], "--no-build"),
+        (["--torch"], "--torch"),
+        (["--cuda", "12.8"], "--cuda"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_named(
+    words: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = error_of(capsys, *words)
+    assert code == 2
+    assert option in error["message"]
+    assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    "spec", ["2.10", "2.10.0", "2.10.*", "==2.10.*", ">=2.10,<2.11", " >= 2.10 , < 2.11 ", "~=2.10.0"]
+)
+def test_how_a_version_can_be_wished_for(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", "--json", "--shipped", "--facts", str(H200), "--torch", spec]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"]["torch"]["version"].startswith("2.10.0")
+
+
+@pytest.mark.parametrize("spec", ["*", "", ">=2"])
+def test_a_wish_for_anything(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", "--json", "--shipped", "--facts", str(H200), "--torch", spec]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"]["torch"]["version"] == "2.15.0"
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda facts: facts.pop("driver"), "driver"),
+        (lambda facts: facts.pop("gpus"), "gpus"),
+        (lambda facts: facts["platform"].pop("machine"), "platform"),
+        (lambda facts: facts["gpus"][0].update(compute_capability="9"), "gpus[0].compute_capability"),
+        (lambda facts: facts["gpus"][0].update(compute_capability=9.0), "gpus[0].compute_capability"),
+        (lambda facts: facts["gpus"][0].update(index="0"), "gpus[0].index"),
+        (lambda facts: facts["gpus"].append(facts["gpus"][0]), "gpus[1].index"),
+        (lambda facts: facts["driver"].update(state="broken"), "driver.state"),
+        (lambda facts: facts["driver"].update(version="newest"), "driver.version"),
+        (lambda facts: facts.update(schema="bnbenv.facts/2"), "schema"),
+        (lambda facts: facts["pythons"].append({"path": "/usr/bin/python3"}), "pythons[1]"),
+    ],
+)
+def test_facts_that_are_wrong_are_named_by_file_and_path(
+    change: Any, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(H200.read_text())
+    change(document)
+    file = tmp_path / "facts.json"
+    file.write_text(json.dumps(document))
+    code, error = error_of(capsys, facts=file)
+    assert code == 2
+    assert str(file) in error["message"]
+    assert where in error["message"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"driver: ok"])
+def test_facts_that_are_no_document(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "facts.json"
+    file.write_bytes(content)
+    code, error = error_of(capsys, facts=file)
+    assert code == 2
+    assert str(file) in error["message"]
+
+
+def test_facts_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, error = error_of(capsys, facts=tmp_path / "none.json")
+    assert code == 2
+    assert str(tmp_path / "none.json") in error["message"]
+    assert "bnbenv facts" in error["next_step"]
+
+
+def test_a_driver_half_upgraded_is_a_reboot(capsys: pytest.CaptureFixture[str]) -> None:
+    code, error = error_of(capsys, facts=MISMATCH)
+    assert code == 6
+    assert error["next_step"].startswith("Reboot")
+
+
+def test_what_people_see_of_a_solution(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--bitsandbytes", "0.49.1", "--torch", ">=2.15"]
+    assert main(["solve", "--shipped", "--facts", str(H200), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "bitsandbytes 0.49.1 with torch 2.15.0 (CUDA 13.2, default-index), Python 3.12" in printed
+    assert "libbitsandbytes_cuda130.so" in printed
+    assert "BNB_CUDA_VERSION=130" in printed
+    assert "GPU 0 (sm_90): torch sass sm_90, bitsandbytes sass sm_90" in printed
+    assert "measured:" in printed
+
+
+def test_what_people_see_of_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    """What contradicts, what would change it, and the very command."""
+    assert main(["solve", "--shipped", "--facts", str(V100), "--torch", ">=2.15"]) == 4
+    printed = capsys.readouterr().out
+    assert "torch >=2.15 was asked for" in printed
+    assert "Tesla V100" in printed
+    assert "bnbenv sync --torch '*'" in printed
+    assert "bnbenv sync --backend cpu" in printed
+
+
+def test_a_build_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Published wheels only: what a build would need is said, and a wheel is an option."""
+    assert main(["solve", "--json", "--shipped", "--facts", str(H200), "--build"]) == 4
+    document = json.loads(capsys.readouterr().out)
+    assert [part["rule"] for part in document["conflict"]] == ["build"]
+    assert [] in [option["solve_args"] for option in document["options"]]
+
+
+def test_the_options_of_a_refusal_solve(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["solve", "--json", "--shipped", "--facts", str(V100)]
+    assert main([*base, "--torch", ">=2.15", "--bitsandbytes", "<0.47", "--python", "3.12"]) == 4
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert len(options) > 2
+    for option in options:
+        assert main([*base, *option["solve_args"]]) == 0, option
+        choice = json.loads(capsys.readouterr().out)["choice"]
+        assert (
+            f"bitsandbytes {choice['bitsandbytes']['version']} with torch {choice['torch']['version']} "
+            in option["gives"]
+        )
+
+
+def test_facts_from_a_pipe_and_from_the_environment() -> None:
+    piped = run_command("--json", "--shipped", "--facts", "-", stdin=H200.read_bytes())
+    named = run_command("--json", "--shipped", BNBENV_FACTS=str(H200))
+    assert piped.returncode == named.returncode == 0
+    assert json.loads(piped.stdout) == json.loads(named.stdout)
+    assert json.loads(named.stdout)["choice"]["torch"]["version"] == "2.15.0"
+
+
+def test_the_answer_does_not_hang_on_the_order_of_sets() -> None:
+    """A refusal with several wishes and kinds of GPU, under two seeds of Python's hashes."""
+    facts = HOSTS / "linux-x86_64__550.54.15__a6000-sm86+gt1030-sm61" / "facts.json"
+    words = ["--json", "--shipped", "--facts", str(facts), "--torch", ">=2.15", "--bitsandbytes", "<0.47"]
+    answers = [run_command(*words, PYTHONHASHSEED=seed) for seed in ("1", "2")]
+    assert [answer.returncode for answer in answers] == [4, 4]
+    assert answers[0].stdout == answers[1].stdout
+
+
+def test_one_document_and_no_other_word() -> None:
+    answer = run_command("--json", "--shipped", "--facts", str(V100), "--torch", "2.99")
+    assert answer.returncode == 4
+    assert json.loads(answer.stdout)["status"] == "refused"
+    assert answer.stderr == b""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +133,12 @@ class Project:
         return ended.document
 
     def drift(self, **changes: str | None) -> dict[str, str]:
-        """What ``check`` says is not in sync: code -> sentence; empty where all is."""
+        """What ``check`` says is not in sync: code -> its sentences; empty where all is."""
         ended = self("check", "--json", **changes)
-        reasons = {reason["code"]: reason["because"] for reason in ended.document["reasons"]}
+        reasons: dict[str, str] = {}
+        for reason in ended.document["reasons"]:
+            known = reasons.get(reason["code"])
+            reasons[reason["code"]] = f"{known}; {reason['because']}" if known else reason["because"]
         assert ended.code == (3 if reasons else 0), ended.stdout + ended.stderr
         return reasons
 
@@ -300,3 +305,55 @@ def empty(tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
     root.mkdir()
     yield Project(root, tool_environ)
     shutil.rmtree(root, ignore_errors=True)
+
+
+def cuda_torch_wheel(folder: Path, cuda: str) -> str:
+    """A local wheel that reads as a torch built for that CUDA, for the running Python; returns its version.
+
+    A real one and its libraries are several GB. This one is measured, locked and installed as a real one is, and its
+    kernels cannot run.
+    """
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    tag = f"{tag}-{tag}-manylinux_2_28_{platform.machine()}"
+    version = f"2.13.0+cu{cuda.replace('.', '')}"
+    info = f"torch-{version}.dist-info"
+    files = {
+        "torch/__init__.py": f"__version__ = '{version}'\n",
+        "torch/version.py": f"__version__ = '{version}'\ncuda = '{cuda}'\n",
+        "torch/lib/libtorch_python.so": "\0sm_75 sm_80 sm_86 sm_90 sm_100 sm_120\0",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: false\nTag: {tag}\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / f"torch-{version}-{tag}.whl", "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return version
+
+
+@pytest.fixture
+def gpu_box(empty: Project) -> Callable[..., Project]:
+    """``gpu_box(host, cuda="13.0", bitsandbytes="*", gpus="all")``: a project for the GPUs of a recorded host.
+
+    ``host`` is a folder's name below tests/hosts. Its driver and GPUs are put into this machine's facts, in the file
+    facts.json of the project, which BNBENV_FACTS names; torch is a local wheel (``cuda_torch_wheel``).
+    """
+
+    def make(host: str, cuda: str = "13.0", bitsandbytes: str = "*", gpus: str = "all") -> Project:
+        recorded = json.loads((Path(__file__).parent / "hosts" / host / "facts.json").read_text())
+        facts = empty.done("facts") | {"driver": recorded["driver"], "gpus": recorded["gpus"], "unknown": []}
+        (empty.root / "facts.json").write_text(json.dumps(facts))
+        version = cuda_torch_wheel(empty.root / "wheels", cuda)
+        wishes = {
+            "torch": version,
+            "bitsandbytes": bitsandbytes,
+            "python": f"=={sys.version_info.major}.{sys.version_info.minor}.*",
+            "gpus": gpus if gpus == "all" else json.loads(gpus),
+        }
+        lines = [f"{name} = {json.dumps(value)}" for name, value in wishes.items()]
+        text = "\n".join(["[envs.bnb]", *lines, "[sources]", 'find-links = ["wheels"]', ""])
+        (empty.root / "bnbenv.toml").write_text(text)
+        return Project(empty.root, {**empty.environ, "BNBENV_FACTS": str(empty.root / "facts.json")})
+
+    return make

@@ -51,9 +51,15 @@ class Uv:
         return self._run(words, COMPILE_LIMIT, "resolve the packages", requirements).stdout
 
     def install(self, lock: Path, python: Path) -> None:
-        """Install a lock into an environment; uv checks every file's hash against it."""
+        """Install a lock into an environment; uv checks every file's hash against it.
+
+        First from the cache alone: an index whose answers do not say how long they hold makes uv load a file again that
+        it has, and two copies of it are two copies on the disk. The lock's hashes say that the cached file is the one.
+        """
         form = ("-r", str(lock), "--no-deps", "--require-hashes", *self.arguments)
-        self._run(("pip", "install", "--python", str(python), *form), INSTALL_LIMIT, f"install {lock.name}")
+        words = ("pip", "install", "--python", str(python), *form)
+        if not self._call((*words, "--offline"), INSTALL_LIMIT).ok:
+            self._run(words, INSTALL_LIMIT, f"install {lock.name}")
 
     def download_python(self, minor: str) -> str:
         """The path of an interpreter that uv manages; downloaded if need be."""
@@ -65,6 +71,12 @@ class Uv:
     def _run(
         self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None, quiet: bool = True
     ) -> Finished:
+        done = self._call(words, limit, stdin, quiet)
+        if not done.ok:
+            raise explain(done, task)
+        return done
+
+    def _call(self, words: tuple[str, ...], limit: float, stdin: str | None = None, quiet: bool = True) -> Finished:
         command = Command(
             (self.binary, *words, *(("--quiet",) if quiet else ()), "--color", "never"),
             limit,
@@ -72,7 +84,4 @@ class Uv:
             str(self.cwd),
             stdin,
         )
-        done = self.runner.run(command)
-        if not done.ok:
-            raise explain(done, task)
-        return done
+        return self.runner.run(command)

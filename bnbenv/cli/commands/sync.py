@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
@@ -122,14 +124,16 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     from bnbenv.envs.wishes import load_wishes
 
     changes = wishes_from(args)
-    with held(project, args.wait):
-        notes = _wish(project, changes, args.env) if changes else []
+    done: list[Done] = []
+    with held(project, args.wait), _wished(project, changes, args.env, done):
+        notes = _told(project, changes)
         wishes: Wishes = load_wishes(project)
         names = selected(wishes, args.env, project)
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
         options = Options(args.locked, args.fresh, not args.no_verify, recorded)
-        done = [sync_env(setting, env, host, options, ctx.say) for env in names]
+        for env in names:
+            done.append(sync_env(setting, env, host, options, ctx.say))
     reasons = [row for one in done for row in reason_rows(one.plan.reasons)]
     actions = [action for one in done for action in one.actions]
     rows = [_done_row(project, one) for one in done]
@@ -147,13 +151,33 @@ def _done_row(project: Project, done: Done) -> dict[str, Any]:
     return _row(project, env, done.generation, changed, solution, done.verification, list(done.notes))
 
 
-def _wish(project: Project, changes: dict[str, Any], env: str | None) -> list[str]:
-    """Write wishes given as options into bnbenv.toml, so that the next check asks for the same."""
-    from bnbenv.envs.wishes import edit_env, load_wishes
+@contextlib.contextmanager
+def _wished(project: Project, changes: dict[str, Any], env: str | None, done: list[Done]) -> Iterator[None]:
+    """Write wishes given as options into bnbenv.toml, so that the next check asks for the same.
 
-    names = tuple(load_wishes(project).envs)
-    if env is None and len(names) > 1:
+    Where nothing came of them, the file is as it was. Raises UsageError if it is not clear which environment is meant.
+    """
+    from bnbenv.envs.wishes import edit_env, load_wishes
+    from bnbenv.paths import write_atomically
+
+    if not changes:
+        yield
+        return
+    names = selected(load_wishes(project), env, project)
+    if len(names) > 1:
         raise UsageError("which-env", f"there are several environments ({', '.join(names)})", "Name one with --env.")
-    edit_env(project, env or names[0], changes)
+    before = project.config.read_text(encoding="utf-8") if project.config.exists() else None
+    edit_env(project, names[0], changes)
+    try:
+        yield
+    except BaseException:
+        if not done and before is None:
+            project.config.unlink(missing_ok=True)
+        elif not done and before is not None:
+            write_atomically(project.config, before)
+        raise
+
+
+def _told(project: Project, changes: dict[str, Any]) -> list[str]:
     words = ", ".join(f"{key} = {value!r}" for key, value in changes.items())
-    return [f"written into {project.config}: {words}"]
+    return [f"written into {project.config}: {words}"] if changes else []

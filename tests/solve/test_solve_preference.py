@@ -159,6 +159,18 @@ def test_minimal_change_changes_only_what_does_not_fit(rows: Any) -> None:
     assert (pair(solution), solution.choice.python) == (("0.49.0", "2.10.0"), "3.12")
 
 
+def test_minimal_change_counts_python_too(rows: Any) -> None:
+    """torch has to change either way: the build that keeps Python is the smaller change."""
+    matrix = rows.matrix(
+        rows.torch("2.10.0", pythons=("cp313",)),
+        rows.torch("2.9.5", pythons=("cp312",)),
+        rows.wheel("0.49.0", {"cuda130": "sm_80"}),
+    )
+    request = Request(current=CURRENT, prefer="minimal-change")
+    solution = chosen(rows.host("8.0", pythons=("3.13.1", "3.12.3")), matrix, request)
+    assert (pair(solution), solution.choice.python) == (("0.49.0", "2.9.5"), "3.12")
+
+
 def test_minimal_change_does_not_buy_an_override(rows: Any) -> None:
     """No override before an override counts more than what is there."""
     matrix = rows.matrix(
@@ -261,6 +273,13 @@ def test_the_newest_python_that_is_there_and_fits_both(rows: Any) -> None:
         rows.wheel("0.50.0", {"cuda130": "sm_80"}, python=">=3.10,<3.12"),
     )
     assert chosen(rows.host("8.0", pythons=("3.10.1", "3.12.3", "3.11.9", "3.13.0")), matrix).choice.python == "3.11"
+
+
+def test_a_wheel_can_ask_for_more_than_its_python_tag(rows: Any) -> None:
+    picky = msgspec.structs.replace(rows.torch("2.10.0"), requires_python=">=3.12.4")
+    matrix = rows.matrix(picky, rows.torch("2.9.0"), rows.wheel("0.50.0", {"cuda130": "sm_80"}))
+    assert pair(chosen(rows.host("8.0", pythons=("3.12.3",)), matrix)) == ("0.50.0", "2.9.0")
+    assert pair(chosen(rows.host("8.0", pythons=("3.12.4",)), matrix)) == ("0.50.0", "2.10.0")
 
 
 def test_a_newer_torch_before_the_newest_python(rows: Any) -> None:

@@ -1,7 +1,7 @@
-"""Properties over random hosts and wishes. The solver is held against an exhaustive search over the raw tables.
+"""An exhaustive search over the raw tables, against which the solver is held.
 
-The search below is written from the field's rules (CUDA's binary and minor-version compatibility, the loaders, the
-tags of wheels) and shares no code with the solver.
+It is written from the field's rules (CUDA's binary and minor-version compatibility, the loaders, the tags of wheels)
+and shares no code with the solver.
 """
 
 from __future__ import annotations
@@ -9,49 +9,32 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, given, settings
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.matrix.load import find_data
-from bnbenv.matrix.model import Matrix
-from bnbenv.solve.model import Refusal, Request, Solution
-from bnbenv.solve.solver import solve
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-DRIVERS = (
-    *("450.80.01", "450.80.02", "470.256.02", "520.61.05", "525.60.12", "525.60.13", "528.33", "535.183.01"),
-    *("560.28.03", "570.26", "570.133.20", "575.51.03", "580.65.06", "582.28", "590.44.01", "595.45.04", "610.43.02"),
-)
-CAPABILITIES = (
-    *("3.7", "5.2", "6.1", "7.0", "7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"),
-    "13.0",
-)
 FAMILY_MIN = {
     "linux": {"11": "450.80.02", "12": "525.60.13", "13": "580"},
     "windows": {"11": "452.39", "12": "528.33", "13": "580"},
 }
-TORCH_WISHES = ("*", ">=2.4,<2.8", "==2.10.*", "==2.7.1", "==2.6.0+cu126", "<2.11", ">=2.15", "==2.99.0")
-WHEEL_WISHES = ("*", "==0.45.0", "==0.45.2", "==0.45.*", "==0.46.0", "==0.49.2", "<0.49", ">=0.50")
-PYTHON_WISHES = (">=3.10", "==3.9.*", "==3.12.*", ">=3.13", ">=3.10,<3.12")
+JSON_TABLES = ("torch.json", "torch-declared.json", "bitsandbytes.json")
 LEVELS = ("declared", "measured", "resolved", "verified")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A host and what is wished for on it."""
+class Case(Protocol):
+    """A host and what is wished for on it; ``gpus`` are compute capabilities, ``pythons`` minors."""
 
     os: str
     machine: str
@@ -62,65 +45,9 @@ class Case:
     torch: str
     wheel: str
     python: str
-    backend: str
 
     @property
-    def facts(self) -> HostFacts:
-        libc = {"name": "glibc", "version": self.glibc} if self.os == "linux" else None
-        document = {
-            "schema": "bnbenv.facts/1",
-            "platform": {"os": self.os, "machine": self.machine, "libc": libc},
-            "driver": {"state": "ok" if self.gpus else "absent", "version": self.driver if self.gpus else None},
-            "gpus": [
-                {"index": i, "uuid": f"GPU-{i:08x}", "name": "a GPU", "compute_capability": gpu, "memory_total": 1}
-                for i, gpu in enumerate(self.gpus)
-            ],
-            "pythons": [{"path": f"/usr/bin/python{minor}", "version": f"{minor}.5"} for minor in self.pythons],
-        }
-        return decode_facts(json.dumps(document), "the host")
-
-    @property
-    def request(self) -> Request:
-        backend: Any = self.backend
-        return Request(torch=self.torch, bitsandbytes=self.wheel, python=self.python, backend=backend)
-
-    @property
-    def cuda(self) -> bool:
-        return self.backend != "cpu" and (bool(self.gpus) or self.backend == "cuda")
-
-
-def some(values: tuple[str, ...], first: int) -> st.SearchStrategy[str]:
-    """Half of the time the first, which asks for nothing."""
-    return st.one_of(st.just(values[first]), st.sampled_from(values))
-
-
-CASES = st.builds(
-    Case,
-    os=st.sampled_from(("linux", "linux", "windows")),
-    machine=st.just("x86_64"),
-    glibc=st.sampled_from(("2.17", "2.24", "2.27", "2.28", "2.31", "2.34", "2.36", "2.39")),
-    driver=st.sampled_from(DRIVERS),
-    gpus=st.lists(st.sampled_from(CAPABILITIES), max_size=3).map(tuple),
-    pythons=st.sets(st.sampled_from(("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")), max_size=3).map(
-        lambda found: tuple(sorted(found))
-    ),
-    torch=some(TORCH_WISHES, 0),
-    wheel=some(WHEEL_WISHES, 0),
-    python=some(PYTHON_WISHES, 0),
-    backend=some(("auto", "cpu", "cuda"), 0),
-) | st.builds(
-    Case,
-    os=st.just("linux"),
-    machine=st.just("aarch64"),
-    glibc=st.sampled_from(("2.27", "2.28", "2.35", "2.39")),
-    driver=st.sampled_from(DRIVERS[7:]),
-    gpus=st.lists(st.sampled_from(("7.5", "8.0", "8.7", "9.0", "10.3", "11.0", "12.1")), max_size=2).map(tuple),
-    pythons=st.just(("3.10", "3.12")),
-    torch=some(TORCH_WISHES, 0),
-    wheel=some(WHEEL_WISHES, 0),
-    python=st.just(">=3.10"),
-    backend=some(("auto", "cpu", "cuda"), 0),
-)
+    def cuda(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -134,8 +61,7 @@ class Tables:
     advisories: tuple[dict[str, Any], ...]
 
 
-@pytest.fixture(scope="session")
-def tables() -> Tables:
+def read_tables() -> Tables:
     folder = find_data()
     loads = {name: json.loads((folder / name).read_text())["rows"] for name in JSON_TABLES}
     toml = {
@@ -151,9 +77,6 @@ def tables() -> Tables:
         archs={row["compute_capability"]: row for row in toml["gpus.toml"]["arch"]},
         advisories=tuple(toml["advisories.toml"]["advisory"]),
     )
-
-
-JSON_TABLES = ("torch.json", "torch-declared.json", "bitsandbytes.json")
 
 
 @cache
@@ -212,6 +135,16 @@ class Search:
             found = sorted(self.all(pythons), key=lambda one: one.key)
             if found:
                 return found[0]
+        return None
+
+    def find(
+        self, python: str, torch: tuple[str, str, str | None], bitsandbytes: tuple[str, str, str | None]
+    ) -> Found | None:
+        """A combination by torch's version, source and index, and the wheel's sha256, library and override."""
+        for one in self.all([python]):
+            build = (one.torch["version"], one.torch["source"], one.torch.get("index"))
+            if (build, (one.wheel["sha256"], one.library, one.override)) == (torch, bitsandbytes):
+                return one
         return None
 
     def all(self, pythons: list[str]) -> Iterator[Found]:
@@ -323,121 +256,8 @@ def cuda_of(library: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}"
 
 
-def quick(examples: int) -> settings:
-    """The same examples at each run, none too slow for a busy machine, nothing written into the project."""
-    checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-    return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
-
-
-@quick(100)
-@given(case=CASES)
-def test_the_answer_is_that_of_an_exhaustive_search(case: Case, shipped: Matrix, tables: Tables) -> None:
-    answer = solve(case.facts, shipped, case.request)
-    best = Search(tables, case).best()
-    if best is None:
-        assert isinstance(answer, Refusal), answer
-        return
-    assert isinstance(answer, Solution), answer
-    choice = answer.choice
-    (build,) = [
-        row
-        for row in tables.torch
-        if (row["version"], row["source"], row.get("index"))
-        == (choice.torch.version, choice.torch.source, choice.torch.index)
-        and (row["os"], row["machine"]) == (case.os, case.machine)
-    ]
-    (wheel,) = [row for row in tables.wheels if row["sha256"] == choice.bitsandbytes.sha256]
-    override = choice.environment.get("BNB_CUDA_VERSION")
-    chosen = [
-        one
-        for one in Search(tables, case).all([choice.python])
-        if (one.torch, one.wheel, one.library, one.override) == (build, wheel, choice.bitsandbytes.library, override)
-    ]
-    assert chosen, "the choice does not fit"
-    assert chosen[0].key == best.key, (best.torch["version"], best.wheel["version"], best.library)
-    assert answer.backend == ("cuda" if case.cuda else "cpu")
-
-
-@quick(30)
-@given(case=CASES)
-def test_every_selected_gpu_is_covered(case: Case, shipped: Matrix) -> None:
-    answer = solve(case.facts, shipped, case.request)
-    if isinstance(answer, Solution):
-        assert [cover.gpu for cover in answer.covers] == (list(range(len(case.gpus))) if case.cuda else [])
-        for cover in answer.covers:
-            assert cover.arch == f"sm_{case.gpus[cover.gpu].replace('.', '')}"
-
-
-def restricted(case: Case) -> Iterator[Case]:
-    """The case with one more restriction."""
-    both = {"torch": TORCH_WISHES[1:3], "wheel": WHEEL_WISHES[2:4], "python": PYTHON_WISHES[3:4]}
-    for name, specs in both.items():
-        for spec in specs:
-            former = getattr(case, name)
-            changed: dict[str, Any] = {name: spec if former == "*" else f"{former},{spec}"}
-            yield replace(case, **changed)
-    if case.backend == "auto":
-        yield replace(case, backend="cuda")
-    if case.gpus:
-        yield replace(case, gpus=(*case.gpus, "8.0"))
-    yield replace(case, glibc="2.17")
-
-
-@quick(20)
-@given(case=CASES)
-def test_a_restriction_never_turns_a_refusal_into_a_solution(case: Case, shipped: Matrix) -> None:
-    if isinstance(solve(case.facts, shipped, case.request), Refusal):
-        for harder in restricted(case):
-            assert isinstance(solve(harder.facts, shipped, harder.request), Refusal), harder
-
-
-@quick(40)
-@given(case=CASES)
-def test_a_refusal_names_rules_and_offers_what_works(case: Case, shipped: Matrix) -> None:
-    answer = solve(case.facts, shipped, case.request)
-    if isinstance(answer, Solution):
-        return
-    assert answer.conflict
-    for option in answer.options:
-        if option.solve_args is not None:
-            again = solve(case.facts, shipped, request_of(option.solve_args))
-            assert isinstance(again, Solution), option
-            assert f"bitsandbytes {again.choice.bitsandbytes.version} " in option.gives
-            assert f"torch {again.choice.torch.version} " in option.gives
-    on_cpu = replace(case, backend="cpu")
-    if case.backend != "cpu" and isinstance(solve(on_cpu.facts, shipped, on_cpu.request), Solution):
-        assert any("--backend cpu" in " ".join(option.solve_args or ()) for option in answer.options)
-
-
-@quick(30)
-@given(case=CASES)
-def test_a_wish_in_the_conflict_can_be_given_up(case: Case, shipped: Matrix) -> None:
-    """A single wish that alone stands against a solution is an option to give up."""
-    answer = solve(case.facts, shipped, case.request)
-    loose = {"--torch": "*", "--bitsandbytes": "*", "--python": ">=3.10"}
-    given_wishes = {"--torch": case.torch, "--bitsandbytes": case.wheel, "--python": case.python}
-    if isinstance(answer, Solution):
-        return
-    for name, loosest in loose.items():
-        if given_wishes[name] == loosest:
-            continue
-        words = {**given_wishes, "--backend": case.backend, name: loosest}
-        freed = solve(case.facts, shipped, request_of(tuple(word for item in words.items() for word in item)))
-        offered = [pairs(option.solve_args).get(name) for option in answer.options if option.solve_args is not None]
-        assert isinstance(freed, Refusal) or loosest in offered, answer
-
-
-def pairs(words: tuple[str, ...]) -> dict[str, str]:
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-def request_of(words: tuple[str, ...]) -> Request:
-    """Options of ``bnbenv solve`` as a request."""
-    names = {"--torch": "torch", "--bitsandbytes": "bitsandbytes", "--python": "python", "--backend": "backend"}
-    changes: dict[str, Any] = {}
-    for name, value in pairs(words).items():
-        if name == "--gpus":
-            changes["gpus"] = tuple(value.split(","))
-        else:
-            changes[names[name]] = value
-    return Request(**changes)
+@pytest.fixture(scope="session")
+def search() -> Callable[[Case], Search]:
+    """The search for a case."""
+    tables = read_tables()
+    return lambda case: Search(tables, case)

@@ -26,7 +26,10 @@ from bnbenv.solve.solver import solve
 
 @dataclass(frozen=True)
 class Setting:
-    """What resolving needs to know besides the wishes of one environment."""
+    """What resolving needs to know besides the wishes of one environment.
+
+    ``config`` is a new text of bnbenv.toml that the wishes stand in, written once they are fulfilled; None: it stays.
+    """
 
     project: Project
     wishes: Wishes
@@ -34,6 +37,7 @@ class Setting:
     matrix: Matrix
     environ: Mapping[str, str]
     runner: Runner
+    config: str | None = None
 
 
 def user_matrix(environ: Mapping[str, str]) -> Matrix:

@@ -258,12 +258,15 @@ class _Job:
         return record, verification
 
     def _finish(self, generation: Generation, record: Record) -> None:
-        """The record last, the lock beside the project, then the switch; each in one step."""
-        lock = self.setting.project.lock(self.env)
+        """The record last, wishes and lock beside the project, then the switch; each in one step."""
+        project, config = self.setting.project, self.setting.config
+        lock = project.lock(self.env)
         record.write(generation.record_file)
+        if config is not None:
+            write_atomically(project.config, config)
         if file_digest(lock) != record.lock:
             write_atomically(lock, self.locked.text)
-        gens.switch(self.setting.project, self.env, generation)
+        gens.switch(project, self.env, generation)
 
     def _write_pth(self, prefix: Path) -> None:
         """What the solution says must be set, at interpreter start and for every way in, unless it is set already."""
@@ -311,7 +314,7 @@ class _Job:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             python=python,
             wishes=setting.wishes.digest(self.env),
-            config=file_digest(setting.project.config),
+            config=file_digest(setting.project.config) if setting.config is None else digest(setting.config.encode()),
             environments=list(setting.wishes.envs),
             lock=digest(self.locked.text.encode()),
             host=dict(self.host.fingerprint),

@@ -143,24 +143,24 @@ TEMPLATE = """\
 """
 
 
-def edit_env(project: Project, env: str, changes: dict[str, Any]) -> None:
-    """Set values of one environment in bnbenv.toml, keeping everything else as people wrote it. Raises OSError."""
+def edited(project: Project, env: str, changes: dict[str, Any]) -> str:
+    """The text of bnbenv.toml with values of one environment set, and everything else as people wrote it.
+
+    It has been read as wishes before. Raises OSError.
+    """
     import tomlkit
-    from tomlkit.items import Table
 
     try:
-        text = project.config.read_text(encoding="utf-8")
+        text = project.config.read_bytes().decode("utf-8")  # line ends stay as they are
     except FileNotFoundError:
         text = TEMPLATE
     document = tomlkit.parse(text)
     envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
     if env not in envs:
         envs[env] = tomlkit.table()
-    table = envs[env]
-    assert isinstance(table, Table)
     for key, value in changes.items():
-        table[key] = value
-    write_atomically(project.config, tomlkit.dumps(document))
+        envs[env][key] = value
+    return tomlkit.dumps(document)
 
 
 def write_template(path: Path) -> None:

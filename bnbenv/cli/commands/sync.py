@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
@@ -121,19 +120,21 @@ def _document(
 def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) -> Outcome:
     from bnbenv.envs.generations import held
     from bnbenv.envs.sync import Options, sync_env
-    from bnbenv.envs.wishes import load_wishes
+    from bnbenv.envs.wishes import decode_wishes, load_wishes
+    from bnbenv.paths import write_atomically
 
     changes = wishes_from(args)
-    done: list[Done] = []
-    with held(project, args.wait), _wished(project, changes, args.env, done):
-        notes = _told(project, changes)
-        wishes: Wishes = load_wishes(project)
+    with held(project, args.wait):
+        config = _wished(project, changes, args.env) if changes else None
+        wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         names = selected(wishes, args.env, project)
-        setting = setting_of(project, wishes, facts_of(ctx), ctx)
+        setting = dataclasses.replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config)
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
         options = Options(args.locked, args.fresh, not args.no_verify, recorded)
-        for env in names:
-            done.append(sync_env(setting, env, host, options, ctx.say))
+        done = [sync_env(setting, env, host, options, ctx.say) for env in names]
+        if config is not None:
+            write_atomically(project.config, config)  # where nothing else had to be done
+    notes = _told(project, changes)
     reasons = [row for one in done for row in reason_rows(one.plan.reasons)]
     actions = [action for one in done for action in one.actions]
     rows = [_done_row(project, one) for one in done]
@@ -151,31 +152,17 @@ def _done_row(project: Project, done: Done) -> dict[str, Any]:
     return _row(project, env, done.generation, changed, solution, done.verification, list(done.notes))
 
 
-@contextlib.contextmanager
-def _wished(project: Project, changes: dict[str, Any], env: str | None, done: list[Done]) -> Iterator[None]:
-    """Write wishes given as options into bnbenv.toml, so that the next check asks for the same.
+def _wished(project: Project, changes: dict[str, Any], env: str | None) -> str:
+    """bnbenv.toml with the wishes given as options, so that the next check asks for the same.
 
-    Where nothing came of them, the file is as it was. Raises UsageError if it is not clear which environment is meant.
+    It is written once they are fulfilled. Raises UsageError if it is not clear which environment is meant.
     """
-    from bnbenv.envs.wishes import edit_env, load_wishes
-    from bnbenv.paths import write_atomically
+    from bnbenv.envs.wishes import edited, load_wishes
 
-    if not changes:
-        yield
-        return
     names = selected(load_wishes(project), env, project)
     if len(names) > 1:
         raise UsageError("which-env", f"there are several environments ({', '.join(names)})", "Name one with --env.")
-    before = project.config.read_text(encoding="utf-8") if project.config.exists() else None
-    edit_env(project, names[0], changes)
-    try:
-        yield
-    except BaseException:
-        if not done and before is None:
-            project.config.unlink(missing_ok=True)
-        elif not done and before is not None:
-            write_atomically(project.config, before)
-        raise
+    return edited(project, names[0], changes)
 
 
 def _told(project: Project, changes: dict[str, Any]) -> list[str]:

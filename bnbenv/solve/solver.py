@@ -67,6 +67,8 @@ def choose(facts: HostFacts, matrix: Matrix, request: Request, availability: Ava
     """The preferred combination, or None. Raises RebootRequired."""
     for managed in (False, True) if availability.managed_python else (False,):
         judged = judge(facts, matrix, request, availability, managed)
+        if judged.situation.fails:  # no interpreter helps
+            return None
         best = _best(judged)
         if best is not None:
             return _solution(judged, best)

@@ -50,7 +50,7 @@ class EnvPlan:
         words: list[tuple[str, str]] = []
         if self.lock is None:
             target = describe(solution) if solution else "what fits"
-            words.append(("lock", f"{self.why_lock}: lock {target}{_difference(solution, current)}"))
+            words.append(("lock", f"{target}{_difference(solution, current)}, since {self.why_lock}"))
         if self.step is Step.STAGE:
             words += [
                 ("stage", "make a new generation from the lock"),

@@ -36,13 +36,14 @@ class Options:
 
 @dataclass(frozen=True)
 class Done:
-    """What was done for one environment."""
+    """What was done for one environment. ``verified``: its kernels ran and agreed, now or earlier on this host."""
 
     plan: EnvPlan
     actions: tuple[dict[str, Any], ...]
     generation: int | None
     solution: Solution
     verification: dict[str, Any] | None
+    verified: bool
     notes: tuple[str, ...] = field(default=())
 
 
@@ -167,7 +168,8 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options, say: Say)
     if not options.verify or (verification is None and step is not Step.NOTHING):
         actions = [action for action in actions if action["action"] != "verify"]
     notes = (*solution.notes, *_installed_by_hand(use, step))
-    return Done(plan, tuple(actions), record.generation if record else None, solution, verification, notes)
+    number, verified = (record.generation, record.verified) if record else (None, False)
+    return Done(plan, tuple(actions), number, solution, verification, verified, notes)
 
 
 def _same_packages(use: InUse, plan: EnvPlan, locked: Locked) -> bool:

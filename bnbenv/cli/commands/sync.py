@@ -71,7 +71,8 @@ def _nothing(project: Project, names: tuple[str, ...]) -> dict[str, Any]:
     for env in names:
         use = in_use(project, env)
         decision = use.record.decision if use.record else {}
-        rows.append(_row(project, env, use.generation, False, decision, None, []))
+        verified = bool(use.record and use.record.verified)
+        rows.append(_row(project, env, use.generation, False, decision, None, verified, []))
     return _document(project, names, [], [], rows, [])
 
 
@@ -82,6 +83,7 @@ def _row(
     changed: bool,
     decision: dict[str, Any],
     verification: dict[str, Any] | None,
+    verified: bool,
     notes: list[str],
 ) -> dict[str, Any]:
     return {
@@ -92,6 +94,7 @@ def _row(
         "python": str(env_python(project.link(env))),
         "choice": decision.get("choice"),
         "backend": decision.get("backend"),
+        "verified": verified,
         "verification": verification,
         "notes": notes,
     }
@@ -149,7 +152,7 @@ def _done_row(project: Project, done: Done) -> dict[str, Any]:
     solution = msgspec.to_builtins(done.solution)
     changed = any(action["action"] in ("stage", "switch") for action in done.actions)
     env = done.plan.env
-    return _row(project, env, done.generation, changed, solution, done.verification, list(done.notes))
+    return _row(project, env, done.generation, changed, solution, done.verification, done.verified, list(done.notes))
 
 
 def _wished(project: Project, changes: dict[str, Any], env: str | None) -> str:
@@ -166,5 +169,7 @@ def _wished(project: Project, changes: dict[str, Any], env: str | None) -> str:
 
 
 def _told(project: Project, changes: dict[str, Any]) -> list[str]:
-    words = ", ".join(f"{key} = {value!r}" for key, value in changes.items())
+    import json
+
+    words = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
     return [f"written into {project.config}: {words}"] if changes else []

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+_HEAD = ("", "env", "no", "made", "bitsandbytes", "torch", "Python", "state")
+
 
 def render(document: dict[str, Any]) -> str:
     if not document["generations"]:
         return "no generations yet\nnext: bnbenv sync"
-    lines = []
-    for row in document["generations"]:
-        if not row["finished"]:
-            lines.append(f"  {row['env']} {row['generation']}  unfinished; the next sync deletes it")
-            continue
-        mark = "*" if row["in_use"] else " "
-        state = "verified" if row["verified"] else "not verified"
-        state = state if row["usable"] else "its Python is gone"
-        lines.append(
-            f"{mark} {row['env']} {row['generation']}  {row['created'][:16].replace('T', ' ')}  "
-            f"bitsandbytes {row['bitsandbytes']}, torch {row['torch']}, Python {row['python']}, {state}"
-        )
-    lines.append("(* in use)")
-    return "\n".join(lines)
+    rows = [_HEAD, *(_row(row) for row in document["generations"])]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(_HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "(* in use; bnbenv rollback NO switches back)"])
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    name, number = row["env"], str(row["generation"])
+    if not row["finished"]:
+        return ("", name, number, "-", "-", "-", "-", "unfinished: the next sync deletes it")
+    state = "verified" if row["verified"] else "not verified"
+    versions = (str(row["bitsandbytes"]), str(row["torch"]), str(row["python"]))
+    mark = "*" if row["in_use"] else ""
+    return (mark, name, number, _local(row["created"]), *versions, state if row["usable"] else "its Python is gone")
+
+
+def _local(created: str) -> str:
+    """The time on this machine's clock."""
+    import datetime
+
+    try:
+        return datetime.datetime.fromisoformat(created).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return created

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.text import describe, wrap
+
 
 def render(document: dict[str, Any]) -> str:
     lines = []
     for row in document["locks"]:
-        torch, wheel = row["choice"]["torch"], row["choice"]["bitsandbytes"]
-        verb = "wrote" if row["changed"] else "unchanged:"
-        lines.append(f"{verb} {row['path']}")
-        lines.append(f"  torch {torch['version']}, bitsandbytes {wheel['version']}, {len(row['packages'])} packages")
+        lines.append(f"{'wrote' if row['changed'] else 'unchanged:'} {row['path']}")
+        lines += wrap(f"{describe(row['choice'])}, {len(row['packages'])} packages", "  ")
     lines.append("next: bnbenv sync")
     return "\n".join(lines)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.text import wrap
+
 
 def render(document: dict[str, Any]) -> str:
-    names = ", ".join(document["environments"])
     if document["in_sync"]:
-        return f"in sync, nothing to do: {names}"
-    lines = ["because:"]
-    lines += [f"  {reason['env']}: {reason['because']}" for reason in document["reasons"]]
-    lines.append("sync would:")
-    lines += [f"  {action['env']}: {action['action']}: {action['what']}" for action in document["actions"]]
-    lines += [f"note: {note}" for note in document["notes"]]
+        return f"in sync, nothing to do: {', '.join(document['environments'])}"
+    names = dict.fromkeys(action["env"] for action in document["actions"])
+    lines = [f"changes are pending: {', '.join(names)}"]
+    for reason in document["reasons"]:
+        lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
+    lines.append("bnbenv sync would:")
+    for action in document["actions"]:
+        lines += wrap(f"{action['env']}: {action['action']}: {action['what']}", "  ")
+    for note in dict.fromkeys(document["notes"]):
+        lines += wrap(f"note: {note}")
     lines.append("next: bnbenv sync")
     return "\n".join(lines)

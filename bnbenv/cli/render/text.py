@@ -1,0 +1,31 @@
+"""Lines of at most 80 columns, in which paths, addresses and commands stay whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+WIDTH = 80
+
+
+def wrap(text: str, indent: str = "", more: str = "    ") -> list[str]:
+    """A sentence as lines; ``more`` is how far the second and later ones are indented beyond the first."""
+    if len(indent) + len(text) <= WIDTH:
+        return [indent + text]
+    import textwrap
+
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def describe(choice: dict[str, Any]) -> str:
+    """``bitsandbytes 0.50.2, torch 2.15.0 (CUDA 13.2), Python 3.12``."""
+    torch = choice["torch"]
+    cuda = f"CUDA {torch['cuda']}" if torch["cuda"] else "CPU"
+    wheel = choice["bitsandbytes"]
+    return f"bitsandbytes {wheel['version']}, torch {torch['version']} ({cuda}), Python {choice['python']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_HEAD = ("", "env", "no", "made", "bitsandbytes", "torch", "Python", "state")
+_HEAD = ("  env no", "made", "bitsandbytes", "torch", "Python", "state")
 
 
 def render(document: dict[str, Any]) -> str:
@@ -17,13 +17,12 @@ def render(document: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    name, number = row["env"], str(row["generation"])
+    name = f"{'*' if row['in_use'] else ' '} {row['env']} {row['generation']}"
     if not row["finished"]:
-        return ("", name, number, "-", "-", "-", "-", "unfinished: the next sync deletes it")
+        return (name, "-", "-", "-", "-", "unfinished: the next sync deletes it")
     state = "verified" if row["verified"] else "not verified"
     versions = (str(row["bitsandbytes"]), str(row["torch"]), str(row["python"]))
-    mark = "*" if row["in_use"] else ""
-    return (mark, name, number, _local(row["created"]), *versions, state if row["usable"] else "its Python is gone")
+    return (name, _local(row["created"]), *versions, state if row["usable"] else "its Python is gone")
 
 
 def _local(created: str) -> str:

@@ -13,6 +13,8 @@ def render(document: dict[str, Any]) -> str:
         lines += _row(row, [action for action in document["actions"] if action["env"] == row["env"]])
     for note in document["notes"]:
         lines += wrap(f"note: {note}")
+    done = [row for row in document["generations"] if any(one["env"] == row["env"] for one in document["actions"])]
+    lines += [f"use {'it' if len(done) == 1 else row['env']}: {row['python']}" for row in done]
     return "\n".join(lines)
 
 
@@ -24,7 +26,6 @@ def _row(row: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
     lines += _verification(row)
     for note in row["notes"]:
         lines += wrap(f"note: {note}", "  ")
-    lines.append(f"use it: {row['python']}")
     return lines
 
 

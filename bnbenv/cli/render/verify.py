@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.text import wrap
+
 # What a failure of a step means to the user. The longest matching beginning of the step's name counts.
 MEANINGS = {
     "import": "the packages of this environment cannot be used at all",
@@ -22,27 +24,28 @@ MEANINGS = {
     "timing": "the kernels ran, but could not be timed",
 }
 NEXT = {
-    "import": "Install torch and bitsandbytes there, or make an environment with: bnbenv sync",
+    "import": "Install torch and bitsandbytes there, or make an environment: bnbenv sync",
     "device": "See bnbenv facts, then bnbenv solve: which torch fits this driver and GPU",
-    "native-library": "bnbenv solve names the combination whose library fits; bnbenv sync makes it",
+    "native-library": "bnbenv solve names a combination whose library fits; bnbenv sync makes it",
 }
-NEXT_KERNELS = "Do not use this combination here: bnbenv solve names others, bnbenv sync makes an environment"
-NEXT_DIED = "Run it once more; if it stays, bnbenv solve names other combinations. For a slow machine: --timeout"
+NEXT_KERNELS = "Do not use this combination here; others are named by: bnbenv solve"
+NEXT_DIED = "Run it once more (slow machine: --timeout), then see: bnbenv solve"
 
 
 def render(document: dict[str, Any]) -> str:
     """The report for people."""
     devices = document["devices"]
     failed = [device for device in devices if not device["ok"]]
-    lines = [_verdict(devices, failed)]
+    lines = wrap(_verdict(devices, failed))
     for device in devices:
         lines += ["", _title(device)]
-        lines += [_step(step) for step in device["steps"]]
+        lines += [line for step in device["steps"] for line in _step(step)]
         if device["died"]:
             lines += _death(device["died"])
-    lines += [f"warning: {text}" for text in document["warnings"]]
+    for text in document["warnings"]:
+        lines += wrap(f"warning: {text}")
     if failed:
-        lines += [f"next: {_next_step(failed[0])}"]
+        lines.append(f"next: {_next_step(failed[0])}")
     return "\n".join(lines)
 
 
@@ -69,22 +72,22 @@ def _title(device: dict[str, Any]) -> str:
     return f"{device['device']}: {details}" if details else str(device["device"])
 
 
-def _step(step: dict[str, Any]) -> str:
+def _step(step: dict[str, Any]) -> list[str]:
     word = {True: "ok", False: "FAILED", None: "skipped"}[step["ok"]]
     if step["ok"] is False:
         what = step["message"] or f"{step['check']}: error {step['error']:.3g}, allowed {step['threshold']:.3g}"
         meaning = _longest(MEANINGS, step["name"])
-        return f"  {word:<8}{step['name']:<22} {what}" + (f"\n{'':32} {meaning}" if meaning else "")
+        return [*wrap(f"{word:<8}{step['name']:<22} {what}", "  "), *(wrap(meaning, " " * 10, "") if meaning else [])]
     if step["ok"] is None:  # the reason stands below, once for all steps that it holds for
-        return f"  {word:<8}{step['name']}"
+        return [f"  {word:<8}{step['name']}"]
     numbers = "" if step["error"] is None else f"error {step['error']:.2g} of {step['threshold']:.2g} allowed"
     figures = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in step["figures"].items())
-    return f"  {word:<8}{step['name']:<22} {numbers or figures:<34} {step['seconds']:6.2f} s".rstrip()
+    return [f"  {word:<8}{step['name']:<22} {numbers or figures:<34} {step['seconds']:6.2f} s".rstrip()]
 
 
 def _death(died: dict[str, Any]) -> list[str]:
     lines = [f"  {'DIED':<8}{died['step'] or '-':<22} {_end(died)}"]
-    return lines + [f"    | {line}" for line in died["stderr"].splitlines()]
+    return lines + [f"    | {line}".rstrip() for line in died["stderr"].splitlines()]
 
 
 def _how(died: dict[str, Any]) -> str:

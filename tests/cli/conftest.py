@@ -1,0 +1,104 @@
+"""How the tests of the command line run it: the real program, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on standard output."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@pytest.fixture
+def bnbenv(tool_environ: dict[str, str], tmp_path: Path) -> Callable[..., Ran]:
+    """``bnbenv("check", "--json", cwd=folder, BNBENV_OFFLINE="1")``: the program, with nothing of this machine's users.
+
+    It asks no package source, since it is given neither an index nor the network, unless a test names one.
+    """
+    own = {
+        "BNBENV_HOME": str(tmp_path / "user"),
+        "XDG_CONFIG_HOME": str(tmp_path / "no-configuration"),
+        "HOME": str(tmp_path / "home"),
+        "BNBENV_OFFLINE": "1",
+        "TZ": "UTC",
+    }
+    base = {name: value for name, value in tool_environ.items() if not name.startswith(("UV_", "PIP_"))}
+
+    def run(*words: str, cwd: Path | None = None, stdin: bytes = b"", **changes: str | None) -> Ran:
+        environ = {name: value for name, value in {**base, **own, **changes}.items() if value is not None}
+        folder = cwd or tmp_path / "project"
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "bnbenv", *words],
+            cwd=folder,
+            input=stdin,
+            env=environ,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        ran = Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+    return run
+
+
+@lru_cache(maxsize=1)
+def _schemas() -> dict[str, Any]:
+    folder = files("bnbenv") / "schemas"
+    return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in folder.iterdir()}
+
+
+@pytest.fixture
+def schemas() -> dict[str, Any]:
+    """The schemas in the package, by command."""
+    return _schemas()
+
+
+@pytest.fixture
+def faults() -> Callable[[Any], list[str]]:
+    """What a document's schema has against it: ``faults(document) == []``. Of an error it is ``error``."""
+    from jsonschema import Draft202012Validator
+    from referencing import Registry, Resource
+
+    known = _schemas()
+    registry = Registry().with_resources((schema["$id"], Resource.from_contents(schema)) for schema in known.values())
+
+    def check(document: Any) -> list[str]:
+        name = str(document.get("schema", "")).removeprefix("bnbenv.").removesuffix("/1")
+        if "error" in document:
+            name = "error"
+        if name not in known:
+            return [f"there is no schema {name}"]
+        validator = Draft202012Validator(known[name], registry=registry)
+        return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(document)]
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def hosts() -> list[Path]:
+    """The recorded facts of every host."""
+    return sorted((Path(__file__).parent.parent / "hosts").glob("*/facts.json"))

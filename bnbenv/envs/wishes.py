@@ -89,7 +89,7 @@ def decode_wishes(data: bytes, file: str) -> Wishes:
     if len(data) > LARGEST:
         raise InputError(file, "", f"expected a few lines of TOML, found {len(data) >> 20} MB")
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(file, f"byte {error.start}", "expected UTF-8 text") from None
     wishes = convert(read_toml(text, file), Wishes, file)
@@ -151,7 +151,7 @@ def edited(project: Project, env: str, changes: dict[str, Any]) -> str:
     import tomlkit
 
     try:
-        text = project.config.read_bytes().decode("utf-8")  # line ends stay as they are
+        text = project.config.read_bytes().decode("utf-8-sig")  # line ends stay as they are
     except FileNotFoundError:
         text = TEMPLATE
     document = tomlkit.parse(text)

@@ -5,6 +5,7 @@ Known and unknown: a missing fact has an entry in ``unknown`` that says why. Unk
 
 from __future__ import annotations
 
+import codecs
 import re
 from functools import lru_cache
 from typing import Literal
@@ -145,6 +146,7 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
     """
     step = "Record facts with: bnbenv facts --json"
     try:
+        data = _without_mark(data)
         facts = msgspec.json.decode(data, type=HostFacts)
     except msgspec.ValidationError:
         facts = convert(msgspec.json.decode(data), HostFacts, file)  # says where, which costs more
@@ -162,6 +164,13 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
         platform, machine=_MACHINES.get(machine, machine), os=_SYSTEMS.get(system, system)
     )
     return msgspec.structs.replace(facts, platform=platform)
+
+
+def _without_mark(data: bytes | str) -> bytes | str:
+    """Windows PowerShell writes what is redirected into a file as UTF-16 with a byte order mark."""
+    if isinstance(data, bytes) and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.removeprefix(codecs.BOM_UTF8) if isinstance(data, bytes) else data
 
 
 def encode_facts(facts: HostFacts) -> str:

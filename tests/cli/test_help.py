@@ -1,0 +1,90 @@
+"""``--help`` of everything: what it does, an example, exit codes, in 80 columns."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from bnbenv.cli import COMMANDS
+from bnbenv.errors import Exit
+
+# What each command can end with, beside Ctrl-C: scripts branch on it.
+EXITS = {
+    "init": {0, 1},
+    "facts": {0, 2},
+    "solve": {0, 2, 4, 6},
+    "plan": {0, 2, 3, 4, 6, 7},
+    "lock": {0, 1, 2, 4, 6, 7, 8},
+    "sync": {0, 1, 2, 4, 5, 6, 7, 8},
+    "check": {0, 2, 3, 6},
+    "verify": {0, 1, 2, 5, 6},
+    "list": {0, 2},
+    "rollback": {0, 1, 2, 8},
+    "gc": {0, 2, 8},
+    "path": {0, 1, 2},
+}
+
+
+def test_the_overview(bnbenv: Any) -> None:
+    ran = bnbenv("--help")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.startswith("usage: bnbenv <command> [options]\n")
+    for name in COMMANDS:
+        assert re.search(rf"^  {name}\s+\S", ran.out, re.M), name
+    words = " ".join(ran.out.split())
+    for code in Exit:
+        assert re.search(rf"\b{int(code)} [a-z]", words.partition("exit codes:")[2]), code
+    assert "bnbenv init && bnbenv sync" in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert bnbenv("-h").out == bnbenv("help").out == ran.out
+
+
+def test_alone_it_is_wrong_usage_and_shows_the_overview(bnbenv: Any) -> None:
+    ran = bnbenv()
+    assert ran.code == 2
+    assert ran.out == bnbenv("--help").out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_what_it_does_with_an_example(name: str, bnbenv: Any) -> None:
+    ran = bnbenv(name, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    text = ran.out
+    assert text.startswith(f"usage: bnbenv {name} ")
+    for part in ("options:", "--json", "--project DIR", "example:\n  ", "exit codes: "):
+        assert part in text, part
+    description = text.partition("\n\n")[2].partition("\n\n")[0]
+    assert len(description) > 30 and description[0].isupper() and description.endswith("."), description
+    assert max(map(len, text.splitlines())) <= 80
+    codes = " ".join(text.partition("exit codes: ")[2].split())
+    assert {int(code) for code in re.findall(r"(?:^|, )(\d+) ", codes)} == EXITS[name]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_can_be_read_by_the_commands_they_name(name: str, bnbenv: Any) -> None:
+    """Every option of an example is one that the command knows."""
+    text = bnbenv(name, "--help").out
+    example = text.partition("example:\n")[2].partition("\n\n")[0]
+    calls = re.findall(r"bnbenv ([a-z]+)([^|&>\n]*)", example)
+    assert name in [command for command, _ in calls]
+    for command, rest in calls:
+        known = bnbenv(command, "--help").out
+        assert all(option in known for option in re.findall(r"--[a-z-]+", rest)), rest
+
+
+def test_width_does_not_hang_on_the_terminal(bnbenv: Any) -> None:
+    assert bnbenv("sync", "--help", COLUMNS="200").out == bnbenv("sync", "--help", COLUMNS="40").out
+
+
+def test_help_for_a_command_in_three_ways(bnbenv: Any) -> None:
+    assert bnbenv("help", "sync").out == bnbenv("sync", "-h").out == bnbenv("sync", "--help").out
+
+
+def test_the_version(bnbenv: Any) -> None:
+    from bnbenv import __version__
+
+    for option in ("--version", "-V"):
+        ran = bnbenv(option)
+        assert (ran.code, ran.out, ran.err) == (0, f"bnbenv {__version__}\n", "")

@@ -23,6 +23,8 @@ else:
 
 T = TypeVar("T")
 
+LONGEST = 60  # characters of a wrong value in an error
+
 _WORDS = {
     "str": "text in quotes",
     "int": "a whole number",
@@ -32,6 +34,12 @@ _WORDS = {
     "null": "null",
 }
 _TOKEN = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+
+
+def shown(value: object) -> str:
+    """A value that somebody wrote, as an error quotes it: not more of it than one can read."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def read_toml(text: str, file: str, next_step: str = "") -> dict[str, Any]:
@@ -77,7 +85,7 @@ def _explain(said: str, document: Any, kind: Any, table: str) -> tuple[list[str 
     if sentence.startswith("Object missing required field"):
         return [*tokens, quoted[0]], "missing required field"
     if sentence.startswith("Invalid enum value"):
-        return tokens, f'expected {_either(_values(kind))}, found "{document}"'
+        return tokens, f'expected {_either(_values(kind))}, found "{shown(document)}"'
     if sentence.startswith("Expected `"):
         expected, found = ([_word(one, table) for one in part.split(" | ")] for part in quoted[:2])
         wanted = _values(kind) or [one for one in expected if one != "null"]

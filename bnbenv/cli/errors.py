@@ -53,8 +53,8 @@ def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> di
         "schema": f"bnbenv.{command}/1",
         "error": {
             "code": error.code,
-            "message": _clean(error.message, environ),
-            "next_step": _clean(error.next_step, environ),
+            "message": _clean(_line(error.message), environ),
+            "next_step": _clean(_line(error.next_step), environ),
             "detail": _clean(error.detail, environ),
         },
     }
@@ -62,12 +62,18 @@ def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> di
 
 def render(error: BnbenvError, environ: Mapping[str, str]) -> str:
     """The error for people, for standard error."""
-    lines = [error.message if isinstance(error, Interrupted) else f"error: {error.message}"]
+    message = _line(error.message)
+    lines = [message if isinstance(error, Interrupted) else f"error: {message}"]
     if error.detail:
         lines += ["", *(f"  {line}" for line in error.detail.strip().splitlines()), ""]
     if error.next_step:
-        lines.append(f"next: {error.next_step}")
+        lines.append(f"next: {_line(error.next_step)}")
     return _clean("\n".join(lines), environ)
+
+
+def _line(text: str) -> str:
+    """One line: what somebody wrote into a file may hold line ends, and codes that a terminal obeys."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _clean(text: str, environ: Mapping[str, str]) -> str:

@@ -69,7 +69,7 @@ def find_project(cwd: Path, environ: Mapping[str, str], explicit: str | None = N
 def check_env_name(name: str, file: str, where: str) -> str:
     """An environment's name as it may stand in file names. Raises InputError."""
     if not _ENV_NAME.fullmatch(name):
-        raise InputError(file, where, f'expected letters, digits, "-" and "_", found "{name}"')
+        raise InputError(file, where, f'expected letters, digits, "-" and "_", found "{name[:60]}"')
     return name
 
 

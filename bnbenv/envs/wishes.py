@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from bnbenv.decode import convert, read_toml
+from bnbenv.decode import convert, read_toml, shown
 from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
 from bnbenv.errors import InputError
 from bnbenv.paths import write_atomically
@@ -101,7 +101,7 @@ def decode_wishes(data: bytes, file: str) -> Wishes:
 
 
 def _check_env(wishes: Wishes, name: str, file: str) -> None:
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import Requirement
 
     wish = wishes.envs[name]
     check_env_name(name, file, "envs")
@@ -113,8 +113,9 @@ def _check_env(wishes: Wishes, name: str, file: str) -> None:
         where = f"envs.{name}.requirements[{position}]"
         try:
             requirement = Requirement(text)
-        except InvalidRequirement:
-            raise InputError(file, where, f'expected a requirement such as "peft>=0.14", found "{text}"') from None
+        except ValueError:
+            found = shown(text)
+            raise InputError(file, where, f'expected a requirement such as "peft>=0.14", found "{found}"') from None
         if requirement.name.lower() in ("torch", "bitsandbytes"):
             raise InputError(
                 file, where, f'expected no {requirement.name}: set "{requirement.name.lower()} = ..." instead'
@@ -129,7 +130,7 @@ TEMPLATE = """\
 # python = ">=3.10"              # which Pythons may be used
 # torch = "*"                    # a version or specifier, such as "2.9.1" or ">=2.8,<2.11"
 # bitsandbytes = "*"             # likewise
-# requirements = ["transformers", "accelerate", "peft"]   # what else to install
+# requirements = []              # what else to install, such as ["transformers", "accelerate", "peft"]
 # gpus = "all"                   # or indices [0, 1], or UUIDs ["GPU-..."]
 # backend = "auto"               # or "cuda", or "cpu"
 

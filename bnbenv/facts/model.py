@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from bnbenv.decode import convert
+from bnbenv.decode import convert, shown
 from bnbenv.errors import InputError
 
 SCHEMA = "bnbenv.facts/1"
@@ -156,7 +156,7 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
         said = str(error)
         raise InputError(file, "", f"no JSON document: {said[:1].lower()}{said[1:]}", step) from None
     if facts.schema != SCHEMA:
-        raise InputError(file, "schema", f'expected "{SCHEMA}", found "{facts.schema}"')
+        raise InputError(file, "schema", f'expected "{SCHEMA}", found "{shown(facts.schema)}"')
     _check_values(facts, file)
     platform = facts.platform
     machine, system = platform.machine.lower(), platform.os.lower()
@@ -186,7 +186,7 @@ def _check_values(facts: HostFacts, file: str) -> None:
     for position, gpu in enumerate(facts.gpus):
         where = f"gpus[{position}]"
         if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", gpu.compute_capability):
-            found = _short(gpu.compute_capability)
+            found = shown(gpu.compute_capability)
             raise InputError(file, f"{where}.compute_capability", f'expected "9.0" or the like, found "{found}"')
         if gpu.index < 0 or gpu.index in seen:
             what = "stands twice" if gpu.index in seen else "is negative"
@@ -202,8 +202,4 @@ def _check_values(facts: HostFacts, file: str) -> None:
     }
     for where, value in dotted.items():
         if value is not None and (not re.match("[0-9]", value) or re.search("[0-9]{10}", value)):
-            raise InputError(file, where, f'expected a version number, found "{_short(value)}"')
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:40]}..."
+            raise InputError(file, where, f'expected a version number, found "{shown(value)}"')

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bnbenv.decode import shown
 from bnbenv.errors import InputError, RebootRequired
 from bnbenv.facts.model import Driver, Gpu, HostFacts, MigSlice
 from bnbenv.matrix.model import CudaDriver, GpuArch, Matrix
@@ -173,7 +174,7 @@ def read_gpus(text: str | int | list[str | int], file: str, where: str) -> tuple
     if words == ["all"]:
         return ("all",)
     if not words or not all(_is_index(word) or word.startswith(("GPU-", "MIG-")) for word in words):
-        raise InputError(file, where, f'expected "all", indices or UUIDs, found "{",".join(words)}"')
+        raise InputError(file, where, f'expected "all", indices or UUIDs, found "{shown(",".join(words))}"')
     return tuple(dict.fromkeys(words))
 
 

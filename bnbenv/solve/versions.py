@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
+from bnbenv.decode import shown
 from bnbenv.errors import InputError
 
 
@@ -84,5 +85,7 @@ def read_specifier(text: str, file: str, where: str) -> str:
             short = len(parsed.release) < 3 and parsed.local is None and not parsed.is_prerelease
             return f"=={text}.*" if short else f"=={text}"
         return str(SpecifierSet(text))
-    except (InvalidSpecifier, InvalidVersion):
-        raise InputError(file, where, f'expected a version specifier such as ">=2.4,<3", found "{text}"') from None
+    except ValueError:  # among them a number of thousands of digits
+        raise InputError(
+            file, where, f'expected a version specifier such as ">=2.4,<3", found "{shown(text)}"'
+        ) from None

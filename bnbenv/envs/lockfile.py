@@ -75,6 +75,16 @@ def read_lock(text: str, file: str) -> Locked:
     return Locked(text, decision, packages, hashes)
 
 
+def agrees(locked: Locked, file: str) -> Locked:
+    """The lock, if its packages are those of its decision. Raises InputError: somebody edited one of them."""
+    choice = locked.decision.solution.choice
+    for name, chosen in (("torch", choice.torch.version), ("bitsandbytes", choice.bitsandbytes.version)):
+        if locked.packages.get(name) != chosen:
+            found = locked.packages.get(name, "none")
+            raise InputError(file, "packages", f"expected {name} {chosen}, as in tool.bnbenv, found {found}", ANEW)
+    return locked
+
+
 def _packages(document: dict[str, Any], file: str) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
     """Names, versions and SHA-256 hashes; every file of every package must have one."""
     entries = document.get("packages")

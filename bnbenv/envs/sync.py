@@ -13,7 +13,7 @@ import msgspec
 from bnbenv.envs import generations as gens
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.lockfile import Locked, read_lock
+from bnbenv.envs.lockfile import Locked, agrees, read_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages
@@ -76,7 +76,7 @@ def usable_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked | None, 
         raise InputError(
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
-    locked = read_lock(text, str(path))
+    locked = agrees(read_lock(text, str(path)), str(path))
     problem = lock_problem(
         locked, env, setting.wishes.digest(env), _request(setting, env, use), setting.facts, setting.matrix
     )

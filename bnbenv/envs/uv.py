@@ -80,7 +80,8 @@ class Uv:
         command = Command(
             (self.binary, *words, *(("--quiet",) if quiet else ()), "--color", "never"),
             limit,
-            {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, **self.environment},
+            # Each sentence on a line of its own: it is read here.
+            {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, "UV_NO_WRAP": "1", **self.environment},
             str(self.cwd),
             stdin,
         )

@@ -64,7 +64,8 @@ def survey(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> tuple[A
     """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders.
 
     The sources that come back are those to give to uv: it ends at the first one that does not answer. A local wheel
-    that cannot be read stands in ``unreachable`` under its path.
+    that cannot be read stands in ``unreachable`` under its path, a configured source that does not answer under its
+    address.
     """
     here = (facts.platform.os, facts.platform.machine)
     variants = sorted({b.index for b in matrix.torch if b.index is not None and (b.os, b.machine) == here})
@@ -76,6 +77,10 @@ def survey(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> tuple[A
     for variant in variants:
         answer = reach.pytorch(variant)
         _note_source(f"pytorch-index/{variant}", [answer] if answer else [], unreachable, offered)
+    barred = sources.offline is not None or sources.no_index
+    for one in reach.unreachable:
+        if one.source.kind in ("index", "find-links") and not barred:
+            unreachable[one.source.shown] = one.reason or "no answer"
     found = Availability(
         unreachable=unreachable,
         torch=offered,

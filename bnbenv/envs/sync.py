@@ -129,8 +129,8 @@ def new_lock(setting: Setting, env: str, use: InUse, say: Say) -> tuple[Locked, 
     say(f"{env}: asking the package sources what they offer")
     found, sources = survey(sources_of(setting), setting.facts, setting.matrix)
     for place, reason in found.unreachable.items():
-        if place.endswith(".whl"):
-            say(f"{env}: passed over {place}: {reason}")
+        if place.endswith(".whl") or "://" in place:
+            say(f"{env}: passed over {place}: {reason}" if place.endswith(".whl") else f"{env}: {place}: {reason}")
     solution = decide(setting, _request(setting, env, use), found)
     for note in solution.notes:
         say(f"{env}: {note}")

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bnbenv.errors import BnbenvError, Exit
 
@@ -137,7 +137,7 @@ def _put(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails once more at its end
+        _silence(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             from bnbenv.errors import Failed
 
@@ -149,8 +149,15 @@ def _put(text: str) -> None:
 def _warn(line: str) -> None:
     """Write to standard error, if there is one: no output is lost that a program reads."""
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        try:
             print(line, file=sys.stderr, flush=True)
+        except OSError:
+            _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """What could not be written is tried again at Python's end, which then fails with a code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, str]) -> int:

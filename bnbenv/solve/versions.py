@@ -82,8 +82,8 @@ def read_specifier(text: str, file: str, where: str) -> str:
             if text.endswith(".*"):
                 return str(SpecifierSet(f"=={text}"))
             parsed = Version(text)
-            short = len(parsed.release) < 3 and parsed.local is None and not parsed.is_prerelease
-            return f"=={text}.*" if short else f"=={text}"
+            plain = ".".join(map(str, parsed.release))
+            return f"=={parsed}.*" if str(parsed) == plain and len(parsed.release) < 3 else f"=={parsed}"
         return str(SpecifierSet(text))
     except ValueError:  # among them a number of thousands of digits
         raise InputError(

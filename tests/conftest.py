@@ -276,12 +276,13 @@ def project(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Ite
 
 
 @pytest.fixture
-def copies(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Callable[[], Any]:
-    """Like ``project``, one after the other: ``with copies() as project``."""
+def copies(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Callable[..., Any]:
+    """Like ``project``, one after the other: ``with copies() as project``; ``copies(project.root)`` copies that one."""
 
     @contextlib.contextmanager
-    def copy() -> Iterator[Project]:
-        with _copied(synced.root, tmp_path / "project") as root:
+    def copy(source: Path | None = None) -> Iterator[Project]:
+        target = tmp_path / ("template" if source is None else "project")
+        with _copied(source or synced.root, target) as root:
             yield Project(root, tool_environ)
 
     return copy

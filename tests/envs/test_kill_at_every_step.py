@@ -1,0 +1,136 @@
+"""``kill -9`` before every effect of a command: what was in use works on, and the next sync leaves one clean state."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+DRIVER = str(Path(__file__).with_name("at_effect.py"))
+Wheels = Callable[..., Path]
+
+
+def as_it_is(project: Any, wheel_maker: Wheels) -> None:
+    """In sync."""
+
+
+def with_another_wish(project: Any, wheel_maker: Wheels) -> None:
+    """A requirement more: the lock has to change."""
+    wheel_maker(project.root / "wheels", "tinypackage", "1.0")
+    project.replace(
+        "bnbenv.toml",
+        lambda text: text.replace(b"# requirements = [", b'requirements = ["tinypackage"] # [').replace(
+            b"# find-links = []", b'find-links = ["wheels"]'
+        ),
+    )
+
+
+def with_two_generations(project: Any, wheel_maker: Wheels) -> None:
+    project.done("sync", "--fresh", "--no-verify")
+
+
+def with_a_generation_unfinished(project: Any, wheel_maker: Wheels) -> None:
+    """A generation without its record, as a killed run leaves it."""
+    project.done("sync", "--fresh", "--no-verify")
+    project.done("rollback")
+    (project.root / ".bnbenv" / "generations" / "bnb" / "2.json").unlink()
+
+
+# Name -> how the project is made ready, the command, and in how many parts (one a test) its steps are tried.
+RUNS: dict[str, tuple[Callable[[Any, Wheels], None], tuple[str, ...], int]] = {
+    "fresh": (as_it_is, ("sync", "--fresh", "--no-verify"), 3),
+    "new-lock": (with_another_wish, ("sync", "--no-verify"), 4),
+    "rollback": (with_two_generations, ("rollback",), 1),
+    "gc": (with_two_generations, ("gc", "--keep", "0"), 1),
+    "clean-up": (with_a_generation_unfinished, ("sync", "--no-verify"), 1),
+}
+
+
+def effects(project: Any, words: tuple[str, ...]) -> list[int]:
+    """The numbers of a command's effects before which it is worth being killed, from a run that is not.
+
+    A step that repeats the one before it, or starts one program after another, finds what that one found; of a tree
+    that is deleted a few files stand for all.
+    """
+    process = project.start(str(project.root), "count", "0", *words, command=(DRIVER,))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    lines = [line for line in err.splitlines() if line.startswith(("os.", "open ", "start ", "shutil."))]
+    numbers = []
+    for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
+        if line != before and not (line.startswith("start ") and before.startswith("start ")):
+            numbers.append(number)
+    tree = [number for number, line in enumerate(lines, 1) if line.endswith("of a tree")]
+    few = {tree[0], tree[len(tree) // 2], tree[-1]} if tree else set()
+    return sorted({number for number in numbers if number not in set(tree)} | few)
+
+
+def kill_before(project: Any, number: int, words: tuple[str, ...]) -> None:
+    process = project.start(str(project.root), "kill", str(number), *words, command=(DRIVER,))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, err
+
+
+def assert_sane(project: Any) -> None:
+    """After a kill: the environment in use runs its kernels, check answers, and a sync brings everything in order."""
+    assert project.quantizes()
+    assert set(project.drift()) <= {"unverified", "lock-changed", "wishes-changed"}
+    project.done("sync", "--no-verify")
+    assert project.leftovers() == []
+    assert set(project.drift()) <= {"unverified"}
+    links = [path.name for path in project.root.iterdir() if path.is_symlink()]
+    assert links == [".venv-bnb"]
+    assert (project.root / ".bnbenv" / ".gitignore").read_text() == "*\n"
+    assert {path.name for path in project.root.iterdir()} <= {
+        *(".bnbenv", ".venv-bnb", "bnbenv.toml", "pylock.bnb.toml", "wheels"),
+    }
+
+
+@contextlib.contextmanager
+def told(step: str) -> Iterator[None]:
+    """Name the step in what fails within."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"killed before {step}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    ("run", "part"), [(name, part) for name, (_, _, parts) in RUNS.items() for part in range(parts)]
+)
+def test_killed_before_any_step(copies: Any, wheel_maker: Wheels, run: str, part: int) -> None:
+    prepare, words, parts = RUNS[run]
+    with copies() as template:
+        prepare(template, wheel_maker)
+        assert template.quantizes()  # which leaves bytecode for the copies
+        with copies(template.root) as project:
+            numbers = effects(project, words)
+        assert len(numbers) > 4
+        for number in numbers[part::parts]:
+            with copies(template.root) as project, told(f"effect {number} of {' '.join(words)}"):
+                kill_before(project, number, words)
+                assert_sane(project)
+
+
+def test_a_first_sync_killed_before_any_step(synced: Any, locked: Any) -> None:
+    words = ("sync", "--no-verify")
+    wanted = (locked.root / "pylock.bnb.toml").read_bytes()
+    numbers = effects(locked, words)
+    assert len(numbers) > 10
+    for number in numbers:
+        (locked.root / ".venv-bnb").unlink()
+        shutil.rmtree(locked.root / ".bnbenv")
+        (locked.root / "pylock.bnb.toml").write_bytes(wanted)
+        with told(f"effect {number} of a first sync"):
+            kill_before(locked, number, words)
+            assert set(locked.drift()) <= {"no-environment", "unverified"}
+            locked.done("sync", "--no-verify")
+            assert locked.leftovers() == []
+            assert set(locked.drift()) == {"unverified"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,9 @@ def from_os_error(error: OSError) -> BnbenvError:
     """What the operating system refused, as a sentence with the file's name."""
     default = ("os-error", (error.strerror or type(error).__name__).lower(), "")
     code, message, next_step = _OS_ERRORS.get(error.errno or 0, default)
-    place = f"{error.filename}: " if error.filename else ""
+    # What is written in one step is written under another name first (paths.write_atomically).
+    name = re.sub(r"([/\\])\.([^/\\]+)\.\d+\.part$", r"\1\2", str(error.filename or ""))
+    place = f"{name}: " if name else ""
     return Failed(code, f"{place}{message}; the environment in use was kept", next_step)
 
 

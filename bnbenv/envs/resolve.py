@@ -123,12 +123,14 @@ def decide(setting: Setting, request: Request, found: Availability) -> Solution:
     answer = solve(setting.facts, setting.matrix, request, found)
     if isinstance(answer, Solution):
         return answer
-    detail = "\n".join(f"{part.rule}: {part.because} [{part.source}]" for part in answer.conflict)
-    step = _first_option(answer)
+    detail = "\n".join(f"{part.because} [{part.source}]" for part in answer.conflict)
     if answer.unreachable:
         message = "what fits this machine cannot be had: a package source does not answer"
+        step = "Check the network, the proxy and the index in uv.toml, pip.conf or bnbenv.toml, then run it again."
+        step = _first_option(answer) if answer.options else step
         raise SourceUnreachable("source-unreachable", message, step, detail)
-    raise NoCombination("no-combination", "no known-good combination fits this machine and the wishes", step, detail)
+    message = "no known-good combination fits this machine and the wishes"
+    raise NoCombination("no-combination", message, _first_option(answer), detail)
 
 
 def _first_option(refusal: Refusal) -> str:

@@ -59,7 +59,7 @@ class Uv:
         form = ("-r", str(lock), "--no-deps", "--require-hashes", *self.arguments)
         words = ("pip", "install", "--python", str(python), *form)
         if not self._call((*words, "--offline"), INSTALL_LIMIT).ok:
-            self._run(words, INSTALL_LIMIT, f"install {lock.name}")
+            self._run(words, INSTALL_LIMIT, "install the packages")
 
     def download_python(self, minor: str) -> str:
         """The path of an interpreter that uv manages; downloaded if need be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,13 @@ def test_what_is_not_there_yet_is_no_wrong_usage(refused: Any) -> None:
     assert refused("path", code=1, step="bnbenv sync") == "there is no .venv-bnb yet"
     assert refused("rollback", "99", code=1, step="bnbenv list") == "generation 99 of bnb does not exist"
     assert refused("rollback", code=1, step="bnbenv list") == "there is no earlier generation of bnb to go back to"
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="/sys is missing, where not even root may write")
+@pytest.mark.parametrize(("command", "file"), [("init", "bnbenv.toml"), ("sync", ".bnbenv"), ("gc", ".bnbenv")])
+def test_a_folder_where_nobody_may_write(command: str, file: str, refused: Any) -> None:
+    sentence = refused(command, "--project", "/sys/kernel", code=1)
+    assert re.fullmatch(rf"/sys/kernel/{re.escape(file)}: [a-z -]+; the environment in use was kept", sentence)
 
 
 def test_the_current_folder_is_gone(tool_environ: dict[str, str], tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,45 @@ def test_an_index_that_wants_a_login_is_named_whatever_uv_makes_of_it(wishing: A
     ended = wishing("bnbenvtiny", "auth")("lock")
     assert ended.code in (4, 7)
     assert f"bnb: {index.url('auth')}: HTTP 401: user and password are wanted or wrong" in ended.stderr.splitlines()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path], None]]:
+    """Mounts a disk of 20 MB on a folder, for as long as the test runs."""
+    mounted = []
+
+    def put(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+        if (
+            not shutil.which("mount")
+            or subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+        ):
+            pytest.skip("the right to mount a small file system is missing")
+        mounted.append(folder)
+
+    yield put
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True, timeout=60)
+
+
+def test_a_full_disk_keeps_the_environment(project: Any, small_disk: Any) -> None:
+    # The environment in use lies on the old disk; what is made next would be on the new one.
+    generations = project.root / ".bnbenv" / "generations"
+    generations.joinpath("bnb").rename(generations.parent / "kept")
+    small_disk(generations)
+    generations.joinpath("bnb").mkdir()
+    for one in generations.parent.joinpath("kept").iterdir():
+        generations.joinpath("bnb", one.name).symlink_to(one)
+    ended = project("sync", "--fresh", "--no-verify", "--json")
+    assert ended.code == 1, ended
+    error = ended.document["error"]
+    assert error["code"] == "no-space"
+    assert error["message"].startswith("no space left on the device to install the packages at ")
+    assert "bnbenv gc" in error["next_step"]
+    assert sorted(path.name for path in generations.joinpath("bnb").iterdir()) == ["1", "1.json", "1.lock.toml"]
+    assert project.generation() == 1
+    assert project.quantizes()
 
 
 def everything(project: Any) -> dict[str, bytes]:

@@ -1,0 +1,67 @@
+"""Two bnbenv at once on one project: the second waits briefly, and says that it could not."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def first(project: Any) -> Iterator[Any]:
+    """A sync that was stopped in the middle of its work."""
+    process = project.start("sync", "--fresh", "--no-verify")
+    while not (project.root / ".bnbenv" / "generations" / "bnb" / "2.lock.toml").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    yield process
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+
+
+def test_the_second_ends_with_exit_8(project: Any, first: Any) -> None:
+    begun = time.monotonic()
+    for words in (("sync", "--fresh", "--wait", "0.5"), ("rollback", "1"), ("gc",)):
+        ended = project(*words, "--json")
+        assert ended.code == 8, ended.stderr
+        assert ended.document["error"]["code"] == "busy"
+        assert str(project.root) in ended.document["error"]["message"]
+    assert time.monotonic() - begun < 30
+    # What only looks is answered all the same, and the unfinished generation is left alone.
+    assert project.drift() == {}
+    assert [row["finished"] for row in project.done("list")["generations"]][:1] == [True]
+    assert project.done("path")["generation"] == 1
+    assert first.poll() is None
+
+
+def test_the_second_waits_as_long_as_it_is_told(project: Any, first: Any) -> None:
+    second = project.start("sync", "--fresh", "--no-verify", "--json", "--wait", "60")
+    time.sleep(1)
+    assert second.poll() is None
+    first.send_signal(signal.SIGCONT)
+    assert first.wait(60) == 0
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, out + err
+    assert project.generation() == 3
+    assert project.leftovers() == []
+
+
+def test_the_hold_of_a_killed_bnbenv_is_free(project: Any, first: Any) -> None:
+    first.kill()
+    first.wait(10)
+    done = project.done("sync", "--fresh", "--no-verify", "--wait", "0")
+    assert done["generations"][0]["generation"] == 2
+    assert project.leftovers() == []
+
+
+def test_two_projects_do_not_wait_for_each_other(project: Any, first: Any, locked: Any) -> None:
+    assert locked.done("sync", "--no-verify", "--wait", "0")["generations"][0]["generation"] == 1
+    assert Path(project.root) != Path(locked.root)
+    assert first.poll() is None

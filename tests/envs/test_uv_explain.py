@@ -292,7 +292,7 @@ def finished(text: str = "", code: int = 1, timed_out: bool = False) -> Finished
             "         OSError: [Errno 28] No space left on device: '/tmp/x.o'\n",
             "no-space",
             Exit.FAILED,
-            "^no space left on the device to resolve the packages at setuptools.build_meta|^no space left",
+            "^no space left on the device to resolve the packages; the environment in use was kept$",
         ),
         (
             "error: Failed to download and build `foo @ git+https://localhost:9/x/foo`\n  cause: Git operation failed\n"
@@ -316,7 +316,7 @@ def finished(text: str = "", code: int = 1, timed_out: bool = False) -> Finished
             "  cause: failed to copy file from `/cache/a` to `/home/me/b`: Disk quota exceeded (os error 122)\n",
             "no-space",
             Exit.FAILED,
-            "at /cache/a; the environment in use was kept$",
+            "at /home/me/b; the environment in use was kept$",
         ),
         (
             "warning: old\nerror: something new\n",

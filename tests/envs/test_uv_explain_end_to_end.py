@@ -103,7 +103,7 @@ def test_a_full_disk_keeps_the_environment(project: Any, small_disk: Any) -> Non
     assert ended.code == 1, ended
     error = ended.document["error"]
     assert error["code"] == "no-space"
-    assert error["message"].startswith("no space left on the device to install the packages")
+    assert error["message"].startswith("no space left on the device to install the packages at /")
     assert "bnbenv gc" in error["next_step"]
     assert sorted(path.name for path in generations.joinpath("bnb").iterdir()) == ["1", "1.json", "1.lock.toml"]
     assert project.generation() == 1

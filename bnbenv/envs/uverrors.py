@@ -82,7 +82,7 @@ def _about_disk(text: str, chain: str, task: str) -> BnbenvError | None:
     """A full disk ends builds too, so all of the text is looked at."""
     if not _NO_SPACE.search(text):
         return None
-    file = re.search(r"(?:`([^`]+)`| to ([^`\n]+)): (?:No space|Disk quota|There is not)", chain, re.I)
+    file = re.search(r"(?:`([^`]+)`|.* to ([^`\n]+)): (?:No space|Disk quota|There is not)", chain, re.I)
     place = f" at {file[1] or file[2]}" if file else ""
     message = f"no space left on the device to {task}{place}; the environment in use was kept"
     return Failed("no-space", message, "Free some space (bnbenv gc, uv cache prune), then run it again.")

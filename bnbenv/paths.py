@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnbenv.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Sysroot:
@@ -41,23 +43,41 @@ def expand(text: str) -> Path:
 
 
 def data_home(environ: Mapping[str, str]) -> Path:
-    """bnbenv's user data: ``BNBENV_HOME``, else the platform's place for it."""
+    """bnbenv's user data: ``BNBENV_HOME``, else the platform's place for it. Raises UsageError where there is none."""
     value = environ.get("BNBENV_HOME")
     if value:
         return expand(value)
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("bnbenv", appauthor=False))
+    return _platform_place("user_data_dir")
 
 
 def config_home(environ: Mapping[str, str]) -> Path:
-    """bnbenv's user configuration: ``BNBENV_HOME/config`` where that is set, else the platform's place for it."""
+    """bnbenv's user configuration: ``BNBENV_HOME/config`` where that is set, else the platform's place for it.
+
+    Raises UsageError where there is none.
+    """
     value = environ.get("BNBENV_HOME")
     if value:
         return expand(value) / "config"
+    return _platform_place("user_config_dir")
+
+
+def _platform_place(kind: str) -> Path:
+    """A container can run under a user that has no name and no home."""
     import platformdirs
 
-    return Path(platformdirs.user_config_dir("bnbenv", appauthor=False))
+    try:
+        return Path(getattr(platformdirs, kind)("bnbenv", appauthor=False))
+    except RuntimeError:
+        message = "this user has no home folder for bnbenv's data"
+        raise UsageError("no-home", message, "Set HOME, or BNBENV_HOME to a folder of bnbenv's own.") from None
+
+
+def user_home() -> Path:
+    """The user's home folder, in which pip and uv may be configured; the root where there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.sep)
 
 
 def write_atomically(path: Path, text: str) -> None:

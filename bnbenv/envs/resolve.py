@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -15,10 +14,10 @@ from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.wishes import Wishes
-from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable
+from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable, UsageError
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
-from bnbenv.paths import Sysroot, data_home
+from bnbenv.paths import Sysroot, data_home, user_home
 from bnbenv.process import Runner
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
@@ -44,7 +43,10 @@ def user_matrix(environ: Mapping[str, str]) -> Matrix:
     """The shipped matrix with the user's own newer rows over it. Raises InputError."""
     from bnbenv.matrix.load import load_matrix
 
-    overlay = data_home(environ) / "matrix"
+    try:
+        overlay = data_home(environ) / "matrix"
+    except UsageError:  # a user without a home has no rows of their own
+        return load_matrix()
     return load_matrix(overlay if overlay.is_dir() else None)
 
 
@@ -54,7 +56,7 @@ def sources_of(setting: Setting) -> PackageSources:
         setting.environ,
         Sysroot.from_environment(setting.environ),
         setting.wishes.sources,
-        Path.home(),
+        user_home(),
         setting.project.root,
         setting.matrix.pytorch_index,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -281,10 +284,41 @@ def test_a_folder_where_nobody_may_write(command: str, file: str, refused: Any) 
     assert re.fullmatch(rf"/sys/kernel/{re.escape(file)}: [a-z -]+; the environment in use was kept", sentence)
 
 
-def test_the_current_folder_is_gone(tool_environ: dict[str, str], tmp_path: Path) -> None:
-    import subprocess
-    import sys
+NOBODY = """
+import os, sys
+from bnbenv.cli import main
+for words in (["check", "--json"], ["solve", "--facts", sys.argv[1]]):
+    main(words)  # what is imported only now may be out of reach below
+os.setgid(54321)
+os.setuid(54321)
+os.environ.pop("HOME")
+os.chdir("/")
+print("nobody:", main(["check"]), main(["check", "--project", "/proc"]), main(["solve", "--facts", "-"]), flush=True)
+"""
 
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="root is missing, to become a user without a name"
+)
+def test_a_user_without_a_home(tool_environ: dict[str, str], tmp_path: Path) -> None:
+    """As in a container that runs under a number: what is in a project works, what is the user's own says why not."""
+    environ = {name: value for name, value in tool_environ.items() if not name.startswith(("BNBENV", "XDG"))}
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, str(H200)],
+        cwd=tmp_path,
+        env=environ,
+        input=H200.read_text(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "nobody: 2 3 0", done
+    step = "next: Set HOME, or BNBENV_HOME to a folder of bnbenv's own."
+    assert done.stderr.splitlines()[-2:] == ["error: this user has no home folder for bnbenv's data", step]
+
+
+def test_the_current_folder_is_gone(tool_environ: dict[str, str], tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     script = 'rmdir "$PWD"; exec "$0" -P -m bnbenv check' if sys.version_info >= (3, 11) else ""

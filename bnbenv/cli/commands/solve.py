@@ -34,22 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.resolve import sources_of, survey
+    from bnbenv.envs.resolve import sources_of, survey, user_matrix
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
     from bnbenv.solve.solver import solve
 
     request = _request(args)
     facts = facts_of(ctx, args.facts)
-    wishes = Wishes(envs={"bnb": EnvWish()})
+    matrix = load_matrix() if args.shipped else user_matrix(ctx.environ)
     found = Availability()
-    if args.reachable or not args.shipped:
-        setting = setting_of(project_of(args, ctx), wishes, facts, ctx)
-        matrix = load_matrix() if args.shipped else setting.matrix
-        if args.reachable:
-            found, _ = survey(sources_of(setting), facts, matrix)
-    else:
-        matrix = load_matrix()
+    if args.reachable:  # only then it matters for which project
+        setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), facts, ctx)
+        found, _ = survey(sources_of(setting), facts, matrix)
     answer = solve(facts, matrix, request, found)
     return Outcome(Exit.DONE if isinstance(answer, Solution) else Exit.NO_COMBINATION, answer.document())
 

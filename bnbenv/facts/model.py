@@ -147,9 +147,10 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
     step = "Record facts with: bnbenv facts --json"
     try:
         data = _without_mark(data)
-        facts = msgspec.json.decode(data, type=HostFacts)
-    except msgspec.ValidationError:
-        facts = convert(msgspec.json.decode(data), HostFacts, file)  # says where, which costs more
+        try:
+            facts = msgspec.json.decode(data, type=HostFacts)
+        except msgspec.ValidationError:
+            facts = convert(msgspec.json.decode(data), HostFacts, file)  # says where, which costs more
     except RecursionError:
         raise InputError(file, "", "no JSON document that can be read: nested too deeply", step) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

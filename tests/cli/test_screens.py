@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from bnbenv.cli import main
+from bnbenv.cli.errors import render as render_error
+from bnbenv.errors import NoCombination
 
 SCREENS = Path(__file__).parent / "screens"
 NAMES = sorted(path.stem for path in SCREENS.glob("*.json"))
@@ -87,6 +89,22 @@ def test_solve_fits_80_columns_for_every_recorded_host(hosts: list[Path], capsys
                 continue
             assert too_wide(text) == [], host
             assert text.splitlines()[-1].startswith("next: "), host
+
+
+def test_an_error_is_a_sentence_then_the_detail_then_the_next_step() -> None:
+    plain = NoCombination("unsatisfiable", "the packages do not fit together", "Loosen the requirements.")
+    assert render_error(plain, {}) == "error: the packages do not fit together\nnext: Loosen the requirements."
+    full = NoCombination("unsatisfiable", "they do not", "Loosen.", "one cause\n  and another\n")
+    assert render_error(full, {}) == "error: they do not\n\n  one cause\n    and another\n\nnext: Loosen."
+    assert render_error(NoCombination("unsatisfiable", "they do not"), {}) == "error: they do not"
+
+
+def test_an_error_obeys_no_codes_and_shows_no_login() -> None:
+    hostile = NoCombination("x", "found \x1b[31mred\nnew", "see https://user:secret@host/x", "at https://t0ken@host/")
+    text = render_error(hostile, {})
+    assert text.splitlines()[0] == r"error: found \x1b[31mred\nnew"
+    assert "secret" not in text and "t0ken" not in text
+    assert "https://****@host/x" in text
 
 
 @pytest.mark.real

@@ -19,7 +19,7 @@ def render(document: dict[str, Any]) -> str:
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     name = f"{'*' if row['in_use'] else ' '} {row['env']} {row['generation']}"
     if not row["finished"]:
-        return (name, "-", "-", "-", "-", "unfinished")
+        return (name, "-", "-", "-", "-", "its record is gone" if row["in_use"] else "unfinished")
     state = "verified" if row["verified"] else "not verified"
     versions = (str(row["bitsandbytes"]), str(row["torch"]), str(row["python"]))
     return (name, _local(row["created"]), *versions, state if row["usable"] else "its Python is gone")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from uv import find_uv_bin
 
 pytestmark = pytest.mark.real
 
@@ -28,8 +29,6 @@ def used(*folders: Path) -> int:
 
 
 def test_a_second_environment_costs_less_than_five_percent_more(project: Any) -> None:
-    from uv import find_uv_bin
-
     asked = subprocess.run(
         [find_uv_bin(), "cache", "dir"], env=project.changed(), capture_output=True, text=True, check=True
     )
@@ -37,9 +36,9 @@ def test_a_second_environment_costs_less_than_five_percent_more(project: Any) ->
     if cache.stat().st_dev != project.root.stat().st_dev:
         pytest.skip(f"uv's cache ({cache}) lies on another file system than the test's folder: no hard links")
     project.replace("bnbenv.toml", lambda text: text.replace(b"[policy]", b"[envs.second]\n[policy]"))
-    done = project.done("sync", "--env", "second", "--no-verify")
-    assert done["environments"] == ["second"]
-    first, second = (project.root / ".bnbenv" / "generations" / env / "1" for env in ("bnb", "second"))
+    # Both are made now: another program may renew what is in the cache between two runs.
+    project.done("sync", "--fresh", "--no-verify")
+    first, second = (project.root / ".bnbenv" / "generations" / name for name in ("bnb/2", "second/1"))
     alone, both = used(first), used(first, second)
     assert alone > 300e6
     assert both - alone < 0.05 * alone

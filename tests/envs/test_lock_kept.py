@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from uv import find_uv_bin
 
 LOCK = "pylock.bnb.toml"
 H200 = "linux-x86_64__580.65.06__h200-sm90"
@@ -128,12 +129,8 @@ def test_locking_leaves_the_environment_alone(project: Any) -> None:
 
 
 @pytest.mark.real
-def test_other_installers_can_use_the_lock(project: Any, tmp_path: Path) -> None:
-    import subprocess
-
-    from uv import find_uv_bin
-
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+def test_other_installers_can_use_the_lock(synced: Any, project: Any, tmp_path: Path) -> None:
+    version = synced.first["lock"].document["locks"][0]["choice"]["python"]
     words = ("pip", "install", "--dry-run", "--python-version", version, "--target", str(tmp_path / "target"))
     done = subprocess.run(
         [find_uv_bin(), *words, "-r", LOCK, "--preview"],

@@ -14,5 +14,6 @@ def render(document: dict[str, Any]) -> str:
     lines = [f"not in sync: {', '.join(names)}"]
     for reason in document["reasons"]:
         lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
+    lines.append(f"project: {document['project']}")
     lines.append("next: bnbenv sync (bnbenv plan shows what it would do)")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ _HEAD = ("  env no", "made", "bitsandbytes", "torch", "Python", "state")
 
 def render(document: dict[str, Any]) -> str:
     if not document["generations"]:
-        return "no generations yet\nnext: bnbenv sync"
+        return f"no generations yet\nproject: {document['project']}\nnext: bnbenv sync"
     rows = [_HEAD, *(_row(row) for row in document["generations"])]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -19,5 +19,6 @@ def render(document: dict[str, Any]) -> str:
         lines += wrap(f"{action['env']}: {action['action']}: {action['what']}", "  ")
     for note in dict.fromkeys(document["notes"]):
         lines += wrap(f"note: {note}")
+    lines.append(f"project: {document['project']}")
     lines.append("next: bnbenv sync")
     return "\n".join(lines)

@@ -125,7 +125,7 @@ def _recorded(name: str) -> Quick:
         return Quick(str(driver["state"]), found)
     except OSError as error:
         raise InputError(name, "", f"cannot be read ({error.strerror})", "Correct or unset BNBENV_FACTS.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(
             name, "", "expected the facts of a host", "Record them with: bnbenv facts --json, or unset BNBENV_FACTS."
         ) from None

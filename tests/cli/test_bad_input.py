@@ -188,6 +188,16 @@ def test_wrong_facts(text: str | bytes, expected: str, refused: Any, tmp_path: P
     assert refused("solve", "--facts", str(file)).startswith(f"{file}: {expected}")
 
 
+@pytest.mark.parametrize("command", ["check", "list"])
+def test_what_is_wrong_in_recorded_facts_breaks_no_fast_command(command: str, bnbenv: Any, tmp_path: Path) -> None:
+    """They read less of it, or nothing."""
+    file = tmp_path / "facts.json"
+    for text, expected in FACTS:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        ran = bnbenv(command, BNBENV_FACTS=str(file))
+        assert ran.code in ((0,) if command == "list" else (2, 3)), (expected, ran)
+
+
 def test_facts_that_are_no_file(refused: Any, tmp_path: Path) -> None:
     missing = tmp_path / "none.json"
     reason = "cannot be read (No such file or directory)"

@@ -67,7 +67,7 @@ def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
     driver = facts.driver
     if request.driver is not None:
         driver = Driver(state="ok", version=request.driver, source="--driver")
-    if driver.state == "mismatch" and request.backend != "cpu":
+    if driver.state == "mismatch":
         raise reboot_required(driver)
     gpus, visible = _select_gpus(facts, request, fails) if request.backend != "cpu" else ((), ())
     backend = _backend(facts, driver, gpus, request, fails)

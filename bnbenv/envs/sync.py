@@ -72,6 +72,8 @@ def usable_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked | None, 
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None, "there is no lock"
+    except OSError as error:
+        raise InputError(str(path), "", f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise InputError(
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"

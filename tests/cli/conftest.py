@@ -98,6 +98,30 @@ def faults() -> Callable[[Any], list[str]]:
     return check
 
 
+@pytest.fixture
+def refused(bnbenv: Any, faults: Callable[[Any], list[str]]) -> Callable[..., str]:
+    """Runs a command that has to be refused, for people and with ``--json``; returns the sentence."""
+
+    def run(*words: str, code: int = 2, step: str = "", **more: Any) -> str:
+        ran = bnbenv(*words, **more)
+        assert ran.code == code, ran
+        assert ran.out == ""
+        errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+        steps = [line for line in ran.err.splitlines() if line.startswith("next: ")]
+        assert len(errors) == 1 and len(steps) <= 1, ran.err
+        assert ran.err.splitlines()[0] == errors[0]
+        assert step in "".join(steps), steps
+        again = bnbenv(*words, "--json", **more)
+        assert again.code == code
+        document = again.document
+        assert faults(document) == []
+        assert f"error: {document['error']['message']}" == errors[0]
+        assert "".join(steps) == (f"next: {document['error']['next_step']}" if document["error"]["next_step"] else "")
+        return errors[0].removeprefix("error: ")
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def hosts() -> list[Path]:
     """The recorded facts of every host."""

@@ -86,8 +86,8 @@ def _explain(said: str, document: Any, kind: Any, table: str) -> tuple[list[str 
         return [*tokens, quoted[0]], "missing required field"
     if sentence.startswith("Invalid enum value"):
         return tokens, f'expected {_either(_values(kind))}, found "{shown(document)}"'
-    if sentence.startswith("Expected `"):
-        expected, found = ([_word(one, table) for one in part.split(" | ")] for part in quoted[:2])
+    if re.fullmatch("Expected `[^`]*`, got `[^`]*`", sentence):
+        expected, found = ([_word(one, table) for one in part.split(" | ")] for part in quoted)
         wanted = _values(kind) or [one for one in expected if one != "null"]
         return tokens, f"expected {_either(wanted)}, found {found[0]}"
     return tokens, sentence[:1].lower() + sentence[1:]

@@ -1,6 +1,6 @@
-"""Runs one bnbenv command and, just before its n-th effect on a project, kills itself or fills the disk.
+"""Runs one bnbenv command and, just before its n-th effect on a project, kills or stops itself or fills the disk.
 
-usage: python at_effect.py PROJECT count|kill|fill N COMMAND...
+usage: python at_effect.py PROJECT count|kill|stop|fill N COMMAND...
 
 An effect is a file opened for writing, a folder or link made, anything renamed or deleted below PROJECT, or a program
 started. ``count`` prints one line an effect on standard error instead; ``fill`` leaves no space on the disk of PROJECT
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 TWO_PATHS = ("os.rename", "os.link", "os.symlink")
 ONE_PATH = ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime", "os.chmod", "shutil.rmtree")
@@ -66,9 +67,11 @@ def watch(project: str, action: str, number: int) -> list[str]:
         if what is None or "filler" in what:
             return
         seen.append(what)
-        if len(seen) == number and action == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if len(seen) == number and action == "fill":
+        if len(seen) != number:
+            return
+        if action in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[action])
+        if action == "fill":
             fill(project)
 
     sys.addaudithook(hook)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -12,15 +13,18 @@ import pytest
 
 pytestmark = pytest.mark.real
 
+DRIVER = str(Path(__file__).with_name("at_effect.py"))
+
 
 @pytest.fixture
 def first(project: Any) -> Iterator[Any]:
     """A sync that was stopped in the middle of its work."""
-    process = project.start("sync", "--fresh", "--no-verify")
-    while not (project.root / ".bnbenv" / "generations" / "bnb" / "2.lock.toml").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.001)
-    process.send_signal(signal.SIGSTOP)
+    # Its tenth effect comes after it has taken the project and before it has switched.
+    words = (str(project.root), "stop", "10", "sync", "--fresh", "--no-verify")
+    process = project.start(*words, command=(DRIVER,))
+    ended = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    assert ended.si_code == os.CLD_STOPPED, process.communicate()
     yield process
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=60)

@@ -71,14 +71,20 @@ def convert(document: object, kind: type[T], file: str, within: str = "", next_s
 
 def _explain(said: str, document: Any, kind: Any, table: str) -> tuple[list[str | int], str]:
     """Where it is wrong, and what was expected there."""
-    sentence, _, path = said.partition(" - at `")
+    sentence, found_path, path = said.rpartition(" - at `")
+    if not found_path or not path.startswith("$"):
+        sentence, path = said, ""
     tokens: list[str | int] = []
     for key, position in _TOKEN.findall(path.rstrip("`")):
         if position == "...":  # msgspec does not tell which key of a mapping: the first whose value does not fit
             return _explain_value(tokens, document, kind, table)
-        tokens.append(int(position) if position else key)
-        document = document[tokens[-1]]
-        kind = _inner(kind, tokens[-1])
+        token = int(position) if position else key
+        try:
+            document = document[token]
+        except (LookupError, TypeError):  # a key that somebody wrote looked like a path
+            return [], said[:1].lower() + said[1:]
+        tokens.append(token)
+        kind = _inner(kind, token)
     quoted = re.findall(r"[`']([^`']*)[`']", sentence)
     if sentence.startswith("Object contains unknown field"):
         return [*tokens, quoted[0]], f"there is no such key; {_suggestion(quoted[0], _keys(kind))}"

@@ -45,6 +45,9 @@ CONFIG = [
     ("[envs.bnb]\ngpus = [-1]\n", 'envs.bnb.gpus: expected "all", indices or UUIDs, found "-1"'),
     ("[envs.bnb]\ngpus = [0.5]\n", "envs.bnb.gpus[0]: expected a whole number or text in quotes, found a number"),
     ("[envs.bnb]\ngpus = 0\n", "envs.bnb.gpus: expected text in quotes or a list [...], found a whole number"),
+    ('[envs.bnb]\n"x - at `$.y`" = 1\n', "envs.bnb: object contains unknown field `x - at `$.y``"),
+    ('"x - at `$.y`" = 1\n', "object contains unknown field `x - at `$.y``"),
+    ('"it\'s" = 1\n', "it: there is no such key; known: envs, policy, sources"),
     ("x = " + "9" * 5000, "this is not TOML that can be read: "),
 ]
 

@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.sync import Options, choose, make_plan
+    from bnbenv.envs.stage import Options
+    from bnbenv.envs.sync import choose, make_plan
     from bnbenv.envs.wishes import load_wishes
 
     project = project_of(args, ctx)

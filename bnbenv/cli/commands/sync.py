@@ -122,7 +122,8 @@ def _document(
 
 def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) -> Outcome:
     from bnbenv.envs.generations import held
-    from bnbenv.envs.sync import Options, sync_env
+    from bnbenv.envs.stage import Options
+    from bnbenv.envs.sync import sync_env
     from bnbenv.envs.wishes import decode_wishes, load_wishes
     from bnbenv.paths import write_atomically
 

@@ -1,0 +1,163 @@
+"""One environment brought to one lock: staged at its final path, verified, recorded, and only then switched to."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bnbenv.envs import generations as gens
+from bnbenv.envs.check import Host
+from bnbenv.envs.generations import Generation
+from bnbenv.envs.lockfile import Locked
+from bnbenv.envs.plan import describe
+from bnbenv.envs.project import env_python, site_packages
+from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages
+from bnbenv.envs.resolve import Setting, interpreter, sources_of
+from bnbenv.envs.uv import Uv
+from bnbenv.errors import Failed, VerificationFailed
+from bnbenv.paths import write_atomically
+from bnbenv.solve.model import Solution
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to sync. ``recorded`` is true where the facts are a recorded file's: then GPUs are not there to run on."""
+
+    locked: bool = False
+    fresh: bool = False
+    verify: bool = True
+    recorded: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One environment being brought to one lock."""
+
+    setting: Setting
+    env: str
+    host: Host
+    options: Options
+    say: Say
+    locked: Locked
+    solution: Solution
+
+    def stage(self) -> tuple[Record, dict[str, Any] | None]:
+        """A new generation at its final path: filled, verified, recorded, switched to."""
+        project, choice = self.setting.project, self.solution.choice
+        sources = sources_of(self.setting)
+        if choice.torch.index is not None:
+            sources = sources.with_pytorch(choice.torch.index)
+        uv = Uv.find(self.setting.runner, sources.uv_environment(), project.root, sources.uv_arguments())
+        python = interpreter(self.setting.facts, choice.python) or uv.download_python(choice.python)
+        generation = gens.new_generation(project, self.env)
+        try:
+            write_atomically(generation.lock_file, self.locked.text)
+            self.say(f"{self.env}: installing {len(self.locked.packages)} packages into generation {generation.number}")
+            uv.venv(generation.prefix, python)
+            # uv takes a lock by its name, so it is given one under the name that PEP 751 asks for.
+            named = generation.prefix / "pylock.toml"
+            write_atomically(named, self.locked.text)
+            uv.install(named, env_python(generation.prefix))
+            self._write_pth(generation.prefix)
+            verification = self._verify(generation.prefix)
+            record = self._record(generation, python, verification)
+        except BaseException:
+            gens.remove(generation)
+            raise
+        self._finish(generation, record)
+        return record, verification
+
+    def reuse(self, generation: Generation) -> tuple[Record, dict[str, Any] | None]:
+        """Switch to a finished generation that holds this lock."""
+        assert generation.record is not None
+        known = generation.record
+        current = known.verified and known.host == dict(self.host.fingerprint)
+        verification = None if current else self._verify(generation.prefix)
+        record = self._record(generation, known.python, known.verification if current else verification)
+        self._finish(generation, record)
+        return record, verification
+
+    def look_again(self, generation: Generation) -> tuple[Record, dict[str, Any] | None]:
+        """The packages are right: run the kernels on the host as it is now, and renew the record."""
+        assert generation.record is not None
+        verification = self._verify(generation.prefix)
+        write_atomically(generation.lock_file, self.locked.text)
+        record = self._record(generation, generation.record.python, verification)
+        self._finish(generation, record)
+        return record, verification
+
+    def _finish(self, generation: Generation, record: Record) -> None:
+        """The record last, wishes and lock beside the project, then the switch; each in one step."""
+        project, config = self.setting.project, self.setting.config
+        lock = project.lock(self.env)
+        record.write(generation.record_file)
+        if config is not None:
+            write_atomically(project.config, config)
+        if file_digest(lock) != record.lock:
+            write_atomically(lock, self.locked.text)
+        gens.switch(project, self.env, generation)
+
+    def _write_pth(self, prefix: Path) -> None:
+        """What the solution says must be set, at interpreter start and for every way in, unless it is set already."""
+        values = dict(self.solution.choice.environment)
+        if self.solution.visible_devices:
+            values["CUDA_VISIBLE_DEVICES"] = ",".join(self.solution.visible_devices)
+        site = site_packages(prefix)
+        if site is None:
+            raise Failed("no-site-packages", f"{prefix} has no site-packages", "Run it again: bnbenv sync --fresh")
+        if values:
+            write_atomically(site / PTH, f"import os; [os.environ.setdefault(k, v) for k, v in {values!r}.items()]\n")
+
+    def _verify(self, prefix: Path) -> dict[str, Any] | None:
+        """Run the kernels. Raises VerificationFailed. None: not asked for, or the recorded GPUs are not here."""
+        from bnbenv.verify.run import devices_for, verify_environment
+
+        facts = self.setting.facts
+        if not self.options.verify:
+            return None
+        if self.options.recorded and facts.gpus:
+            self.say(f"{self.env}: not verified, the facts are recorded: run bnbenv sync again on the machine itself")
+            return None
+        gpus = () if self.solution.backend == "cpu" else self.solution.visible_devices or ("all",)
+        self.say(f"{self.env}: running kernels ({self.solution.backend})")
+        # What is set in this shell must not decide: the environment's own .pth does.
+        report = verify_environment(
+            env_python(prefix), devices_for(facts, gpus), self.setting.runner, environ={"BNB_CUDA_VERSION": None}
+        )
+        document: dict[str, Any] = msgspec.to_builtins(report)
+        if not report.ok:
+            from bnbenv.verify.run import explain_failure
+
+            message = f"the kernels of {describe(self.solution)} failed: {explain_failure(report)}"
+            step = "The environment in use was kept. Look closer with: bnbenv verify, and report the combination."
+            raise VerificationFailed("verification-failed", message, step)
+        return document
+
+    def _record(self, generation: Generation, python: str, verification: dict[str, Any] | None) -> Record:
+        site = site_packages(generation.prefix)
+        assert site is not None
+        setting = self.setting
+        facts = msgspec.to_builtins(setting.facts)
+        return Record(
+            generation=generation.number,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            python=python,
+            wishes=setting.wishes.digest(self.env),
+            config=file_digest(setting.project.config) if setting.config is None else digest(setting.config.encode()),
+            environments=list(setting.wishes.envs),
+            lock=digest(self.locked.text.encode()),
+            host=dict(self.host.fingerprint),
+            facts={key: facts[key] for key in ("platform", "driver", "gpus")},
+            packages=observe_packages(site),
+            files=observe_files(site),
+            decision=msgspec.to_builtins(self.locked.decision.solution),
+            verified=verification is not None,
+            verification=verification or {},
+        )

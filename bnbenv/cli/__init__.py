@@ -94,6 +94,7 @@ def _parser(name: str, module: ModuleType) -> Any:
 
 def _context(options: Any, environ: Mapping[str, str]) -> Context:
     from bnbenv.cli.command import Context
+    from bnbenv.cli.progress import Lines
     from bnbenv.process import SystemRunner
 
     try:
@@ -103,7 +104,7 @@ def _context(options: Any, environ: Mapping[str, str]) -> Context:
 
         message = "the current folder does not exist any more"
         raise UsageError("no-folder", message, "Change into another one, then run it again.") from None
-    return Context(environ=environ, cwd=cwd, runner=SystemRunner(), say=_warn)
+    return Context(environ=environ, cwd=cwd, runner=SystemRunner(), progress=Lines(_warn))
 
 
 def _print(name: str, outcome: Outcome, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +11,17 @@ from bnbenv.errors import Exit
 
 if TYPE_CHECKING:
     from bnbenv.process import Runner
+    from bnbenv.progress import Progress
 
 
 @dataclass(frozen=True)
 class Context:
-    """The effects a command may use. ``say`` prints one line of progress to standard error."""
+    """The effects a command may use. ``progress`` tells, on standard error, what is being done."""
 
     environ: Mapping[str, str]
     cwd: Path
     runner: Runner
-    say: Callable[[str], None]
+    progress: Progress
 
 
 @dataclass(frozen=True)

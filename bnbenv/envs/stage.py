@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from bnbenv.envs.resolve import Setting, interpreter, sources_of
 from bnbenv.envs.uv import Uv
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
+from bnbenv.progress import Progress
 from bnbenv.solve.model import Solution
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Job:
     env: str
     host: Host
     options: Options
-    say: Say
+    progress: Progress
     locked: Locked
     solution: Solution
 
@@ -59,7 +57,9 @@ class Job:
         generation = gens.new_generation(project, self.env)
         try:
             write_atomically(generation.lock_file, self.locked.text)
-            self.say(f"{self.env}: installing {len(self.locked.packages)} packages into generation {generation.number}")
+            self.progress.say(
+                f"{self.env}: installing {len(self.locked.packages)} packages into generation {generation.number}"
+            )
             uv.venv(generation.prefix, python)
             # uv takes a lock by its name, so it is given one under the name that PEP 751 asks for.
             named = generation.prefix / "pylock.toml"
@@ -123,10 +123,12 @@ class Job:
         if not self.options.verify:
             return None
         if self.options.recorded and facts.gpus:
-            self.say(f"{self.env}: not verified, the facts are recorded: run bnbenv sync again on the machine itself")
+            self.progress.say(
+                f"{self.env}: not verified, the facts are recorded: run bnbenv sync again on the machine itself"
+            )
             return None
         gpus = () if self.solution.backend == "cpu" else self.solution.visible_devices or ("all",)
-        self.say(f"{self.env}: running kernels ({self.solution.backend})")
+        self.progress.say(f"{self.env}: running kernels ({self.solution.backend})")
         # What is set in this shell must not decide: the environment's own .pth does.
         report = verify_environment(
             env_python(prefix), devices_for(facts, gpus), self.setting.runner, environ={"BNB_CUDA_VERSION": None}

@@ -14,8 +14,9 @@ from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, o
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
 from bnbenv.envs.resolve import Setting, decide, make_lock, sources_of, survey
-from bnbenv.envs.stage import Job, Options, Say
+from bnbenv.envs.stage import Job, Options
 from bnbenv.errors import InputError, NoCombination
+from bnbenv.progress import Progress
 from bnbenv.solve.model import Current, Request, Solution
 
 
@@ -108,21 +109,23 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
     return decide(setting, _request(setting, env, use), found)
 
 
-def new_lock(setting: Setting, env: str, use: InUse, say: Say) -> tuple[Locked, Solution]:
+def new_lock(setting: Setting, env: str, use: InUse, progress: Progress) -> tuple[Locked, Solution]:
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
-    say(f"{env}: asking the package sources what they offer")
+    progress.say(f"{env}: asking the package sources what they offer")
     found, sources = survey(sources_of(setting), setting.facts, setting.matrix)
     for place, reason in found.unreachable.items():
         if place.endswith(".whl") or "://" in place:
-            say(f"{env}: passed over {place}: {reason}" if place.endswith(".whl") else f"{env}: {place}: {reason}")
+            progress.say(
+                f"{env}: passed over {place}: {reason}" if place.endswith(".whl") else f"{env}: {place}: {reason}"
+            )
     solution = decide(setting, _request(setting, env, use), found)
     for note in solution.notes:
-        say(f"{env}: {note}")
-    say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
+        progress.say(f"{env}: {note}")
+    progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
     return make_lock(setting, env, solution, sources, found), solution
 
 
-def sync_env(setting: Setting, env: str, host: Host, options: Options, say: Say) -> Done:
+def sync_env(setting: Setting, env: str, host: Host, options: Options, progress: Progress) -> Done:
     """Bring one environment in sync. The caller holds the project.
 
     Raises BnbenvError with the environment in use untouched.
@@ -134,12 +137,12 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options, say: Say)
     locked, step, reuse = plan.lock, plan.step, plan.reuse
     solution = locked.decision.solution if locked else None
     if locked is None:
-        locked, solution = new_lock(setting, env, use, say)
+        locked, solution = new_lock(setting, env, use, progress)
         step, reuse = _step(setting, env, use, plan.reasons, locked, options.fresh)
         if step is Step.STAGE and not options.fresh and _same_packages(use, plan, locked):
             step = Step.RECORD
     assert solution is not None
-    job = Job(setting, env, host, options, say, locked, solution)
+    job = Job(setting, env, host, options, progress, locked, solution)
     record, verification = use.record, None
     if step is Step.STAGE:
         record, verification = job.stage()

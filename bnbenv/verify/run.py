@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import msgspec
 
 from bnbenv.errors import UsageError
 from bnbenv.process import Command, Finished, Runner
+from bnbenv.progress import Progress, Quiet
 from bnbenv.verify.devices import Device, devices_for
 from bnbenv.verify.report import DeviceReport, Died, Report, Step, explain_failure
 
@@ -33,7 +34,7 @@ def verify_environment(
     *,
     limit_seconds: float = LIMIT,
     environ: Mapping[str, str | None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
 ) -> Report:
     """Run the kernels of the environment that ``python`` belongs to, on one device after another.
 
@@ -43,9 +44,10 @@ def verify_environment(
     ``limit_seconds`` is for each device. A crash or a hang becomes part of the report. Raises UsageError if ``python``
     cannot be started.
     """
+    progress = progress or Quiet()
     reports, warnings = [], []
     for device in devices:
-        say(f"running kernels on {device.id}" + (f" ({device.name})" if device.name else ""))
+        progress.say(f"running kernels on {device.id}" + (f" ({device.name})" if device.name else ""))
         changes = {**_ENVIRONMENT, **(environ or {}), "CUDA_VISIBLE_DEVICES": device.visible}
         command = Command((str(python), str(SCRIPT), "--device", device.kind), limit_seconds, changes)
         try:

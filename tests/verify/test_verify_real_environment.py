@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bnbenv.process import Command, Finished, SystemRunner
+from bnbenv.progress import Quiet
 from bnbenv.verify.devices import CPU, Device
 from bnbenv.verify.report import DeviceReport, Report, Step, explain_failure, explain_step
 from bnbenv.verify.run import verify_environment
@@ -42,17 +43,27 @@ def failed(report: Report) -> set[str]:
     return {name for name, step in steps_of(report).items() if step.ok is False}
 
 
+class Said(Quiet):
+    """Keeps the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def test_a_sound_environment_passes_and_says_by_how_much(
     real_python: Path, bytecode: dict[str, str | None], tmp_path: Path
 ) -> None:
     for name in ("torch", "json", "standalone"):  # modules in the current folder must not be taken
         (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the current folder')")
-    said: list[str] = []
-    report = verify_environment(real_python, (CPU,), RunnerIn(tmp_path), environ=bytecode, say=said.append)
+    said = Said()
+    report = verify_environment(real_python, (CPU,), RunnerIn(tmp_path), environ=bytecode, progress=said)
     assert report.ok, explain_failure(report)
     steps = steps_of(report)
     assert tuple(steps) == STEPS
-    assert said == ["running kernels on cpu (CPU)"]
+    assert said.lines == ["running kernels on cpu (CPU)"]
     (device,) = report.devices
     assert device.bitsandbytes == "0.50.2"
     assert device.torch is not None

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if any(word != "cpu" for word in selection):
         _stop_on_mismatch(facts)
     report = verify_environment(
-        python, devices_for(facts, selection), ctx.runner, limit_seconds=args.timeout or LIMIT, say=ctx.say
+        python, devices_for(facts, selection), ctx.runner, limit_seconds=args.timeout or LIMIT, progress=ctx.progress
     )
     document: dict[str, Any] = msgspec.to_builtins(report)
     for device in document["devices"]:

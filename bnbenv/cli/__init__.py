@@ -72,7 +72,7 @@ def _main(arguments: list[str], environ: Mapping[str, str]) -> int:
     module = _load(name)
     options = _parser(name, module).parse_args(arguments[1:])
     outcome = module.run(options, _context(options, environ))
-    _print(name, outcome, options.json)
+    _print(name, outcome, options.json, environ)
     return int(outcome.exit)
 
 
@@ -107,16 +107,21 @@ def _context(options: Any, environ: Mapping[str, str]) -> Context:
     return Context(environ=environ, cwd=cwd, runner=SystemRunner(), progress=Lines(_warn))
 
 
-def _print(name: str, outcome: Outcome, as_json: bool) -> None:
+def _print(name: str, outcome: Outcome, as_json: bool, environ: Mapping[str, str]) -> None:
     import importlib
 
-    text = (
-        _json(outcome.document)
-        if as_json
-        else importlib.import_module(f"bnbenv.cli.render.{name}").render(outcome.document)
-    )
+    if as_json:
+        return _put(_json(outcome.document))
+    text = importlib.import_module(f"bnbenv.cli.render.{name}").render(outcome.document, **outcome.view)
     if text:
-        _put(text)
+        _put(_painted(text, sys.stdout, environ, name))
+
+
+def _painted(text: str, stream: TextIO | None, environ: Mapping[str, str], command: str = "") -> str:
+    """In colour, where that is wanted."""
+    from bnbenv.cli.render import style
+
+    return style.paint(text) if command not in style.PLAIN and style.wanted(stream, environ) else text
 
 
 def _json(document: dict[str, Any]) -> str:
@@ -168,5 +173,5 @@ def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, 
         name = arguments[0] if arguments[0] in COMMANDS else "error"
         with contextlib.suppress(BnbenvError):
             _put(_json(document(error, name, environ)))
-    _warn(render(error, environ))
+    _warn(_painted(render(error, environ), sys.stderr, environ))
     return int(error.exit)

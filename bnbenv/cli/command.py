@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A command's result: the exit code, and the document that ``--json`` prints and the renderer shows."""
+    """A command's result: the exit code, and the document that ``--json`` prints and the renderer shows.
+
+    ``view`` is what the renderer is told beside it: which parts of the document people asked to see.
+    """
 
     exit: Exit
     document: dict[str, Any]
+    view: Mapping[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +45,21 @@ class Uv:
         words = ("venv", str(prefix), "--python", python, "--prompt", prefix.parent.name, "--no-project")
         self._run(words, VENV_LIMIT, "make the environment")
 
-    def compile(self, requirements: str, python: str) -> str:
-        """Resolve requirements for an interpreter into a PEP 751 document with hashes."""
+    def compile(self, requirements: str, python: str, keep: Mapping[str, str] | None = None) -> str:
+        """Resolve requirements for an interpreter into a PEP 751 document with hashes.
+
+        ``keep`` maps packages to the versions to stay with as long as they fit.
+        """
         form = ("--format", "pylock.toml", "--no-header", "--no-annotate", "--generate-hashes", *self.arguments)
         words = ("pip", "compile", "-", "--python", python, *form)
-        return self._run(words, COMPILE_LIMIT, "resolve the packages", requirements).stdout
+        if not keep:
+            return self._run(words, COMPILE_LIMIT, "resolve the packages", requirements).stdout
+        with tempfile.TemporaryDirectory(prefix="bnbenv-") as folder:
+            output = Path(folder) / "pylock.toml"  # uv prefers the versions that stand in its output file already
+            packages = (f'[[packages]]\nname = "{name}"\nversion = "{version}"\n' for name, version in keep.items())
+            output.write_text('lock-version = "1.0"\ncreated-by = "bnbenv"\n' + "".join(packages))
+            self._run((*words, "-o", str(output)), COMPILE_LIMIT, "resolve the packages", requirements)
+            return output.read_text(encoding="utf-8")
 
     def install(self, lock: Path, python: Path) -> None:
         """Install a lock into an environment; uv checks every file's hash against it.

@@ -30,7 +30,7 @@ class Record:
     names in it, ``lock`` the digest of the lock's bytes; ``host`` the quick fingerprint of the host, ``facts`` the
     platform, driver and GPUs it was solved for; ``packages`` maps ``<name>-<version>`` of every installed distribution
     to the digest of its RECORD (watched packages only, else empty); ``files`` maps watched files to [size, mtime in
-    ns]; ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed.
+    ns]; ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed, ``verified_at`` when.
     """
 
     generation: int
@@ -47,6 +47,7 @@ class Record:
     decision: dict[str, Any]
     verified: bool
     verification: dict[str, Any] = field(default_factory=dict)
+    verified_at: str | None = None
 
     def write(self, path: Path) -> None:
         """Write it in one step. Raises OSError."""
@@ -76,6 +77,8 @@ _KINDS: dict[str, type] = {
 def _sound(record: Record) -> bool:
     """Whether what is read out of it later has its type. By hand: a decoder would take as long to import as a check."""
     if not all(isinstance(getattr(record, name), kind) for name, kind in _KINDS.items()):
+        return False
+    if not isinstance(record.verified_at, str | None):
         return False
     choice = record.decision.get("choice", {})
     if not isinstance(choice, dict) or not all(isinstance(choice.get(name, {}), dict) for name in WATCHED):

@@ -21,7 +21,7 @@ from bnbenv.envs.uv import Uv
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
 from bnbenv.progress import Progress
-from bnbenv.solve.model import Solution
+from bnbenv.solve.model import Solution, telling
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,11 @@ class Job:
         assert site is not None
         setting = self.setting
         facts = msgspec.to_builtins(setting.facts)
+        now, known = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), generation.record
+        earlier = known.verified_at if known and verification is known.verification else now
         return Record(
             generation=generation.number,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            created=known.created if known else now,
             python=python,
             wishes=setting.wishes.digest(self.env),
             config=file_digest(setting.project.config) if setting.config is None else digest(setting.config.encode()),
@@ -159,7 +161,16 @@ class Job:
             facts={key: facts[key] for key in ("platform", "driver", "gpus")},
             packages=observe_packages(site),
             files=observe_files(site),
-            decision=msgspec.to_builtins(self.locked.decision.solution),
+            decision=self._decision(known),
             verified=verification is not None,
             verification=verification or {},
+            verified_at=earlier if verification is not None else None,
         )
+
+    def _decision(self, known: Record | None) -> dict[str, Any]:
+        """What the lock says, and what was passed over: that hangs on this host and day, so it is not in the lock."""
+        decision: dict[str, Any] = msgspec.to_builtins(self.locked.decision.solution)
+        decision["rejected"] = msgspec.to_builtins(telling(self.solution.rejected))
+        if not decision["rejected"] and known and known.decision.get("choice") == decision["choice"]:
+            decision["rejected"] = known.decision.get("rejected", [])
+        return decision

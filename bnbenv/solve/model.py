@@ -89,15 +89,26 @@ class Cover(msgspec.Struct, frozen=True):
 
 
 class EvidenceLine(msgspec.Struct, frozen=True):
+    """What a solution rests on. ``date`` (ISO) is null where the source itself says when it was read."""
+
     about: str
     level: str
     source: str
+    date: str | None = None
 
 
 class Rejected(msgspec.Struct, frozen=True):
     candidate: str
     rule: str
     because: str
+
+
+def telling(rejected: tuple[Rejected, ...], most: int = 8) -> tuple[Rejected, ...]:
+    """Of what was passed over, the newest of each package and rule; the others would say the same again."""
+    first: dict[tuple[str, bool, str], Rejected] = {}
+    for row in rejected:
+        first.setdefault((row.candidate.split()[0], " + " in row.candidate, row.rule.split("[")[0]), row)
+    return tuple(first.values())[:most]
 
 
 class Solution(msgspec.Struct, frozen=True):

@@ -192,8 +192,8 @@ def _solution(judged: Judged, best: Pairing) -> Solution:
 def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
     situation, build, wheel = judged.situation, best.torch, best.wheel
     lines = [
-        EvidenceLine(label(build), build.evidence.level, build.evidence.source),
-        EvidenceLine(f"bitsandbytes {wheel.version}", wheel.evidence.level, wheel.evidence.source),
+        EvidenceLine(label(build), build.evidence.level, build.evidence.source, build.evidence.date),
+        EvidenceLine(f"bitsandbytes {wheel.version}", wheel.evidence.level, wheel.evidence.source, wheel.evidence.date),
     ]
     lines += [
         EvidenceLine(f"loader of bitsandbytes {wheel.version}", "declared", rule.source)

@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "lock": "choose again and rewrite pylock.<env>.toml",
     "sync": "make the environment fit: stage, verify, then switch",
     "check": "say in milliseconds whether the environment is in sync",
+    "status": "show everything at one glance; with --why what it rests on",
     "verify": "run real kernels and compare them with references",
     "list": "list the generations of the environment",
     "rollback": "switch back to an earlier generation",

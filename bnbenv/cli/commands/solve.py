@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--no-build", action="store_true", help="published wheels only")
     parser.add_argument("--reachable", action="store_true", help="take only what the package sources offer now")
     parser.add_argument("--shipped", action="store_true", help="judge by the rows in the package only")
+    parser.add_argument("--all", action="store_true", help="list everything passed over, and whole digests")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), facts, ctx)
         found, _ = survey(sources_of(setting), facts, matrix)
     answer = solve(facts, matrix, request, found)
-    return Outcome(Exit.DONE if isinstance(answer, Solution) else Exit.NO_COMBINATION, answer.document())
+    solved = isinstance(answer, Solution)
+    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(), {"everything": args.all})
 
 
 def _request(args: argparse.Namespace) -> Request:

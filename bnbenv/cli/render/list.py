@@ -1,35 +1,23 @@
-"""How ``bnbenv list`` looks."""
+"""How ``bnbenv list`` looks: a line a generation that can be read aloud, and what it holds below."""
 
 from __future__ import annotations
 
 from typing import Any
 
-_HEAD = ("  env no", "made", "bitsandbytes", "torch", "Python", "state")
+from bnbenv.cli.render.text import local_time
 
 
 def render(document: dict[str, Any]) -> str:
     if not document["generations"]:
         return f"no generations yet\nproject: {document['project']}\nnext: bnbenv sync"
-    rows = [_HEAD, *(_row(row) for row in document["generations"])]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(_HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "(* in use; bnbenv rollback NO switches back)"])
+    lines = [line for row in document["generations"] for line in _row(row)]
+    return "\n".join([*lines, "next: bnbenv rollback N switches to generation N, bnbenv gc deletes old ones"])
 
 
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    name = f"{'*' if row['in_use'] else ' '} {row['env']} {row['generation']}"
+def _row(row: dict[str, Any]) -> list[str]:
+    name = f"{row['env']} {row['generation']}{', in use' if row['in_use'] else ''}"
     if not row["finished"]:
-        return (name, "-", "-", "-", "-", "its record is gone" if row["in_use"] else "unfinished")
+        return [f"{name}: {'its record is gone' if row['in_use'] else 'unfinished'}"]
     state = "verified" if row["verified"] else "not verified"
-    versions = (str(row["bitsandbytes"]), str(row["torch"]), str(row["python"]))
-    return (name, _local(row["created"]), *versions, state if row["usable"] else "its Python is gone")
-
-
-def _local(created: str) -> str:
-    """The time on this machine's clock."""
-    import datetime
-
-    try:
-        return datetime.datetime.fromisoformat(created).astimezone().strftime("%Y-%m-%d %H:%M")
-    except ValueError:
-        return created
+    made = f"{name}: made {local_time(row['created'])}, {state if row['usable'] else 'its Python is gone'}"
+    return [made, f"  bitsandbytes {row['bitsandbytes']}, torch {row['torch']}, Python {row['python']}"]

@@ -29,3 +29,19 @@ def describe(choice: dict[str, Any]) -> str:
     cuda = f"CUDA {torch['cuda']}" if torch["cuda"] else "CPU"
     wheel = choice["bitsandbytes"]
     return f"bitsandbytes {wheel['version']}, torch {torch['version']} ({cuda}), Python {choice['python']}"
+
+
+def listed(words: list[str]) -> str:
+    """``a, b and c``."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def local_time(moment: str | None) -> str:
+    """An ISO time on this machine's clock, to the minute; what is none stays as it is."""
+    import datetime
+
+    try:
+        return datetime.datetime.fromisoformat(moment or "").astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return moment or "at an unknown time"

@@ -1,0 +1,144 @@
+"""``bnbenv status``: everything at one glance."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import add_env, reason_rows, selected
+from bnbenv.envs import status
+from bnbenv.envs.check import Host, observe_host
+from bnbenv.envs.project import Project, check_env_name, env_python, find_project
+from bnbenv.errors import BnbenvError, Exit
+
+if TYPE_CHECKING:
+    from bnbenv.envs.record import Record
+
+SUMMARY = """\
+Show everything at one glance: whether the environments are in sync, what is in
+use, what it was made for and verified on, the host, and the last runs. It needs
+no network, and it answers where files are damaged, too.
+
+With --why also what was chosen, why, and what that rests on."""
+EXAMPLE = """\
+bnbenv status
+bnbenv status --env bnb --why    what was chosen, why, and what it rests on"""
+EXITS = "0 in sync, 2 wrong usage, 3 not in sync or something cannot be read, 6 reboot required"
+
+SYNC = "bnbenv sync (bnbenv plan shows what it would do)"
+REBOOT = "reboot, then run: bnbenv sync"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_env(parser)
+    parser.add_argument("--why", action="store_true", help="what was chosen, why, and what it rests on")
+    parser.add_argument("--all", action="store_true", help="with --why: everything passed over, and whole digests")
+    parser.add_argument("--disk", action="store_true", help="the disk space of all generations (takes seconds)")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    project = _project(args, ctx)
+    names, problems = status.names(project, args.env)
+    host, trouble = _host(ctx)
+    rows = [_row(project, status.look(project, env, host), args) for env in names]
+    problems = (*problems, *trouble)
+    reboot = host is not None and host.state == "mismatch"
+    in_sync = not problems and not reboot and all(row["in_sync"] for row in rows)
+    at_work = status.at_work(project)
+    document = {
+        "schema": "bnbenv.status/1",
+        "in_sync": in_sync,
+        "project": str(project.root),
+        "config": str(project.config) if project.config.exists() else None,
+        "host": _host_row(host),
+        "environments": rows,
+        "at_work": at_work,
+        "runs": [
+            {"started": one.started, "command": one.command, "exit": one.exit, "seconds": one.seconds}
+            for one in status.runs(project)
+        ],
+        "problems": [{"code": one.code, "because": one.because} for one in problems],
+        "next_step": REBOOT if reboot else _next_step(problems, in_sync, at_work),
+    }
+    view = {"why": _policy(project) if args.why else None, "everything": args.all}
+    return Outcome(Exit.REBOOT if reboot else Exit.DONE if in_sync else Exit.PENDING, document, view)
+
+
+def _project(args: argparse.Namespace, ctx: Context) -> Project:
+    """The project; what is wrong in its files is told later. Raises UsageError for an environment that there is not."""
+    if args.env is not None:
+        check_env_name(args.env, "--env", "")
+    project = find_project(ctx.cwd, ctx.environ, args.project)
+    if args.env is not None and args.env not in project.envs_made():
+        from bnbenv.envs.wishes import load_wishes
+
+        selected(load_wishes(project), args.env, project)
+    return project
+
+
+def _host(ctx: Context) -> tuple[Host | None, tuple[status.Problem, ...]]:
+    try:
+        return observe_host(ctx.environ, ctx.runner), ()
+    except BnbenvError as error:
+        return None, (status.Problem.of(error),)
+
+
+def _next_step(problems: tuple[status.Problem, ...], in_sync: bool, at_work: bool) -> str | None:
+    if problems:
+        return problems[0].next_step or "correct it, then run: bnbenv status"
+    if in_sync:
+        return None
+    return "wait until the other bnbenv has finished, then run: bnbenv status" if at_work else SYNC
+
+
+def _policy(project: Project) -> str:
+    """``policy.prefer``; empty where bnbenv.toml cannot be read."""
+    from bnbenv.envs.wishes import load_wishes
+
+    try:
+        return load_wishes(project).policy.prefer
+    except BnbenvError:
+        return ""
+
+
+def _host_row(host: Host | None) -> dict[str, Any]:
+    found = host.fingerprint if host else {}
+    known = (found.get(name) for name in ("driver module", "driver", "driver version", "driver library"))
+    gpus = [value for name, value in found.items() if name.startswith("GPU ") and not name.endswith(" UUID")]
+    driver = next((version for version in known if version and version[0].isdigit()), None)
+    return {"state": host.state if host else "unknown", "driver": driver, "gpus": gpus}
+
+
+def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[str, Any]:
+    record, link = seen.use.record, project.link(seen.env)
+    generations = [(seen.use.prefix,) if seen.use.prefix else (), (one.prefix for one in seen.others)]
+    space = status.disk(prefix for group in generations for prefix in group) if args.disk else None
+    return {
+        "env": seen.env,
+        "in_sync": not seen.reasons,
+        "reasons": reason_rows(seen.reasons),
+        "generation": seen.use.generation,
+        "path": str(link),
+        "python": str(env_python(link)) if record else None,
+        **_recorded(record),
+        "others": [one.number for one in seen.others if one.usable],
+        "unfinished": [one.number for one in seen.others if not one.usable],
+        "disk": {"bytes": space.total, "own": space.own} if space else None,
+        "decision": status.decision(record) if args.why and record else None,
+    }
+
+
+def _recorded(record: Record | None) -> dict[str, Any]:
+    if record is None:
+        nothing = ("backend", "holds", "created", "verified_at", "made_for")
+        return {**dict.fromkeys(nothing), "verified": False, "verified_on": []}
+    return {
+        "backend": record.decision.get("backend"),
+        "holds": status.holds(record),
+        "created": record.created,
+        "verified": record.verified,
+        "verified_at": record.verified_at,
+        "verified_on": status.verified_on(record),
+        "made_for": status.made_for(record),
+    }

@@ -1,0 +1,141 @@
+"""What was chosen, why this, and what it rests on: for ``solve``, ``plan``, ``sync`` and ``status``.
+
+Each line says what it is about, so that it can be heard as well as seen.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bnbenv.cli.render.text import describe, listed, wrap
+
+_FEW = 3  # of what was passed over, unless all is asked for
+
+
+def chosen(solution: dict[str, Any]) -> list[str]:
+    """The combination, the library that loads, and what runs on which GPU."""
+    choice = solution["choice"]
+    lines = wrap(describe(choice))
+    lines += wrap(f"torch is {_origin(choice['torch'])}; bitsandbytes loads {choice['bitsandbytes']['library']}", "  ")
+    for name, value in choice["environment"].items():
+        lines += wrap(f"it needs {name}={value} in the environment, which bnbenv sync sets there", "  ")
+    return lines + covered(solution)
+
+
+def covered(solution: dict[str, Any]) -> list[str]:
+    """What runs on which GPU; GPUs that are alike share a line."""
+    alike: dict[tuple[str, str, str], list[int]] = {}
+    for cover in solution["covers"]:
+        alike.setdefault((cover["arch"], cover["torch"], cover["bitsandbytes"]), []).append(cover["gpu"])
+    lines = []
+    for (arch, torch, bitsandbytes), gpus in alike.items():
+        names = f"GPU {gpus[0]}" if len(gpus) == 1 else f"GPUs {_numbers(gpus)}"
+        lines += wrap(f"{names} ({arch}): torch has {_code(torch)}, bitsandbytes has {_code(bitsandbytes)}", "  ")
+    return lines
+
+
+def why(solution: dict[str, Any], prefer: str | None) -> list[str]:
+    """Why this one, by the rules of preference; ``prefer`` is the policy, None where it is not known."""
+    choice = solution["choice"]
+    torch, wheel = choice["torch"]["version"], choice["bitsandbytes"]["version"]
+    reasons = [_code_reason(solution)]
+    if choice["bitsandbytes"]["source"] == "wheel":
+        reasons.append("bitsandbytes is a published wheel: nothing has to be compiled")
+    needs = " and ".join(f"{name}={value}" for name, value in choice["environment"].items())
+    reasons.append(f"nothing as good fits without {needs}" if needs else "no variable has to be set for it")
+    if prefer == "minimal-change":
+        reasons.append('it changes least of what was there, as policy.prefer = "minimal-change" asks')
+    elif prefer is not None:
+        reasons.append(f"bitsandbytes {wheel} is the newest that fits, and torch {torch} the newest that fits with it")
+    lines = ["why this one, what counts most first:"]
+    for number, reason in enumerate(reasons, 1):
+        lines += wrap(f"{number}. {reason}", "  ")
+    return lines
+
+
+def passed_over(rejected: list[dict[str, Any]], everything: bool = False) -> list[str]:
+    """What is newer and was not taken, and why: the newest of each package and reason, or all."""
+    rows = rejected if everything else _telling(rejected)
+    if not rows:
+        return []
+    lines = ["newer, and passed over:"]
+    for row in rows:
+        lines += wrap(f"{row['candidate']}: {row['because'].removeprefix(row['candidate']).strip()}", "  ")
+    if len(rejected) > len(rows):
+        lines.append(f"  and {len(rejected) - len(rows)} more of the kind (--all lists them)")
+    return lines
+
+
+def rests_on(evidence: list[dict[str, Any]], everything: bool = False) -> list[str]:
+    """The evidence: its level, what about, from where and when; digests in short unless all is asked for."""
+    lines = ["it rests on:"]
+    for row in evidence:
+        when = f" {row['date']}" if row.get("date") else ""
+        lines += wrap(f"{row['level']}{when}: {row['about']}", "  ")
+        lines += wrap(f"from {row['source'] if everything else short_source(row['source'])}", "    ", " ")
+    return lines
+
+
+def inshort_source(solution: dict[str, Any]) -> list[str]:
+    """One line each on what it rests on and on the first thing that was passed over."""
+    levels: dict[str, list[str]] = {}
+    for row in solution["evidence"][:2]:
+        levels.setdefault(row["level"], []).append(row["about"].split()[0])
+    rests = " and ".join(f"{level} contents of {' and '.join(names)}" for level, names in levels.items())
+    lines = wrap(f"it rests on the {rests}", "  ") if rests else []
+    for row in _telling(solution["rejected"])[:1]:
+        lines += wrap(f"passed over: {row['candidate']}, {_since(row)}", "  ")
+    return lines
+
+
+def _since(row: dict[str, Any]) -> str:
+    because = str(row["because"])
+    return f"which{because.removeprefix(row['candidate'])}" if because.startswith(row["candidate"]) else because
+
+
+def _telling(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As ``solve.model.telling``, of a document."""
+    first: dict[tuple[str, bool, str], dict[str, Any]] = {}
+    for row in rejected:
+        package, pair = row["candidate"].split()[0], " + " in row["candidate"]
+        first.setdefault((package, pair, row["rule"].split("[")[0]), row)
+    return list(first.values())[:_FEW]
+
+
+def _origin(torch: dict[str, Any]) -> str:
+    return {
+        "default-index": "the default index's",
+        "pytorch-index": f"that of PyTorch's own index ({torch.get('index')})",
+        "local": "a local wheel",
+        "existing": "the one that was there",
+    }[torch["source"]]
+
+
+def _code(code: str) -> str:
+    kind, _, target = code.partition(" ")
+    return f"native code (SASS {target})" if kind == "sass" else f"PTX {target}, which the driver compiles"
+
+
+def _code_reason(solution: dict[str, Any]) -> str:
+    covers = solution["covers"]
+    if solution["backend"] == "cpu":
+        if solution["choice"]["torch"]["cuda"]:
+            return "it is for the CPU, with a CUDA build of torch: no CPU build can be had here"
+        return "it is for the CPU, and a CPU build of torch has all that is needed"
+    by_ptx = [cover["gpu"] for cover in covers if "ptx" in (cover["torch"] + cover["bitsandbytes"])]
+    if not by_ptx:
+        return "every GPU has native code in torch and in bitsandbytes"
+    return f"nothing that fits has native code for GPU {_numbers(by_ptx)}, so the driver compiles PTX"
+
+
+def _numbers(gpus: list[int]) -> str:
+    """``0 to 7``, or ``0, 2 and 5``."""
+    if len(gpus) > 2 and gpus == list(range(gpus[0], gpus[-1] + 1)):
+        return f"{gpus[0]} to {gpus[-1]}"
+    return listed([str(gpu) for gpu in gpus])
+
+
+def short_source(source: str) -> str:
+    """Where something is known from, with digests in short."""
+    return re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1...", source)

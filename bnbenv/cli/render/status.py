@@ -1,0 +1,143 @@
+"""How ``bnbenv status`` looks: the verdict, the host, a paragraph an environment, the last runs, the next step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bnbenv.cli.render.text import listed, local_time, wrap
+
+_DRIVER = {
+    "ok": "NVIDIA driver {driver}",
+    "absent": "no NVIDIA driver",
+    "mismatch": "NVIDIA driver half upgraded: the kernel module ({driver}) and the library differ",
+    "error": "NVIDIA driver {driver}, which does not work",
+    "unknown": "it cannot be told what this host is",
+}
+_ENDS = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage or unreadable input",
+    3: "changes were pending",
+    4: "no known-good combination",
+    5: "verification failed",
+    6: "reboot required",
+    7: "a package source could not be reached",
+    8: "another bnbenv was at work",
+    130: "interrupted",
+}
+
+
+def render(document: dict[str, Any], why: str | None = None, everything: bool = False) -> str:
+    """``why`` is the policy of preference where the reasons are asked for."""
+    rows = document["environments"]
+    lines = wrap(_verdict(document))
+    lines += [line for problem in document["problems"] for line in wrap(f"problem: {problem['because']}", "  ")]
+    lines += [f"project: {document['project']}", *wrap(f"host: {_host(document['host'])}")]
+    for row in rows:
+        lines += _environment(row)
+        if why is not None:
+            lines += _why(row, why, everything)
+    lines += _now_and_before(document)
+    if document["next_step"]:
+        return "\n".join([*lines, f"next: {document['next_step']}"])
+    return "\n".join([*lines, *(f"use {'it' if len(rows) == 1 else row['env']}: {row['python']}" for row in rows)])
+
+
+def _verdict(document: dict[str, Any]) -> str:
+    rows = document["environments"]
+    if document["host"]["state"] == "mismatch":
+        return "reboot required: the NVIDIA driver is half upgraded"
+    apart = [row["env"] for row in rows if not row["in_sync"]]
+    if apart:
+        return f"not in sync: {', '.join(apart)}"
+    agree = ", ".join(row["env"] for row in rows)
+    return f"unreadable: see below; otherwise in sync: {agree}" if document["problems"] else f"in sync: {agree}"
+
+
+def _host(host: dict[str, Any]) -> str:
+    driver = _DRIVER.get(host["state"], "NVIDIA driver {driver}").format(driver=host["driver"] or "of unknown version")
+    return (
+        "; ".join([driver, *_counted(host["gpus"])]) if host["gpus"] or host["state"] != "ok" else f"{driver}; no GPU"
+    )
+
+
+def _counted(gpus: list[str]) -> list[str]:
+    """Equal GPUs in one: ``4 GPUs NVIDIA H200``."""
+    counts = {name: gpus.count(name) for name in dict.fromkeys(gpus)}
+    return [f"GPU {name}" if count == 1 else f"{count} GPUs {name}" for name, count in counts.items()]
+
+
+def _environment(row: dict[str, Any]) -> list[str]:
+    number = f"generation {row['generation']} is in use" if row["generation"] else "nothing is in use"
+    lines = [f"{row['env']}: {'in sync' if row['in_sync'] else 'not in sync'}, {number}"]
+    for reason in row["reasons"]:
+        lines += wrap(f"because {reason['because']}", "  ")
+    if row["holds"]:
+        lines += wrap(f"holds {_holds(row['holds'])}", "  ")
+        lines += wrap(f"made {local_time(row['created'])} for {_made_for(row)}", "  ")
+        lines += wrap(_verification(row), "  ")
+    lines += _others(row)
+    if row["disk"]:
+        total, own = (f"{row['disk'][name] / 2**20:.0f} MiB" for name in ("bytes", "own"))
+        lines += wrap(f"disk: its generations take {total}; {own} of that is in no other place (uv's cache)", "  ")
+    return lines
+
+
+def _holds(holds: dict[str, Any]) -> str:
+    cuda = f"CUDA {holds['cuda']}" if holds["cuda"] else "CPU"
+    return f"bitsandbytes {holds['bitsandbytes']}, torch {holds['torch']} ({cuda}), Python {holds['python']}"
+
+
+def _made_for(row: dict[str, Any]) -> str:
+    made = row["made_for"]
+    if row["backend"] == "cpu":
+        return "the CPU"
+    gpus = _counted([f"{gpu['name']} ({gpu['arch']})" for gpu in made["gpus"]])
+    return listed([f"driver {made['driver'] or 'of unknown version'}", *gpus])
+
+
+def _verification(row: dict[str, Any]) -> str:
+    if not row["verified"]:
+        return "not verified: its kernels have not been run on this host"
+    when = f" {local_time(row['verified_at'])}" if row["verified_at"] else ""
+    devices = [f"{one['name']} ({one['checks']} kernel checks agreed)" for one in row["verified_on"]]
+    return f"verified{when}" + (f" on {listed(devices)}" if devices else "")
+
+
+def _others(row: dict[str, Any]) -> list[str]:
+    lines = []
+    if row["others"]:
+        numbers = listed([str(number) for number in row["others"]])
+        lines += wrap(f"other generations: {numbers} (bnbenv rollback goes back, bnbenv gc deletes)", "  ")
+    if row["unfinished"]:
+        numbers = listed([str(number) for number in row["unfinished"]])
+        lines += wrap(f"unusable generations: {numbers} (bnbenv gc deletes them)", "  ")
+    return lines
+
+
+def _why(row: dict[str, Any], prefer: str, everything: bool) -> list[str]:
+    from bnbenv.cli.render.choice import chosen, passed_over, rests_on, why
+
+    solution = row["decision"]
+    if solution is None:
+        return [f"{row['env']}: no decision is recorded"] if row["generation"] else []
+    lines = [f"{row['env']}, what was chosen:", *(f"  {line}" for line in chosen(solution))]
+    lines += [*why(solution, prefer or None), *passed_over(solution["rejected"], everything)]
+    return lines + rests_on(solution["evidence"], everything) + _this_host(row)
+
+
+def _this_host(row: dict[str, Any]) -> list[str]:
+    """What it rests on beyond the matrix: uv's lock, and the kernels that ran here."""
+    lines = wrap(f"resolved: a full set of packages with their hashes, in pylock.{row['env']}.toml", "  ")
+    return lines + (
+        wrap(f"verified: {_verification(row).removeprefix('verified').strip()}", "  ") if row["verified"] else []
+    )
+
+
+def _now_and_before(document: dict[str, Any]) -> list[str]:
+    lines = ["at work now: another bnbenv, on this project"] if document["at_work"] else []
+    for run in document["runs"]:
+        how = "has not ended, or was killed" if run["exit"] is None else _ENDS.get(run["exit"], f"exit {run['exit']}")
+        took = f" after {run['seconds']:.0f} s" if run["seconds"] is not None else ""
+        lines += wrap(f"earlier run: {run['command']} at {local_time(run['started'])}, {how}{took}")
+    return lines

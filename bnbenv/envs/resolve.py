@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -19,6 +19,7 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.paths import Sysroot, data_home, user_home
 from bnbenv.process import Runner
+from bnbenv.progress import Progress, Quiet
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
@@ -37,6 +38,7 @@ class Setting:
     environ: Mapping[str, str]
     runner: Runner
     config: str | None = None
+    progress: Progress = field(default_factory=Quiet)
 
 
 def user_matrix(environ: Mapping[str, str]) -> Matrix:
@@ -143,6 +145,17 @@ def _first_option(refusal: Refusal) -> str:
     return f"{first.change[:1].upper()}{first.change[1:]}: {command} (gives {first.gives})"
 
 
+def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
+    """uv with these sources, telling what it does for an environment. Raises Failed if there is no uv."""
+    return Uv.find(
+        setting.runner,
+        sources.uv_environment(),
+        setting.project.root,
+        sources.uv_arguments(),
+        lambda text: setting.progress.at(f"{env}: {text}" if text else ""),
+    )
+
+
 def make_lock(setting: Setting, env: str, solution: Solution, sources: PackageSources, found: Availability) -> Locked:
     """Have uv resolve the full set for a choice, and check that it is the choice.
 
@@ -151,7 +164,7 @@ def make_lock(setting: Setting, env: str, solution: Solution, sources: PackageSo
     choice = solution.choice
     if choice.torch.index is not None:
         sources = sources.with_pytorch(choice.torch.index)
-    uv = Uv.find(setting.runner, sources.uv_environment(), setting.project.root, sources.uv_arguments())
+    uv = uv_for(setting, env, sources)
     python = interpreter(setting.facts, choice.python) or uv.download_python(choice.python)
     requirements = [
         # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
@@ -204,7 +217,7 @@ def _check_lock(locked: Locked, solution: Solution) -> None:
 
 def interpreter(facts: HostFacts, minor: str) -> str | None:
     """The path of the host's newest interpreter of a minor version."""
-    from bnbenv.solve.versions import number
+    from bnbenv.matrix.drivers import number
 
     fitting = [python for python in facts.pythons if python.version.startswith(f"{minor}.")]
     best = max(fitting, key=lambda python: number(python.version), default=None)

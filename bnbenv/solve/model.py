@@ -14,7 +14,7 @@ Backend = Literal["cuda", "cpu"]
 
 
 class Current(msgspec.Struct, frozen=True):
-    """What is installed now; the policy ``minimal-change`` stays close to it."""
+    """What is there now, as versions; the policy ``minimal-change`` stays close to it."""
 
     python: str
     torch: str
@@ -36,6 +36,11 @@ class Request(msgspec.Struct, frozen=True):
     driver: str | None = None
     prefer: Literal["newest", "minimal-change"] = "newest"
     current: Current | None = None
+
+    @property
+    def kept(self) -> Current | None:
+        """What to stay close to: under ``minimal-change`` what is there."""
+        return self.current if self.prefer == "minimal-change" else None
 
 
 class Availability(msgspec.Struct, frozen=True):

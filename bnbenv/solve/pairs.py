@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from bnbenv.facts.model import Gpu
+from bnbenv.matrix.drivers import at_least, number
 from bnbenv.matrix.model import Advisory, BitsandbytesWheel, LoaderRule, Matrix, NativeLibrary, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Cover
 from bnbenv.solve.rules import compiles_ptx, label, ptx_need, torch_pythons, wheel_pythons
 from bnbenv.solve.situation import Fails, PythonOption, Reason, Situation
-from bnbenv.solve.versions import admits, at_least, number, requirement_on
+from bnbenv.solve.versions import admits, requirement_on
 
 
 @dataclass(frozen=True)

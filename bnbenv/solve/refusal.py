@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 
 from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix
+from bnbenv.solve.driver_options import keep_driver, other_driver
 from bnbenv.solve.model import Availability, Conflict, Option, Refusal, Request, Solution
 from bnbenv.solve.pairs import pairings
 from bnbenv.solve.situation import Fails, Reason, with_request
 from bnbenv.solve.solver import Judged, choose, judge
-from bnbenv.solve.versions import number
+from bnbenv.solve.wording import arguments_of, command, gives
 
 FailSets = dict[frozenset[str], Fails]
 Change = tuple[str, Request, dict[str, str]]
@@ -136,7 +138,9 @@ def _options(
     sets: FailSets,
 ) -> Iterator[Option]:
     """Changes that lead to a solution, cheapest first; each has been solved."""
-    arguments = _arguments(request)
+    arguments = arguments_of(request)
+    kept = tuple(keep_driver(facts, matrix, request, availability))
+    yield from kept
     taken: list[set[str]] = []  # of the sets of GPUs only the largest are worth saying
     for change, changed, replaced in (*_changes(request), *_fewer_gpus(judged, request)):
         chosen = {str(gpu.index) for gpu in facts.gpus} if changed.gpus == ("all",) else set(changed.gpus)
@@ -144,26 +148,32 @@ def _options(
             continue
         solution = choose(facts, matrix, changed, availability)
         if solution is not None:
-            words = tuple(word for key, value in {**arguments, **replaced}.items() if value for word in (key, value))
-            yield Option(change, gives(solution), _command(replaced), words)
+            yield _option(change, solution, {**arguments, **replaced}, request.build != changed.build)
             if "--gpus" in replaced:
                 taken.append(chosen)
-    if judged.situation.fails or any(_driver_only(rules) for rules in sets):
-        yield from _driver_upgrade(facts, matrix, request, availability, judged)
+    if not kept and (judged.situation.fails or any(_driver_only(rules) for rules in sets)):
+        yield from other_driver(facts, matrix, request, availability, judged.situation)
     if judged.situation.backend == "cuda":
-        changed = with_request(request, backend="cpu", gpus=("all",), build="auto")
+        changed = with_request(request, backend="cpu", gpus=("all",))
         solution = choose(facts, matrix, changed, availability)
         if solution is not None:
-            kept = {key: value for key, value in arguments.items() if key not in ("--gpus", "--backend", "--driver")}
-            words = tuple(word for key, value in kept.items() if value for word in (key, value))
-            change = "use the CPU only"
-            yield Option(change, gives(solution), "bnbenv sync --backend cpu", (*words, "--backend", "cpu"))
+            others = {key: value for key, value in arguments.items() if key not in ("--gpus", "--driver")}
+            yield _option("use the CPU only", solution, {**others, "--backend": "cpu"})
+
+
+def _option(change: str, solution: Solution, arguments: dict[str, str], by_hand: bool = False) -> Option:
+    """A change of the wishes. ``by_hand``: it stands in bnbenv.toml, and no option of ``sync`` changes it."""
+    words = tuple(word for item in arguments.items() for word in item)
+    driver = arguments.get("--driver")
+    if driver is not None:
+        change += f", with the NVIDIA driver {driver}"
+    return Option(change, gives(solution), None if by_hand or driver else command(arguments), words)
 
 
 def _changes(request: Request) -> Iterator[Change]:
     """The wishes worth giving up: one, two, all of them."""
     if request.build == "always":
-        yield "take a published wheel", with_request(request, build="auto"), {}
+        yield 'take a published wheel (build = "auto")', with_request(request, build="auto"), {}
     wishes = {"torch": "*", "bitsandbytes": "*", "python": ">=3.10"}
     given = [name for name, loosest in wishes.items() if getattr(request, name) != loosest]
     for size in (1, 2, 3):
@@ -187,56 +197,6 @@ def _fewer_gpus(judged: Judged, request: Request) -> Iterator[Change]:
             yield f"take only GPU {', '.join(subset)}", with_request(request, gpus=subset), {"--gpus": ",".join(subset)}
 
 
-def _driver_upgrade(
-    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, judged: Judged
-) -> Iterator[Option]:
-    """The oldest driver of the matrix with which it would be solved; only people can install it."""
-    situation = judged.situation
-    if situation.backend != "cuda" or not facts.gpus or request.driver is not None:
-        return
-    windows = situation.windows_driver
-    versions: set[str | None] = set()
-    for row in matrix.drivers:
-        versions |= (
-            {row.family_min_windows, row.bundled_windows} if windows else {row.family_min_linux, row.bundled_linux}
-        )
-    versions |= {arch.first_driver_windows if windows else arch.first_driver_linux for arch in matrix.archs}
-    known = sorted({text for text in versions if text}, key=number)
-    current = facts.driver.version
-    for text in known:
-        if current is not None and number(text) <= number(current):
-            continue
-        solution = choose(facts, matrix, with_request(request, driver=text), availability)
-        if solution is not None:
-            yield Option(f"upgrade the NVIDIA driver to {text} or newer", gives(solution), None, None)
-            return
-
-
 def _driver_only(rules: frozenset[str]) -> bool:
     """Whether another driver is all that a candidate lacks."""
     return all(rule.split("[")[0] in ("driver-cuda", "torch-ptx", "library-ptx") for rule in rules)
-
-
-def gives(solution: Solution) -> str:
-    """A solution in one line: ``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2), Python 3.12``."""
-    choice = solution.choice
-    torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
-    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}, Python {choice.python}"
-
-
-def _arguments(request: Request) -> dict[str, str]:
-    """The request as options of ``bnbenv solve``, defaults left out."""
-    values = {
-        "--torch": request.torch if request.torch != "*" else "",
-        "--bitsandbytes": request.bitsandbytes if request.bitsandbytes != "*" else "",
-        "--python": request.python if request.python != ">=3.10" else "",
-        "--gpus": ",".join(request.gpus) if request.gpus != ("all",) else "",
-        "--backend": request.backend if request.backend != "auto" else "",
-        "--driver": request.driver or "",
-    }
-    return {key: value for key, value in values.items() if value}
-
-
-def _command(replaced: dict[str, str]) -> str:
-    words = [f"{key} '{value}'" if set(value) & set("<>*!= ") else f"{key} {value}" for key, value in replaced.items()]
-    return " ".join(["bnbenv sync", *words])

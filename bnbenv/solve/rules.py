@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bnbenv.facts.model import Gpu
+from bnbenv.matrix.drivers import at_least, family_minimum
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.situation import DRIVER_RULES_SOURCE, Fails, PythonOption, Reason, Situation
-from bnbenv.solve.versions import admits, at_least
+from bnbenv.solve.versions import admits
 
 
 def source_key(build: TorchBuild) -> str:
@@ -75,13 +76,11 @@ def compiles_ptx(situation: Situation, cuda: str) -> bool:
 
 def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
     """Minor-version compatibility: any driver of the CUDA major's family runs the SASS of all its releases."""
-    major = cuda.split(".")[0]
-    rows = [row for row in situation.drivers.values() if row.cuda.split(".")[0] == major]
     driver = situation.driver
-    if not rows:
+    row = family_minimum(situation.drivers.values(), cuda)
+    if row is None:
         fails["driver-cuda"] = Reason(f"no row says which driver CUDA {cuda} needs", "the matrix")
         return
-    row = situation.drivers.get(cuda) or rows[0]
     need = row.family_min_windows if situation.windows_driver else row.family_min_linux
     if driver.version is not None:
         if not at_least(driver.version, need):
@@ -90,8 +89,8 @@ def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
     elif driver.cuda is None:
         because = f"the driver's version is unknown and CUDA {cuda} needs {need} or newer"
         fails["driver-cuda"] = Reason(because, row.source)
-    elif int(driver.cuda.split(".")[0]) < int(major):
-        because = f"CUDA {cuda} needs a driver for CUDA {major}; this one supports {driver.cuda}"
+    elif int(driver.cuda.split(".")[0]) < int(cuda.split(".")[0]):
+        because = f"CUDA {cuda} needs a driver for CUDA {cuda.split('.')[0]}; this one supports {driver.cuda}"
         fails["driver-cuda"] = Reason(because, DRIVER_RULES_SOURCE)
 
 

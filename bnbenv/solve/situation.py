@@ -10,9 +10,10 @@ import msgspec
 from bnbenv.decode import shown
 from bnbenv.errors import InputError, RebootRequired
 from bnbenv.facts.model import Driver, Gpu, HostFacts, MigSlice
+from bnbenv.matrix.drivers import known_releases, newest_of, number, unsupported
 from bnbenv.matrix.model import CudaDriver, GpuArch, Matrix
 from bnbenv.solve.model import Availability, Backend, Request
-from bnbenv.solve.versions import admits, number
+from bnbenv.solve.versions import admits, apart
 
 DRIVER_RULES_SOURCE = "CUDA Compatibility, NVIDIA"
 
@@ -54,8 +55,7 @@ class Situation:
 
     @property
     def windows_driver(self) -> bool:
-        """WSL2 runs on the Windows driver and reports its version."""
-        return self.facts.platform.os == "windows" or self.facts.platform.wsl
+        return on_windows_driver(self.facts)
 
 
 def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool) -> Situation:
@@ -66,7 +66,7 @@ def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
     fails: Fails = {}
     driver = facts.driver
     if request.driver is not None:
-        driver = Driver(state="ok", version=request.driver, source="--driver")
+        driver = as_installed(request.driver, facts, matrix)
     if driver.state == "mismatch":
         raise reboot_required(driver)
     gpus, visible = _select_gpus(facts, request, fails) if request.backend != "cpu" else ((), ())
@@ -89,6 +89,17 @@ def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
     )
     _driver_knows_gpus(situation)
     return situation
+
+
+def as_installed(version: str, facts: HostFacts, matrix: Matrix) -> Driver:
+    """A driver as if it were installed; of a branch such as ``580`` its newest known release."""
+    known = known_releases(matrix.drivers, matrix.archs, on_windows_driver(facts))
+    return Driver(state="ok", version=newest_of(version, known), source="--driver")
+
+
+def on_windows_driver(facts: HostFacts) -> bool:
+    """WSL2 runs on the Windows driver and reports its version."""
+    return facts.platform.os == "windows" or facts.platform.wsl
 
 
 def reboot_required(driver: Driver) -> RebootRequired:
@@ -185,7 +196,7 @@ def _is_index(word: str) -> bool:
 def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) -> tuple[PythonOption, ...]:
     """Interpreters in the order of preference: those on the host, newest first, then those uv would download.
 
-    With ``minimal-change`` the one in use comes first.
+    With ``minimal-change`` the one in use comes first, then those next to it.
     """
     options: dict[str, PythonOption] = {}
     for python in sorted(facts.pythons, key=lambda found: number(found.version), reverse=True):
@@ -196,8 +207,10 @@ def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) 
         for minor in downloadable(matrix):
             if any(admits(request.python, f"{minor}.{patch}") for patch in (0, 30)):
                 options.setdefault(minor, PythonOption(minor, f"{minor}.30", managed=True))
-    current = request.current if request.prefer == "minimal-change" else None
-    return tuple(sorted(options.values(), key=lambda option: current is not None and option.minor != current.python))
+    if request.kept is None:
+        return tuple(options.values())
+    have = request.kept.python
+    return tuple(sorted(options.values(), key=lambda option: apart(have, option.minor)))
 
 
 def downloadable(matrix: Matrix) -> list[str]:
@@ -220,25 +233,11 @@ def _valid(text: str) -> bool:
 
 def _driver_knows_gpus(situation: Situation) -> None:
     """First and last driver of each architecture. Adds to ``fails``."""
-    version = situation.driver.version
-    if version is None or situation.backend == "cpu":
-        return
-    branch = number(version)[:1]
     for gpu in situation.gpus:
         row = situation.archs.get(gpu.compute_capability)
-        if row is None:
-            continue
-        first = row.first_driver_windows if situation.windows_driver else row.first_driver_linux
-        if first and number(version) < number(first):
-            because = f"GPU {gpu.index} ({gpu.name}, {gpu.arch}) needs driver {first} or newer; this is {version}"
-            situation.fails[f"driver-arch[{gpu.index}]"] = Reason(because, row.source)
-        # A Windows driver of a branch has a number up to nine higher: 581.29 is of R580, 591.44 of R590.
-        last = None if row.last_branch is None else row.last_branch + (9 if situation.windows_driver else 0)
-        if last is not None and branch and branch[0] > last:
-            because = (
-                f"R{row.last_branch} is the last driver branch for {row.generation}: driver {version} does not run "
-                f"GPU {gpu.index} ({gpu.name}, {gpu.arch})"
-            )
+        why = unsupported(row, situation.driver.version, situation.windows_driver)
+        if row is not None and why is not None:
+            because = f"GPU {gpu.index} ({gpu.name}, {gpu.arch}) cannot be used: {why}"
             situation.fails[f"driver-arch[{gpu.index}]"] = Reason(because, row.source)
 
 

@@ -2,8 +2,8 @@
 
 The order of preference (the smaller key wins): on a CPU the kind of torch build (a local CPU wheel, a CPU build of an
 index, a CUDA build); SASS for every GPU before PTX; no override before an override; with ``minimal-change`` what is
-there; the newest bitsandbytes; the newest torch; the higher evidence; the default index; a Python that is there, the
-newest.
+there or next to it; the newest bitsandbytes; the newest torch; the higher evidence; the default index; a Python that
+is there, the newest.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
 from bnbenv.solve.model import (
     Availability,
@@ -28,7 +29,7 @@ from bnbenv.solve.model import (
 from bnbenv.solve.pairs import Pairing, library_cuda, pairings, remarks
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
-from bnbenv.solve.versions import admits, number, public
+from bnbenv.solve.versions import admits, apart, public
 
 Key = tuple[object, ...]
 
@@ -105,15 +106,14 @@ def _best(judged: Judged) -> Pairing | None:
         (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
     )
     wheels = [wheel for wheel, fails in judged.wheels if not fails]
-    keep_close = situation.request.prefer == "minimal-change" and situation.request.current is not None
     for kind in sorted({_kind(situation, build) for build in builds}):
-        found: dict[tuple[bool, bool, int], Pairing] = {}
+        found: dict[tuple[bool, bool, Key], Pairing] = {}
         for wheel, build in product(wheels, [build for build in builds if _kind(situation, build) == kind]):
             for pairing in sorted(pairings(situation, judged.matrix, build, wheel), key=_override_distance):
                 if not pairing.fails:
-                    distance = _distance(situation.request, pairing) if keep_close else 0
+                    distance = _distance(situation.request, pairing)
                     found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
-            if not keep_close and (False, False, 0) in found:
+            if (False, False, ()) in found:
                 break
         if found:
             return found[min(found)]
@@ -145,16 +145,20 @@ def _cpu_kind(build: TorchBuild) -> int:
     return 0 if build.source == "local" else 1
 
 
-def _distance(request: Request, pairing: Pairing) -> int:
-    """How many of Python, torch and bitsandbytes would change, under ``minimal-change``."""
-    current, python = request.current, pairing.python
-    if request.prefer != "minimal-change" or current is None or python is None:
-        return 0
-    return (
-        (pairing.torch.version != current.torch)
-        + (pairing.wheel.version != current.bitsandbytes)
-        + (python.minor != current.python)
+def _distance(request: Request, pairing: Pairing) -> Key:
+    """How much would change under ``minimal-change``: Python counts before torch, and torch before bitsandbytes.
+
+    Another Python means all packages anew, another torch most of their size, bitsandbytes itself alone.
+    """
+    kept, python = request.kept, pairing.python
+    if kept is None or python is None:
+        return ()
+    pairs = (
+        (kept.python, python.minor),
+        (kept.torch, pairing.torch.version),
+        (kept.bitsandbytes, pairing.wheel.version),
     )
+    return tuple(apart(have, other) for have, other in pairs)
 
 
 def _override_distance(pairing: Pairing) -> tuple[int, ...]:

@@ -37,23 +37,15 @@ def admits(spec: str, candidate: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def number(text: str) -> tuple[int, ...]:
-    """A dotted number such as a driver or libc version as integers: ``580.65.06`` -> (580, 65, 6)."""
-    parts: list[int] = []
-    for part in text.split("."):
-        digits = "".join(c for c in part if c.isascii() and c.isdigit())
-        if not digits:
-            break
-        parts.append(int(digits))
-    return tuple(parts)
+def apart(have: str, other: str) -> tuple[int, bool, bool, bool]:
+    """How far a version is from the one that is there; the smaller, the nearer.
 
-
-@lru_cache(maxsize=4096)
-def at_least(have: str, need: str) -> bool:
-    """Whether a dotted number is not below another; missing places count as zero."""
-    left, right = number(have), number(need)
-    width = max(len(left), len(right))
-    return left + (0,) * (width - len(left)) >= right + (0,) * (width - len(right))
+    That very version; another build of the same release (``2.13.0+cu126`` for ``2.13.0+cu130``); another release of
+    the same series (2.13); else by the number of series in between, the later one of two that are as near.
+    """
+    old, new = public(have), public(other)
+    series = abs(new.major - old.major) * 1000 + abs(new.minor - old.minor)
+    return series, bool(series) and new < old, old != new, have != other
 
 
 @lru_cache(maxsize=1024)

@@ -154,7 +154,7 @@ def test_what_people_see_of_a_refusal(capsys: pytest.CaptureFixture[str]) -> Non
     assert "torch >=2.15 was asked for" in printed
     assert "Tesla V100" in printed
     assert "bnbenv sync --torch '*'" in printed
-    assert "bnbenv sync --backend cpu" in printed
+    assert "bnbenv sync --torch '>=2.15' --backend cpu" in printed
 
 
 def test_a_build_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import jsonschema
 import pytest
+from referencing import Registry, Resource
 
 from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.matrix.load import load_matrix
@@ -140,7 +141,12 @@ def rows(shipped: Matrix) -> Rows:
 @pytest.fixture(scope="session")
 def conforms() -> Callable[[dict[str, Any]], None]:
     """Raises where a document of ``bnbenv solve --json`` is not what its schema says."""
-    schema = json.loads((Path(__file__).parent / "solve.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    validator = jsonschema.Draft202012Validator(schema)
-    return validator.validate
+    folder = files("bnbenv") / "schemas"
+    schemas = {name: json.loads((folder / f"{name}.json").read_text()) for name in ("solve", "error", "common")}
+    registry = Registry().with_resources((one["$id"], Resource.from_contents(one)) for one in schemas.values())
+    validators = {name: jsonschema.Draft202012Validator(one, registry=registry) for name, one in schemas.items()}
+
+    def check(document: dict[str, Any]) -> None:
+        validators["error" if "error" in document else "solve"].validate(document)
+
+    return check

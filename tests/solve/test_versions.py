@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnbenv.errors import InputError
+from bnbenv.matrix.drivers import at_least, number
 from bnbenv.solve.situation import read_gpus
-from bnbenv.solve.versions import admits, at_least, number, read_specifier, requirement_on
+from bnbenv.solve.versions import admits, read_specifier, requirement_on
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""What a driver runs, by its version alone: CUDA majors and GPU architectures. Pure, and quick to import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from bnbenv.matrix.model import CudaDriver, GpuArch
+
+
+@lru_cache(maxsize=4096)
+def number(text: str) -> tuple[int, ...]:
+    """A dotted number such as a driver or libc version as integers: ``580.65.06`` -> (580, 65, 6)."""
+    parts: list[int] = []
+    for part in text.split("."):
+        digits = "".join(c for c in part if c.isascii() and c.isdigit())
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)
+
+
+@lru_cache(maxsize=4096)
+def at_least(have: str, need: str) -> bool:
+    """Whether a dotted number is not below another; missing places count as zero."""
+    left, right = number(have), number(need)
+    width = max(len(left), len(right))
+    return left + (0,) * (width - len(left)) >= right + (0,) * (width - len(right))
+
+
+def beyond_last_branch(arch: GpuArch, version: str, windows: bool) -> bool:
+    """Whether a driver is of a later branch than the last one for an architecture.
+
+    A Windows driver of a branch has a number up to nine higher: 581.29 is of R580, 591.44 of R590.
+    """
+    branch = number(version)[:1]
+    return arch.last_branch is not None and branch > (arch.last_branch + (9 if windows else 0),)
+
+
+def before_first(arch: GpuArch, version: str, windows: bool) -> str | None:
+    """The first driver for an architecture, where a driver is older than it."""
+    first = arch.first_driver_windows if windows else arch.first_driver_linux
+    return first if first and not at_least(version, first) else None
+
+
+def unsupported(arch: GpuArch | None, version: str | None, windows: bool) -> str | None:
+    """Why a driver does not run an architecture, as a phrase; None: nothing is known against it."""
+    if arch is None or version is None or not number(version):
+        return None
+    family = f"{arch.generation} (compute capability {arch.compute_capability})"
+    if beyond_last_branch(arch, version, windows):
+        return f"driver {version} no longer supports {family}; {arch.last_branch} is the last branch"
+    first = before_first(arch, version, windows)
+    return f"driver {version} does not support {family} yet; {first} is the first that does" if first else None
+
+
+def family_minimum(rows: Iterable[CudaDriver], cuda: str) -> CudaDriver | None:
+    """The row of a CUDA version, or of another one of its major: any driver of the family runs all its releases."""
+    major = cuda.split(".")[0]
+    family = [row for row in rows if row.cuda.split(".")[0] == major]
+    return next((row for row in family if row.cuda == cuda), family[0] if family else None)
+
+
+def too_old(rows: Iterable[CudaDriver], cuda: str, version: str, windows: bool) -> str | None:
+    """The oldest driver for a CUDA version, where a driver is older than that."""
+    row = family_minimum(rows, cuda)
+    need = None if row is None else row.family_min_windows if windows else row.family_min_linux
+    return need if need and not at_least(version, need) else None
+
+
+def known_releases(drivers: Iterable[CudaDriver], archs: Iterable[GpuArch], windows: bool) -> list[str]:
+    """Every driver release that stands in the matrix, the oldest first."""
+    found: set[str | None] = set()
+    for row in drivers:
+        pair = (row.family_min_windows, row.bundled_windows) if windows else (row.family_min_linux, row.bundled_linux)
+        found.update(pair)
+    found.update(arch.first_driver_windows if windows else arch.first_driver_linux for arch in archs)
+    return sorted((text for text in found if text), key=number)
+
+
+def newest_of(version: str, known: Iterable[str]) -> str:
+    """A branch or the beginning of a version (``580``, ``590.44``) as the newest known release of it."""
+    own = number(version)
+    return max((text for text in known if number(text)[: len(own)] == own), key=number, default=version)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
+from bnbenv.envs.retry import PAGE, STATUSES, Backoff
+
 if TYPE_CHECKING:
     import requests
 
     from bnbenv.envs.network import Network
 
 LARGEST = 20 << 20  # bytes of one page; torch's page on a large index has about one million
-PAUSE = 0.2  # seconds before the one retry
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,25 @@ class Http(Protocol):
         """Raises FetchError."""
 
 
-def get_with_retry(http: Http, url: str, accept: str, deadline: float) -> Page:
-    """One GET, and once more after a fault that may pass, where time is left. Raises FetchError."""
-    for last in (False, True):
+def get_with_retry(http: Http, url: str, accept: str, deadline: float, backoff: Backoff = PAGE) -> Page:
+    """One GET, and again after faults that may pass, with pauses that grow, as long as time is left.
+
+    Returns the last answer, whatever its status. Raises FetchError.
+    """
+    for pause in (*backoff.pauses(), None):
+        page, fault = None, None
         try:
             page = http.get(url, accept, deadline)
-            if last or page.status not in (500, 502, 503, 504):
-                return page
         except FetchError as error:
-            if last or not error.transient or time.monotonic() + PAUSE >= deadline:
-                raise
-        time.sleep(max(0.0, min(PAUSE, deadline - time.monotonic())))
-    raise AssertionError("unreachable")
+            fault = error
+        passes = page.status in STATUSES if page else bool(fault and fault.transient)
+        if not passes or pause is None or time.monotonic() + pause >= deadline:
+            break
+        time.sleep(pause)
+    if fault:
+        raise fault
+    assert page is not None
+    return page
 
 
 class RequestsHttp:

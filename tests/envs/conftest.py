@@ -56,6 +56,10 @@ class IndexServer:
     up, ``flaky`` the first time only · ``slow`` sends nothing for 30 s · ``trickle`` never ends · ``garbage`` a login
     page with status 200 · ``cut`` broken JSON · ``huge`` 25 MB · ``loop`` redirects to itself · ``status-403`` and
     the like.
+
+    ``file_faults`` is what happens to the next requests for wheels, one each: ``cut`` half of it, ``stall`` half of it
+    and then nothing, ``other`` other bytes, ``short`` half of it as if that were all, or a status (``503``); empty:
+    nothing.
     """
 
     wheels: Path
@@ -63,6 +67,7 @@ class IndexServer:
     port: int = 0
     requests: list[tuple[str, bool]] = field(default_factory=list)  # path, and whether a login came with it
     ending: threading.Event = field(default_factory=threading.Event)
+    file_faults: Iterator[str] = field(default_factory=lambda: iter(()))
 
     def url(self, kind: str, login: str = "") -> str:
         return f"{self.scheme}://{login + '@' if login else ''}localhost:{self.port}/{kind}"
@@ -95,8 +100,19 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(int(kind.removeprefix("status-")), "text/html", b"<h1>no</h1>")
         if kind in ("files", "private"):
             wheel = self.index.wheels / unquote(rest)
-            return self.answer(200, "application/zip", wheel.read_bytes()) if wheel.is_file() else self.answer(404)
+            return self.file(wheel.read_bytes()) if wheel.is_file() else self.answer(404)
         self.page(kind, rest.strip("/"))
+
+    def file(self, body: bytes) -> None:
+        fault = next(self.index.file_faults, "")
+        if fault.isdecimal():
+            return self.answer(int(fault))
+        if fault in ("other", "short"):
+            body = body[::-1] if fault == "other" else body[: len(body) // 2]
+        sent = len(body) // 2 if fault in ("cut", "stall") else len(body)
+        self.answer(200, "application/zip", body, sent)
+        if fault == "stall":
+            self.index.ending.wait(30)
 
     def page(self, kind: str, project: str) -> None:
         wheels = [
@@ -153,13 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def answer(self, status: int, content_type: str = "text/plain", body: bytes = b"") -> None:
+    def answer(self, status: int, content_type: str = "text/plain", body: bytes = b"", sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[:sent])
 
 
 class _Server(ThreadingHTTPServer):

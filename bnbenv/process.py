@@ -13,13 +13,18 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 GRACE = 2.0  # seconds between asking a process to end and killing it
+TICK = 0.25  # seconds between two looks at a command that is watched
+
+# Called about every TICK seconds with the process id and all that was printed so far (stdout, stderr).
+Watch = Callable[[int, str, str], None]
 
 
 @dataclass(frozen=True)
 class Command:
     """A program to run; never a shell string.
 
-    ``timeout`` is in seconds. ``env`` changes the inherited environment: a value sets, ``None`` removes.
+    ``timeout`` is in seconds. ``env`` changes the inherited environment: a value sets, ``None`` removes. ``watch`` is
+    told of what it prints while it runs (on Windows: only that it runs).
     """
 
     argv: tuple[str, ...]
@@ -27,6 +32,7 @@ class Command:
     env: Mapping[str, str | None] = field(default_factory=dict)
     cwd: str | None = None
     stdin: str | None = None
+    watch: Watch | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,22 @@ def _signal_group(process: subprocess.Popen[str], sig: signal.Signals) -> None:
             process.terminate()
 
 
+def _communicate(process: subprocess.Popen[str], command: Command) -> tuple[str, str]:
+    """All that it prints. Raises TimeoutExpired at the command's time limit."""
+    if command.watch is None:
+        return process.communicate(command.stdin, timeout=command.timeout)
+    end, text = time.monotonic() + command.timeout, command.stdin
+    while True:
+        left = end - time.monotonic()
+        try:
+            return process.communicate(text, timeout=max(0.0, min(TICK, left)))
+        except subprocess.TimeoutExpired as so_far:
+            if left <= TICK:
+                raise
+            text = None  # it is under way; communicate sends the rest of it
+            command.watch(process.pid, _text(so_far.stdout), _text(so_far.stderr))
+
+
 def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Terminate, then kill; a process that hangs inside the kernel is left behind rather than waited for."""
     for sig in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
@@ -131,7 +153,7 @@ class SystemRunner:
         )
         timed_out = False
         try:
-            out, err = process.communicate(command.stdin, timeout=command.timeout)
+            out, err = _communicate(process, command)
         except subprocess.TimeoutExpired:
             timed_out = True
             out, err = _end(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -26,3 +27,20 @@ class Quiet:
     def detail(self, line: str) -> None: ...
 
     def at(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class About:
+    """Tells of one thing among several: its name stands first in each line."""
+
+    progress: Progress
+    name: str
+
+    def say(self, line: str) -> None:
+        self.progress.say(f"{self.name}: {line}")
+
+    def detail(self, line: str) -> None:
+        self.progress.detail(f"{self.name}: {line}")
+
+    def at(self, text: str) -> None:
+        self.progress.at(f"{self.name}: {text}" if text else "")

@@ -78,7 +78,7 @@ def setting_of(project: Project, wishes: Wishes, facts: HostFacts, ctx: Context)
     """Everything that planning and syncing needs. Raises InputError."""
     from bnbenv.envs.resolve import Setting, user_matrix
 
-    return Setting(project, wishes, facts, user_matrix(ctx.environ), ctx.environ, ctx.runner)
+    return Setting(project, wishes, facts, user_matrix(ctx.environ), ctx.environ, ctx.runner, None, ctx.progress)
 
 
 def selected(wishes: Wishes, only: str | None, project: Project) -> tuple[str, ...]:

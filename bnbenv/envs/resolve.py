@@ -19,7 +19,7 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.paths import Sysroot, data_home, user_home
 from bnbenv.process import Runner
-from bnbenv.progress import Progress, Quiet
+from bnbenv.progress import About, Progress, Quiet
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
@@ -152,7 +152,7 @@ def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
         sources.uv_environment(),
         setting.project.root,
         sources.uv_arguments(),
-        lambda text: setting.progress.at(f"{env}: {text}" if text else ""),
+        About(setting.progress, env).at,
     )
 
 

@@ -16,11 +16,10 @@ from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages
-from bnbenv.envs.resolve import Setting, interpreter, sources_of
-from bnbenv.envs.uv import Uv
+from bnbenv.envs.resolve import Setting, interpreter, sources_of, uv_for
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
-from bnbenv.progress import Progress
+from bnbenv.progress import About
 from bnbenv.solve.model import Solution, telling
 
 
@@ -42,7 +41,6 @@ class Job:
     env: str
     host: Host
     options: Options
-    progress: Progress
     locked: Locked
     solution: Solution
 
@@ -52,12 +50,12 @@ class Job:
         sources = sources_of(self.setting)
         if choice.torch.index is not None:
             sources = sources.with_pytorch(choice.torch.index)
-        uv = Uv.find(self.setting.runner, sources.uv_environment(), project.root, sources.uv_arguments())
+        uv = uv_for(self.setting, self.env, sources)
         python = interpreter(self.setting.facts, choice.python) or uv.download_python(choice.python)
         generation = gens.new_generation(project, self.env)
         try:
             write_atomically(generation.lock_file, self.locked.text)
-            self.progress.say(
+            self.setting.progress.say(
                 f"{self.env}: installing {len(self.locked.packages)} packages into generation {generation.number}"
             )
             uv.venv(generation.prefix, python)
@@ -123,15 +121,18 @@ class Job:
         if not self.options.verify:
             return None
         if self.options.recorded and facts.gpus:
-            self.progress.say(
+            self.setting.progress.say(
                 f"{self.env}: not verified, the facts are recorded: run bnbenv sync again on the machine itself"
             )
             return None
         gpus = () if self.solution.backend == "cpu" else self.solution.visible_devices or ("all",)
-        self.progress.say(f"{self.env}: running kernels ({self.solution.backend})")
         # What is set in this shell must not decide: the environment's own .pth does.
         report = verify_environment(
-            env_python(prefix), devices_for(facts, gpus), self.setting.runner, environ={"BNB_CUDA_VERSION": None}
+            env_python(prefix),
+            devices_for(facts, gpus),
+            self.setting.runner,
+            environ={"BNB_CUDA_VERSION": None},
+            progress=About(self.setting.progress, self.env),
         )
         document: dict[str, Any] = msgspec.to_builtins(report)
         if not report.ok:

@@ -16,7 +16,6 @@ from bnbenv.envs.record import digest, observe_files, observe_packages
 from bnbenv.envs.resolve import Setting, decide, make_lock, sources_of, survey
 from bnbenv.envs.stage import Job, Options
 from bnbenv.errors import InputError, NoCombination
-from bnbenv.progress import Progress
 from bnbenv.solve.model import Current, Request, Solution
 
 
@@ -109,23 +108,23 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
     return decide(setting, _request(setting, env, use), found)
 
 
-def new_lock(setting: Setting, env: str, use: InUse, progress: Progress) -> tuple[Locked, Solution]:
+def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
-    progress.say(f"{env}: asking the package sources what they offer")
+    setting.progress.say(f"{env}: asking the package sources what they offer")
     found, sources = survey(sources_of(setting), setting.facts, setting.matrix)
     for place, reason in found.unreachable.items():
         if place.endswith(".whl") or "://" in place:
-            progress.say(
+            setting.progress.say(
                 f"{env}: passed over {place}: {reason}" if place.endswith(".whl") else f"{env}: {place}: {reason}"
             )
     solution = decide(setting, _request(setting, env, use), found)
     for note in solution.notes:
-        progress.say(f"{env}: {note}")
-    progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
+        setting.progress.say(f"{env}: {note}")
+    setting.progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
     return make_lock(setting, env, solution, sources, found), solution
 
 
-def sync_env(setting: Setting, env: str, host: Host, options: Options, progress: Progress) -> Done:
+def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     """Bring one environment in sync. The caller holds the project.
 
     Raises BnbenvError with the environment in use untouched.
@@ -137,12 +136,12 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options, progress:
     locked, step, reuse = plan.lock, plan.step, plan.reuse
     solution = locked.decision.solution if locked else None
     if locked is None:
-        locked, solution = new_lock(setting, env, use, progress)
+        locked, solution = new_lock(setting, env, use)
         step, reuse = _step(setting, env, use, plan.reasons, locked, options.fresh)
         if step is Step.STAGE and not options.fresh and _same_packages(use, plan, locked):
             step = Step.RECORD
     assert solution is not None
-    job = Job(setting, env, host, options, progress, locked, solution)
+    job = Job(setting, env, host, options, locked, solution)
     record, verification = use.record, None
     if step is Step.STAGE:
         record, verification = job.stage()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnbenv.envs.uverrors import explain
+from bnbenv.envs.uvprogress import Follower, bytes_written, without_progress
 from bnbenv.errors import Failed
 from bnbenv.process import Command, Finished, Runner
 
@@ -18,17 +19,26 @@ INSTALL_LIMIT = 7200.0  # several GB over a slow line
 
 @dataclass(frozen=True)
 class Uv:
-    """The uv program with the environment that makes it use the right sources. Credentials are only in there."""
+    """The uv program with the environment that makes it use the right sources. Credentials are only in there.
+
+    ``tell`` is told what it is doing, a few times a second.
+    """
 
     runner: Runner
     environment: Mapping[str, str | None]
     cwd: Path
     binary: str
     arguments: tuple[str, ...] = ()
+    tell: Callable[[str], None] = lambda text: None
 
     @classmethod
     def find(
-        cls, runner: Runner, environment: Mapping[str, str | None], cwd: Path, arguments: tuple[str, ...] = ()
+        cls,
+        runner: Runner,
+        environment: Mapping[str, str | None],
+        cwd: Path,
+        arguments: tuple[str, ...] = (),
+        tell: Callable[[str], None] = lambda text: None,
     ) -> Uv:
         """The uv that was installed with bnbenv. Raises Failed if there is none."""
         from uv import find_uv_bin
@@ -38,7 +48,7 @@ class Uv:
         except FileNotFoundError:
             message = "the program uv is missing beside bnbenv"
             raise Failed("no-uv", message, "Install it: python -m pip install uv") from None
-        return cls(runner, environment, cwd, str(binary), arguments)
+        return cls(runner, environment, cwd, str(binary), arguments, tell)
 
     def venv(self, prefix: Path, python: str) -> None:
         """Make an empty environment with an interpreter (a path, or a version that uv finds or downloads)."""
@@ -69,31 +79,33 @@ class Uv:
         """
         form = ("-r", str(lock), "--no-deps", "--require-hashes", *self.arguments)
         words = ("pip", "install", "--python", str(python), *form)
-        if not self._call((*words, "--offline"), INSTALL_LIMIT).ok:
+        if not self._call((*words, "--offline"), INSTALL_LIMIT, "install the packages from its cache").ok:
             self._run(words, INSTALL_LIMIT, "install the packages")
 
     def download_python(self, minor: str) -> str:
         """The path of an interpreter that uv manages; downloaded if need be."""
-        # With --quiet uv says nothing at all where this fails.
-        self._run(("python", "install", minor, "--no-bin"), VENV_LIMIT, f"download Python {minor}", quiet=False)
+        self._run(("python", "install", minor, "--no-bin"), VENV_LIMIT, f"download Python {minor}")
         words = ("python", "find", minor, "--managed-python", "--no-project")
         return self._run(words, VENV_LIMIT, f"find Python {minor}").stdout.strip()
 
-    def _run(
-        self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None, quiet: bool = True
-    ) -> Finished:
-        done = self._call(words, limit, stdin, quiet)
+    def _run(self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None) -> Finished:
+        done = self._call(words, limit, task, stdin)
         if not done.ok:
             raise explain(done, task)
         return done
 
-    def _call(self, words: tuple[str, ...], limit: float, stdin: str | None = None, quiet: bool = True) -> Finished:
+    def _call(self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None) -> Finished:
         command = Command(
-            (self.binary, *words, *(("--quiet",) if quiet else ()), "--color", "never"),
+            (self.binary, *words, "--color", "never"),
             limit,
             # Each sentence on a line of its own: it is read here.
             {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, "UV_NO_WRAP": "1", **self.environment},
             str(self.cwd),
             stdin,
+            Follower(self.tell, f"uv has to {task}", bytes_written),
         )
-        return self.runner.run(command)
+        try:
+            done = self.runner.run(command)
+        finally:
+            self.tell("")
+        return replace(done, stderr=without_progress(done.stderr))

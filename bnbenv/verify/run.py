@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,27 @@ def verify_environment(
     for device in devices:
         progress.say(f"running kernels on {device.id}" + (f" ({device.name})" if device.name else ""))
         changes = {**_ENVIRONMENT, **(environ or {}), "CUDA_VISIBLE_DEVICES": device.visible}
-        command = Command((str(python), str(SCRIPT), "--device", device.kind), limit_seconds, changes)
+        watch = partial(_tell, progress, device.id)
+        argv = (str(python), str(SCRIPT), "--device", device.kind)
+        command = Command(argv, limit_seconds, changes, watch=watch)
         try:
             finished = runner.run(command)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             message = f"{python} cannot be started ({reason})"
             raise UsageError("no-such-python", message, "Give the path of an environment's Python.") from None
+        finally:
+            progress.at("")
         report, noted = read_device(device, finished)
         reports.append(report)
         warnings += [f"{device.id}: {text}" for text in noted]
     ok = bool(reports) and all(report.ok for report in reports)
     return Report(ok=ok, python=str(python), devices=tuple(reports), warnings=tuple(warnings))
+
+
+def _tell(progress: Progress, device: str, pid: int, stdout: str, stderr: str) -> None:
+    step, done = step_at_hand(read_events(stdout))
+    progress.at(f"{device}: {f'{done} kernel checks done, ' if done else ''}running {step or 'Python'}")
 
 
 def read_device(device: Device, finished: Finished) -> tuple[DeviceReport, list[str]]:
@@ -100,14 +110,20 @@ def read_events(text: str) -> list[dict[str, Any]]:
     return events
 
 
-def how_it_died(events: Sequence[Mapping[str, Any]], finished: Finished) -> Died:
-    """The step that had begun and not ended, the signal, and the lines that tell most. Pure."""
-    step = None
+def step_at_hand(events: Sequence[Mapping[str, Any]]) -> tuple[str | None, int]:
+    """The step that has begun and not ended, and how many have ended. Pure."""
+    step, done = None, 0
     for event in events:
         if event["event"] == "start":
             step = event.get("name")
         elif event["event"] == "end":
-            step = None
+            step, done = None, done + 1
+    return step, done
+
+
+def how_it_died(events: Sequence[Mapping[str, Any]], finished: Finished) -> Died:
+    """The step that had begun and not ended, the signal, and the lines that tell most. Pure."""
+    step, _ = step_at_hand(events)
     return Died(
         signal=finished.signal_name,
         step=step,

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     with held(project):
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
         for env in selected(wishes, args.env, project):
-            locked, solution = new_lock(setting, env, in_use(project, env), ctx.progress)
+            locked, solution = new_lock(setting, env, in_use(project, env))
             path = project.lock(env)
             changed = not path.exists() or path.read_text(encoding="utf-8", errors="replace") != locked.text
             if changed:

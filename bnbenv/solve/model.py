@@ -109,11 +109,11 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 def telling(rejected: tuple[Rejected, ...], most: int = 8) -> tuple[Rejected, ...]:
-    """Of what was passed over, the newest of each package and rule; the others would say the same again."""
-    first: dict[tuple[str, bool, str], Rejected] = {}
+    """What was passed over, the newest wheel, pair and torch build first: what stands against these says the most."""
+    newest: dict[tuple[str, bool], str] = {}
     for row in rejected:
-        first.setdefault((row.candidate.split()[0], " + " in row.candidate, row.rule.split("[")[0]), row)
-    return tuple(first.values())[:most]
+        newest.setdefault((row.candidate.split()[0], " + " in row.candidate), row.candidate)
+    return tuple(sorted(rejected, key=lambda row: row.candidate not in newest.values()))[:most]
 
 
 class Solution(msgspec.Struct, frozen=True):

@@ -25,6 +25,7 @@ from bnbenv.solve.model import (
     Request,
     Solution,
     TorchChoice,
+    telling,
 )
 from bnbenv.solve.pairs import Pairing, library_cuda, pairings, remarks
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
@@ -186,7 +187,7 @@ def _solution(judged: Judged, best: Pairing) -> Solution:
         ),
         covers=best.covers,
         evidence=_evidence(judged, best),
-        rejected=tuple(_rejected(judged, best)),
+        rejected=_rejected(judged, best),
         notes=tuple(_notes(judged, best)),
         visible_devices=situation.visible,
         torch_sha256=build.sha256,
@@ -249,22 +250,22 @@ def _would_win(situation: Situation, build: TorchBuild, chosen: TorchBuild) -> b
     return _descending(build.version) < _descending(chosen.version)
 
 
-def _rejected(judged: Judged, best: Pairing) -> list[Rejected]:
+def _rejected(judged: Judged, best: Pairing) -> tuple[Rejected, ...]:
     """What is newer and was not taken, and why: wheels, torch builds, and their pairs. Wishes are no reason to list."""
     rows: list[Rejected] = []
     wheels = [item for item in judged.wheels if public(item[0].version) > public(best.wheel.version)]
     for wheel, fails in wheels:
         rows += _rows(f"bitsandbytes {wheel.version}", fails)
+    for wheel, fails in wheels:
+        if not fails:
+            rows += _pair_rows(judged, best.torch, wheel, best)
     newer = sorted(
         (item for item in judged.torch if _would_win(judged.situation, item[0], best.torch)),
         key=lambda item: (_descending(item[0].version), source_key(item[0])),
     )
     for build, fails in newer:
         rows += _rows(label(build), fails) if fails else _pair_rows(judged, build, best.wheel, best)
-    for wheel, fails in wheels:
-        if not fails:
-            rows += _pair_rows(judged, best.torch, wheel, best)
-    return list(dict.fromkeys(rows))[:REJECTED_SHOWN]
+    return telling(tuple(dict.fromkeys(rows)), REJECTED_SHOWN)
 
 
 def _rows(candidate: str, fails: Fails) -> list[Rejected]:

@@ -10,14 +10,16 @@ from typing import Any
 
 from bnbenv.cli.render.text import describe, listed, wrap
 
-_FEW = 3  # of what was passed over, unless all is asked for
+_FEW = 4  # of what was passed over, unless all is asked for; the most telling stand first
 
 
 def chosen(solution: dict[str, Any]) -> list[str]:
     """The combination, the library that loads, and what runs on which GPU."""
     choice = solution["choice"]
     lines = wrap(describe(choice))
-    lines += wrap(f"torch is {_origin(choice['torch'])}; bitsandbytes loads {choice['bitsandbytes']['library']}", "  ")
+    lines += wrap(
+        f"torch is from {_origin(choice['torch'])}; bitsandbytes loads {choice['bitsandbytes']['library']}", "  "
+    )
     for name, value in choice["environment"].items():
         lines += wrap(f"it needs {name}={value} in the environment, which bnbenv sync sets there", "  ")
     return lines + covered(solution)
@@ -30,8 +32,11 @@ def covered(solution: dict[str, Any]) -> list[str]:
         alike.setdefault((cover["arch"], cover["torch"], cover["bitsandbytes"]), []).append(cover["gpu"])
     lines = []
     for (arch, torch, bitsandbytes), gpus in alike.items():
-        names = f"GPU {gpus[0]}" if len(gpus) == 1 else f"GPUs {_numbers(gpus)}"
-        lines += wrap(f"{names} ({arch}): torch has {_code(torch)}, bitsandbytes has {_code(bitsandbytes)}", "  ")
+        names = f"GPU{'s' if len(gpus) > 1 else ''} {_numbers(gpus)} ({arch})"
+        if torch == bitsandbytes:
+            lines += wrap(f"{names}: torch and bitsandbytes run {_code(torch)}", "  ")
+        else:
+            lines += wrap(f"{names}: torch runs {_code(torch)}, bitsandbytes {_code(bitsandbytes)}", "  ")
     return lines
 
 
@@ -55,36 +60,45 @@ def why(solution: dict[str, Any], prefer: str | None) -> list[str]:
 
 
 def passed_over(rejected: list[dict[str, Any]], everything: bool = False) -> list[str]:
-    """What is newer and was not taken, and why: the newest of each package and reason, or all."""
-    rows = rejected if everything else _telling(rejected)
+    """What is newer and was not taken, and why: the most telling, or all."""
+    rows = rejected if everything else rejected[:_FEW]
     if not rows:
         return []
     lines = ["newer, and passed over:"]
     for row in rows:
         lines += wrap(f"{row['candidate']}: {row['because'].removeprefix(row['candidate']).strip()}", "  ")
     if len(rejected) > len(rows):
-        lines.append(f"  and {len(rejected) - len(rows)} more of the kind (--all lists them)")
+        lines.append(f"  and {len(rejected) - len(rows)} more (--all lists them)")
     return lines
 
 
 def rests_on(evidence: list[dict[str, Any]], everything: bool = False) -> list[str]:
-    """The evidence: its level, what about, from where and when; digests in short unless all is asked for."""
+    """The evidence: its level, what about, from where and when; the packages first, then the rules of the field.
+
+    Digests are in short and the rules without their sources unless all is asked for.
+    """
     lines = ["it rests on:"]
-    for row in evidence:
+    packages = evidence if everything else evidence[:2]
+    for row in packages:
         when = f" {row['date']}" if row.get("date") else ""
         lines += wrap(f"{row['level']}{when}: {row['about']}", "  ")
         lines += wrap(f"from {row['source'] if everything else short_source(row['source'])}", "    ", " ")
+    rules: dict[str, list[str]] = {}
+    for row in evidence[len(packages) :]:
+        rules.setdefault(row["level"], []).append(row["about"])
+    for level, about in rules.items():
+        lines += wrap(f"{level}: {listed(about)} (--all names the sources)", "  ")
     return lines
 
 
-def inshort_source(solution: dict[str, Any]) -> list[str]:
+def in_short(solution: dict[str, Any]) -> list[str]:
     """One line each on what it rests on and on the first thing that was passed over."""
     levels: dict[str, list[str]] = {}
     for row in solution["evidence"][:2]:
         levels.setdefault(row["level"], []).append(row["about"].split()[0])
     rests = " and ".join(f"{level} contents of {' and '.join(names)}" for level, names in levels.items())
     lines = wrap(f"it rests on the {rests}", "  ") if rests else []
-    for row in _telling(solution["rejected"])[:1]:
+    for row in solution["rejected"][:1]:
         lines += wrap(f"passed over: {row['candidate']}, {_since(row)}", "  ")
     return lines
 
@@ -94,21 +108,12 @@ def _since(row: dict[str, Any]) -> str:
     return f"which{because.removeprefix(row['candidate'])}" if because.startswith(row["candidate"]) else because
 
 
-def _telling(rejected: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As ``solve.model.telling``, of a document."""
-    first: dict[tuple[str, bool, str], dict[str, Any]] = {}
-    for row in rejected:
-        package, pair = row["candidate"].split()[0], " + " in row["candidate"]
-        first.setdefault((package, pair, row["rule"].split("[")[0]), row)
-    return list(first.values())[:_FEW]
-
-
 def _origin(torch: dict[str, Any]) -> str:
     return {
-        "default-index": "the default index's",
-        "pytorch-index": f"that of PyTorch's own index ({torch.get('index')})",
+        "default-index": "the default index",
+        "pytorch-index": f"PyTorch's own index ({torch.get('index')})",
         "local": "a local wheel",
-        "existing": "the one that was there",
+        "existing": "what was there",
     }[torch["source"]]
 
 

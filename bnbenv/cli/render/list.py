@@ -16,6 +16,8 @@ def render(document: dict[str, Any]) -> str:
 
 def _row(row: dict[str, Any]) -> list[str]:
     name = f"{row['env']} {row['generation']}{', in use' if row['in_use'] else ''}"
+    if row["newer"]:
+        return [f"{name}: made by a newer bnbenv"]
     if not row["finished"]:
         return [f"{name}: {'its record is gone' if row['in_use'] else 'unfinished'}"]
     state = "verified" if row["verified"] else "not verified"

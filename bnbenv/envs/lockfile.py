@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from bnbenv.decode import convert, read_toml
+from bnbenv.decode import convert, read_toml, shown
+from bnbenv.envs.record import is_newer
 from bnbenv.errors import InputError
-from bnbenv.matrix.model import TorchBuild
+from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.solve.model import Solution
 
 SCHEMA = "bnbenv.lock/1"
@@ -31,13 +33,23 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class LockedFile:
+    """One file of a package. ``place`` is its address or path; ``kind`` as in PEP 751: wheels, sdist, archive."""
+
+    kind: str
+    place: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Locked:
-    """A lock as it was read: its bytes' text, the decision, and the packages with their versions and hashes."""
+    """A lock as it was read: its bytes' text, the decision, and the packages with their versions, hashes and files."""
 
     text: str
     decision: Decision
     packages: dict[str, str]
     hashes: dict[str, frozenset[str]]
+    files: dict[str, tuple[LockedFile, ...]] = field(default_factory=dict)
 
 
 def compose(uv_text: str, decision: Decision) -> str:
@@ -67,43 +79,115 @@ def read_lock(text: str, file: str) -> Locked:
     table = tool.get("bnbenv") if isinstance(tool, dict) else None
     if table is None:
         raise InputError(file, "tool.bnbenv", "expected bnbenv's decision, and there is none", ANEW)
+    schema = table.get("schema") if isinstance(table, dict) else None
+    if is_newer(schema, SCHEMA):
+        expected = f'made by a newer bnbenv ("{schema}", this one knows "{SCHEMA}")'
+        raise InputError(file, "tool.bnbenv.schema", expected, "Upgrade bnbenv, or write it anew with: bnbenv lock")
     decision = convert(table, Decision, file, "tool.bnbenv", ANEW)
     if decision.schema != SCHEMA:
         expected = f'expected "{SCHEMA}", found "{decision.schema}"'
         raise InputError(file, "tool.bnbenv.schema", expected, ANEW)
-    packages, hashes = _packages(document, file)
-    return Locked(text, decision, packages, hashes)
+    packages, files = _packages(document, file)
+    hashes = {name: frozenset(one.sha256 for one in some) for name, some in files.items()}
+    return Locked(text, decision, packages, hashes, files)
 
 
 def agrees(locked: Locked, file: str) -> Locked:
     """The lock, if its packages are those of its decision. Raises InputError: somebody edited one of them."""
-    choice = locked.decision.solution.choice
-    for name, chosen in (("torch", choice.torch.version), ("bitsandbytes", choice.bitsandbytes.version)):
+    solution, row = locked.decision.solution, locked.decision.torch
+    torch, wheel = solution.choice.torch, solution.choice.bitsandbytes
+    for name, chosen in (("torch", torch.version), ("bitsandbytes", wheel.version)):
         if locked.packages.get(name) != chosen:
             found = locked.packages.get(name, "none")
             raise InputError(file, "packages", f"expected {name} {chosen}, as in tool.bnbenv, found {found}", ANEW)
+    for key in ("version", "cuda", "source", "index"):
+        if getattr(row, key) != getattr(torch, key):
+            expected = f"expected {getattr(torch, key)}, as in tool.bnbenv.solution, found {getattr(row, key)}"
+            raise InputError(file, f"tool.bnbenv.torch.{key}", expected, ANEW)
+    for name, sha256 in (("torch", row.sha256), ("torch", solution.torch_sha256), ("bitsandbytes", wheel.sha256)):
+        if sha256 is not None and sha256 not in locked.hashes[name]:
+            raise InputError(file, "packages", f"expected the {name} of tool.bnbenv, by its sha256", ANEW)
+    if row.source == "local" and any(re.match(r"(?!file:)\w+://", one.place) for one in locked.files["torch"]):
+        raise InputError(file, "packages", "expected a torch on this machine, as in tool.bnbenv", ANEW)
     return locked
 
 
-def _packages(document: dict[str, Any], file: str) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
-    """Names, versions and SHA-256 hashes; every file of every package must have one."""
+def measured(locked: Locked, matrix: Matrix, file: str) -> Locked:
+    """The lock, if each of its bitsandbytes wheels is the very file that the matrix was measured on.
+
+    A version that the matrix does not know is nothing that this can judge. Raises InputError.
+    """
+    version = locked.packages["bitsandbytes"]
+    known = {wheel.sha256 for wheel in matrix.bitsandbytes if wheel.version == version}
+    for one in locked.files["bitsandbytes"]:
+        if known and one.sha256 not in known:
+            expected = f"expected a bitsandbytes {version} that was measured, found another {file_name(one.place)}"
+            raise InputError(file, "packages", expected, ANEW)
+    return locked
+
+
+def _packages(document: dict[str, Any], file: str) -> tuple[dict[str, str], dict[str, tuple[LockedFile, ...]]]:
+    """Names, versions and files. What has no SHA-256 is refused, and what could be something else than it says."""
     entries = document.get("packages")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(file, "packages", "expected a list of tables", ANEW)
     versions: dict[str, str] = {}
-    hashes: dict[str, frozenset[str]] = {}
+    files: dict[str, tuple[LockedFile, ...]] = {}
     for position, entry in enumerate(entries):
+        where = f"packages[{position}]"
         name = entry.get("name")
-        if not isinstance(name, str):
-            raise InputError(file, f"packages[{position}].name", "expected a name", ANEW)
-        wheels = entry.get("wheels", [])
-        others = [entry[key] for key in ("sdist", "archive") if key in entry]
-        found = [_sha256(one) for one in (*(wheels if isinstance(wheels, list) else [wheels]), *others)]
-        if not found or None in found:
-            raise InputError(file, f"packages[{position}]", f"expected a sha256 for every file of {name}", ANEW)
+        if not isinstance(name, str) or not name or name != normalized(name):
+            raise InputError(file, f"{where}.name", "expected a name, in small letters", ANEW)
+        if name in versions:
+            raise InputError(file, where, f"expected {name} once: which of them is meant?", ANEW)
+        for key in ("vcs", "directory"):
+            if key in entry:
+                raise InputError(file, f"{where}.{key}", f"expected files of {name} with a sha256", ANEW)
         versions[name] = str(entry.get("version", ""))
-        hashes[name] = frozenset(one for one in found if one)
-    return versions, hashes
+        files[name] = tuple(_files(entry, name, file, where))
+    return versions, files
+
+
+def _files(entry: dict[str, Any], name: str, file: str, where: str) -> list[LockedFile]:
+    wheels = entry.get("wheels", [])
+    given = [("wheels", one) for one in (wheels if isinstance(wheels, list) else [wheels])]
+    given += [(kind, entry[kind]) for kind in ("sdist", "archive") if kind in entry]
+    found = []
+    for kind, one in given:
+        sha256 = _sha256(one)
+        if sha256 is None:
+            raise InputError(file, where, f"expected a sha256 for every file of {name}", ANEW)
+        found.append(LockedFile(kind, _place(one, name, file, f"{where}.{kind}"), sha256))
+    if not found:
+        raise InputError(file, where, f"expected a sha256 for every file of {name}", ANEW)
+    return found
+
+
+def _place(entry: dict[str, Any], name: str, file: str, where: str) -> str:
+    """Where a file comes from: one address or one path, and the file there is named as it is called.
+
+    An installer goes by the name that is given and loads what is at the address.
+    """
+    places = [entry[key] for key in ("url", "path") if key in entry]
+    if len(places) != 1 or not isinstance(places[0], str):
+        raise InputError(file, where, f"expected one address or path for a file of {name}", ANEW)
+    filename = file_name(places[0])
+    called = entry.get("name", filename)
+    if called != filename or not re.sub(r"[-_.]+", "-", filename).lower().startswith(f"{normalized(name)}-"):
+        raise InputError(file, where, f"expected a file of {name}, found {shown(filename)}", ANEW)
+    return places[0]
+
+
+def file_name(place: str) -> str:
+    """The name of the file at an address or path."""
+    if "://" not in place:
+        return re.split(r"[/\\]", place)[-1]
+    return unquote(urlsplit(place).path.rpartition("/")[2])
+
+
+def normalized(name: str) -> str:
+    """A package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _sha256(entry: Any) -> str | None:

@@ -142,7 +142,25 @@ WRONG = [
     (without(r"wheels = \[.*?^\]", 'wheels = ["a"]'), "packages[0]: expected a sha256 for every file of bitsandbytes"),
     (
         without(r"^sdist = .*?$", 'directory = { path = "." }'),
-        "packages[1]: expected a sha256 for every file of gptqmod",
+        "packages[1].directory: expected files of gptqmodel with a ",
+    ),
+    (
+        without(r"^sdist = ", 'vcs = { type = "git", url = "." }\nsdist = '),
+        "packages[1].vcs: expected files of gptqmodel with a sha256",
+    ),
+    (without(r'"gptqmodel"', '"bitsandbytes"'), "packages[1]: expected bitsandbytes once: which of them is meant?"),
+    (without(r'"gptqmodel"', '"Gptq_Model"'), "packages[1].name: expected a name, in small letters"),
+    (
+        without(r"/gptqmodel-7", "/evil-7"),
+        "packages[1].sdist: expected a file of gptqmodel, found evil-7.6.0.tar.gz",
+    ),
+    (
+        without(r'url = "[^"]*/gptqmodel', 'name = "gptqmodel-7.6.0.tar.gz", url = "https://files.example/evil'),
+        "packages[1].sdist: expected a file of gptqmodel, found evil-7.6.0.tar.gz",
+    ),
+    (
+        without(r"archive = \{ path", 'archive = { url = "https://files.example/torch-2.13.0.whl", path'),
+        "packages[2].archive: expected one address or path for a file of torch",
     ),
 ]
 
@@ -159,7 +177,14 @@ def test_a_wrong_lock_is_refused_with_its_place(text: str, expected: str) -> Non
     ("pattern", "by", "expected"),
     [
         (r'"2\.13\.0\+cpu"\narchive', '"2.9.0"\narchive', "expected torch 2.13.0+cpu, as in tool.bnbenv, found 2.9.0"),
-        (r'^name = "bitsandbytes"', 'name = "other"', "expected bitsandbytes 0.50.2, as in tool.bnbenv, found none"),
+        (
+            r'^name = "bitsandbytes".*?^\]$',
+            'name = "other"\nsdist = { path = "/wheels/other-1.tar.gz", hashes = { sha256 = "' + "0" * 64 + '" } }',
+            "expected bitsandbytes 0.50.2, as in tool.bnbenv, found none",
+        ),
+        (r"d{64}", "0" * 64, "expected the torch of tool.bnbenv, by its sha256"),
+        (r"/a{64}|a{64}", "0" * 64, "expected the bitsandbytes of tool.bnbenv, by its sha256"),
+        (r'path = "/wheels', 'url = "https://files.example', "expected a torch on this machine, as in tool.bnbenv"),
     ],
 )
 def test_packages_that_are_not_those_of_the_decision(pattern: str, by: str, expected: str) -> None:

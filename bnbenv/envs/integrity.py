@@ -1,0 +1,243 @@
+"""Are the files of an environment those that its packages say they brought? Asked before any of them is run.
+
+uv checks a package's hash when it is loaded. What it unpacked then lies in its cache, and the environments are hard
+links into it: a file that somebody edited there, or in another environment, arrives in the next one as it is. Each
+package's RECORD says how its files were; a file that no RECORD names was brought by nobody and is not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+LATE = 60.0  # seconds after its package was unpacked, from which on a file is taken for a changed one and hashed
+BATCH = 64  # files that one thread takes at a time
+CHUNK = 1 << 20
+
+# Written by the installer for each environment; what stands in them differs from one to the next.
+_INSTALLER = ("/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json", "/uv_cache.json")
+_ALGORITHMS = ("sha256", "sha384", "sha512")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a RECORD. ``path`` is relative to site-packages, with ``/``; ``hash`` is ``sha256=...`` or empty."""
+
+    path: str
+    hash: str
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file that is not as it should be. ``package`` is the name of the one it belongs to, None for no one's."""
+
+    file: str
+    package: str | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.what}"
+
+
+class BadRecord(ValueError):
+    """A RECORD that cannot be read."""
+
+
+def parse_record(text: str) -> tuple[Row, ...]:
+    """The rows of a RECORD. Raises BadRecord."""
+    rows = []
+    try:
+        for entry in csv.reader(io.StringIO(text, newline="")):
+            if not entry:
+                continue
+            path, digest, size = entry
+            rows.append(Row(path.replace("\\", "/"), digest, int(size) if size else None))
+    except (csv.Error, ValueError) as error:
+        raise BadRecord(str(error)) from None
+    return tuple(rows)
+
+
+def package_of(dist_info: str) -> str:
+    """The normalized name of the package of a folder ``<name>-<version>.dist-info``."""
+    return dist_info.partition("-")[0].replace("_", "-").lower()
+
+
+def read_records(site: Path) -> tuple[dict[str, tuple[Row, ...]], list[Damage]]:
+    """The RECORD of each installed package (``<name>-<version>.dist-info``), and those that cannot be read."""
+    records: dict[str, tuple[Row, ...]] = {}
+    damaged = []
+    for name in sorted(entry.name for entry in os.scandir(site) if entry.name.endswith(".dist-info")):
+        try:
+            records[name] = parse_record((site / name / "RECORD").read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, BadRecord):
+            damaged.append(Damage(f"{name}/RECORD", package_of(name), "cannot be read"))
+    return records, damaged
+
+
+def same_files(rows: Iterable[Row], others: Iterable[Row]) -> str | None:
+    """The first file that two RECORDs of one wheel say different things of; None: they agree. Pure.
+
+    Passed over is what each installation writes for itself: its own notes, and scripts, which name the environment.
+    """
+    first, second = ({row.path: row.hash for row in some if _of_the_wheel(row)} for some in (rows, others))
+    return next((path for path in sorted({**first, **second}) if first.get(path) != second.get(path)), None)
+
+
+def _of_the_wheel(row: Row) -> bool:
+    inside = not row.path.startswith(("../", "/")) and ".data/" not in row.path.partition("/")[0] + "/"
+    return inside and not row.path.endswith(_INSTALLER)
+
+
+def examine(
+    site: Path,
+    prefix: Path,
+    *,
+    every_byte: bool,
+    known: Iterable[str] = (),
+    added: bool = False,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Damage, ...]:
+    """What is wrong with the files of an environment, by its RECORDs; nothing: an empty result.
+
+    Sizes are compared always; the hashes of all files with ``every_byte``, else those of the files that changed after
+    their package was unpacked. ``known`` are files in ``site`` that bnbenv wrote itself; with ``added``, files that no
+    RECORD names are let pass (people add some to an environment in use). ``told`` hears bytes done and in all. Raises
+    OSError where ``site`` cannot be read.
+    """
+    records, damage = read_records(site)
+    present = dict(_files(site))
+    unpacked = {name: _unpacked(present, name) for name in records}
+    to_hash: list[tuple[str, str, Row]] = []
+    for name, rows in records.items():
+        for row in rows:
+            wrong, late = _look(site, prefix, row, present, unpacked[name])
+            if wrong:
+                damage.append(Damage(row.path, package_of(name), wrong))
+            elif row.hash and (every_byte or late):
+                to_hash.append((package_of(name), row.path, row))
+    damage += _hashed(site, to_hash, told)
+    if not added:
+        named = {row.path for rows in records.values() for row in rows} | set(known)
+        unnamed = sorted(path for path in present if path not in named)
+        damage += [Damage(path, None, "is named by no package's RECORD") for path in unnamed]
+    return tuple(damage)
+
+
+def _files(site: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Everything below a folder that is no folder, with ``/``; links are followed, None for one that leads nowhere."""
+    folders = [("", str(site))]
+    while folders:
+        below, folder = folders.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((f"{below}{entry.name}/", entry.path))
+                    continue
+                try:
+                    yield below + entry.name, entry.stat()
+                except OSError:
+                    yield below + entry.name, None
+
+
+def _unpacked(present: Mapping[str, os.stat_result | None], dist_info: str) -> float:
+    """When a package was unpacked into uv's cache; uv does not touch its METADATA afterwards."""
+    found = present.get(f"{dist_info}/METADATA")
+    return found.st_mtime if found else 0.0
+
+
+def _look(
+    site: Path, prefix: Path, row: Row, present: Mapping[str, os.stat_result | None], unpacked: float
+) -> tuple[str | None, bool]:
+    """What is wrong with a file at first sight, and whether it changed after its package was unpacked."""
+    found = present.get(row.path)
+    if found is None:
+        place = os.path.normpath(os.path.join(site, row.path))  # noqa: PTH118 - quicker, and there are thousands
+        if (
+            row.path.startswith("/")
+            or Path(row.path).is_absolute()
+            or os.path.commonpath([place, prefix]) != str(prefix)
+        ):
+            return "lies outside the environment", False
+        try:
+            found = os.stat(place)  # noqa: PTH116
+        except OSError:
+            return "is missing", False
+    if not stat.S_ISREG(found.st_mode):
+        return "is no regular file", False
+    if row.size is not None and row.size != found.st_size:
+        return f"has {found.st_size} bytes and not the {row.size} that its package brought", False
+    return None, found.st_mtime > unpacked + LATE
+
+
+def _hashed(site: Path, files: list[tuple[str, str, Row]], told: Callable[[int, int], None]) -> list[Damage]:
+    """The files whose content is another one. Large files first, so that no thread is left alone with one in the end.
+
+    Hashing gives other threads their turn, so it is as many times quicker as there are cores.
+    """
+    if not files:
+        return []
+    ordered = sorted(files, key=lambda one: -(one[2].size or 0))
+    total = sum(row.size or 0 for _, _, row in files)
+    large = sum((row.size or 0) > CHUNK for _, _, row in files)
+    batches = [ordered[n : n + 1] for n in range(large)]
+    batches += [ordered[n : n + BATCH] for n in range(large, len(ordered), BATCH)]
+    damage: list[Damage] = []
+    done = 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for batch, wrong in zip(batches, pool.map(lambda some: _wrong(site, some), batches), strict=True):
+                damage += wrong
+                done += sum(row.size or 0 for _, _, row in batch)
+                told(done, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return sorted(damage, key=lambda one: one.file)
+
+
+def _wrong(site: Path, files: Iterable[tuple[str, str, Row]]) -> list[Damage]:
+    damage = []
+    for package, path, row in files:
+        try:
+            same = _same_hash(site / path, row.hash)
+        except OSError:
+            damage.append(Damage(path, package, "cannot be read"))
+            continue
+        if not same:
+            damage.append(Damage(path, package, "has another content than its package brought"))
+    return damage
+
+
+def _same_hash(path: Path, wanted: str) -> bool:
+    """Whether a file's content has a hash as RECORD writes it; one in a weak algorithm is held to be another."""
+    algorithm, _, text = wanted.partition("=")
+    if algorithm not in _ALGORITHMS:
+        return False
+    digest = hashlib.new(algorithm)
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(view[:count])
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) == digest.digest()
+    except (ValueError, binascii.Error):
+        return False
+
+
+def same_inode(one: Path, other: Path) -> bool:
+    """Whether two names lead to one file on the disk, so that an edit of the one edits the other."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False

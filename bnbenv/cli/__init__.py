@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bnbenv.cli.interrupt import interruptible
+from bnbenv.cli.log import RunLog
 from bnbenv.errors import BnbenvError, Exit
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from bnbenv.cli.command import Context, Outcome
+    from bnbenv.cli.progress import Teller
 
 # Command -> one line for --help. The order is the order of the pipeline.
 COMMANDS: dict[str, str] = {
@@ -37,22 +40,30 @@ COMMANDS: dict[str, str] = {
 }
 
 
+# Commands that are asked for what they print: -q keeps it.
+ANSWERS = frozenset({"facts", "solve", "status", "list", "path", "completion"})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code. Errors are shown as a sentence and a next step."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
+    log = RunLog(arguments)
+    code: int = Exit.FAILED
     try:
-        return _main(arguments, os.environ)
+        code = _main(arguments, os.environ, log)
     except BnbenvError as error:
-        failure = error
+        code = _show_error(error, arguments, os.environ, log)
     except (Exception, KeyboardInterrupt) as error:
         from bnbenv.cli.errors import from_exception
 
-        failure = from_exception(error)
-    return _show_error(failure, arguments, os.environ)
+        code = _show_error(from_exception(error), arguments, os.environ, log)
+    finally:
+        log.end(code)
+    return code
 
 
-def _main(arguments: list[str], environ: Mapping[str, str]) -> int:
+def _main(arguments: list[str], environ: Mapping[str, str], log: RunLog) -> int:
     if arguments[:1] == ["help"] and arguments[1:]:
         arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -72,8 +83,13 @@ def _main(arguments: list[str], environ: Mapping[str, str]) -> int:
         raise unknown_command(name, COMMANDS)
     module = _load(name)
     options = _parser(name, module).parse_args(arguments[1:])
-    outcome = module.run(options, _context(options, environ))
-    _print(name, outcome, options.json, environ)
+    teller = _teller(options, environ, log)
+    try:
+        with interruptible():
+            outcome = module.run(options, _context(environ, teller, log))
+    finally:
+        teller.close()
+    _print(name, outcome, options, environ, log)
     return int(outcome.exit)
 
 
@@ -90,12 +106,23 @@ def _parser(name: str, module: ModuleType) -> Any:
     module.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
     parser.add_argument("--project", metavar="DIR", help="the project's folder (default: where bnbenv.toml is found)")
+    how_much = parser.add_mutually_exclusive_group()
+    how_much.add_argument("-v", "--verbose", action="store_true", help="tell what is run, how it ended and how long")
+    silent = "no progress" if name in ANSWERS else "say nothing but errors; the exit code tells the rest"
+    how_much.add_argument("-q", "--quiet", action="store_true", help=silent)
     return parser
 
 
-def _context(options: Any, environ: Mapping[str, str]) -> Context:
+def _teller(options: Any, environ: Mapping[str, str], log: RunLog) -> Teller:
+    from bnbenv.cli.progress import Teller, can_overwrite, draw
+
+    level = -1 if options.quiet else int(options.verbose)
+    return Teller(_warn, log, level, draw if can_overwrite(sys.stderr, environ) else None)
+
+
+def _context(environ: Mapping[str, str], teller: Teller, log: RunLog) -> Context:
     from bnbenv.cli.command import Context
-    from bnbenv.cli.progress import Lines
+    from bnbenv.cli.progress import TellingRunner
     from bnbenv.process import SystemRunner
 
     try:
@@ -105,16 +132,17 @@ def _context(options: Any, environ: Mapping[str, str]) -> Context:
 
         message = "the current folder does not exist any more"
         raise UsageError("no-folder", message, "Change into another one, then run it again.") from None
-    return Context(environ=environ, cwd=cwd, runner=SystemRunner(), progress=Lines(_warn))
+    return Context(environ, cwd, TellingRunner(SystemRunner(), teller), teller, log.open)
 
 
-def _print(name: str, outcome: Outcome, as_json: bool, environ: Mapping[str, str]) -> None:
+def _print(name: str, outcome: Outcome, options: Any, environ: Mapping[str, str], log: RunLog) -> None:
     import importlib
 
-    if as_json:
+    if options.json:
         return _put(_json(outcome.document))
     text = importlib.import_module(f"bnbenv.cli.render.{name}").render(outcome.document, **outcome.view)
-    if text:
+    log.add(text)
+    if text and (not options.quiet or name in ANSWERS):
         _put(_painted(text, sys.stdout, environ, name))
 
 
@@ -167,12 +195,16 @@ def _silence(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, str]) -> int:
+def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, str], log: RunLog) -> int:
     from bnbenv.cli.errors import document, render
 
     if "--json" in arguments and error.code != "no-output":
         name = arguments[0] if arguments[0] in COMMANDS else "error"
         with contextlib.suppress(BnbenvError):
             _put(_json(document(error, name, environ)))
-    _warn(_painted(render(error, environ), sys.stderr, environ))
+    text = render(error, environ)
+    log.add(text)
+    if log.path is not None and error.exit in (Exit.FAILED, Exit.VERIFY_FAILED, Exit.UNREACHABLE):
+        text += f"\nlog: {log.path}"
+    _warn(_painted(text, sys.stderr, environ))
     return int(error.exit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """The effects a command may use. ``progress`` tells, on standard error, what is being done."""
+    """The effects a command may use. ``progress`` tells, on standard error, what is being done.
+
+    ``log_to`` has this run's log kept below a project's ``.bnbenv``: commands that change something call it.
+    """
 
     environ: Mapping[str, str]
     cwd: Path
     runner: Runner
     progress: Progress
+    log_to: Callable[[Path], None] = lambda home: None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ class Interrupted(BnbenvError):
 def from_exception(error: BaseException) -> BnbenvError:
     """Whatever went wrong, as an error for people."""
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted("interrupted", "interrupted: the environment in use is as it was")
+        return Interrupted(
+            "interrupted", "interrupted: nothing was left half done", "See what is in use: bnbenv status"
+        )
     if isinstance(error, MemoryError):
         return Failed("out-of-memory", "out of memory; the environment in use was kept")
     if isinstance(error, OSError):

@@ -29,10 +29,11 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     rows = []
     with held(project):
+        ctx.log_to(project.home)
         for env in env_names(project, args.env):
             removed = clean_up(project, env)
             current = in_use(project, env).generation
-            others = [g for g in generations(project, env) if g.number != current]
+            others = [g for g in generations(project, env) if g.number != current and not g.newer]
             if current is None:
                 others = []  # nothing is in use: what is there may be all there is
             for generation in others[: max(0, len(others) - args.keep)]:

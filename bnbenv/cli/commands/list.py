@@ -36,6 +36,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                     "generation": generation.number,
                     "in_use": generation.number == current,
                     "finished": record is not None,
+                    "newer": generation.newer,
                     "usable": generation.usable,
                     "verified": bool(record and record.verified),
                     "created": record.created if record else None,

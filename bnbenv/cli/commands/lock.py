@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     wishes = load_wishes(project)
     rows = []
     with held(project):
+        ctx.log_to(project.home)
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
         for env in selected(wishes, args.env, project):
             locked, solution = new_lock(setting, env, in_use(project, env))

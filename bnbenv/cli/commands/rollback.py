@@ -31,6 +31,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     project = project_of(args, ctx)
     with held(project):
+        ctx.log_to(project.home)
         before = in_use(project, args.env).generation
         target = previous(project, args.env, args.generation)
         check_link(project, args.env)

@@ -129,6 +129,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
 
     changes = wishes_from(args)
     with held(project, args.wait):
+        ctx.log_to(project.home)
         config = _wished(project, changes, args.env) if changes else None
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         names = selected(wishes, args.env, project)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnbenv.envs.project import DEFAULT_ENV, Project, env_python, site_packages
-from bnbenv.envs.record import Record, file_digest, observe_files, observe_packages, read_record
+from bnbenv.envs.record import Record, file_digest, made_by_newer, observe_files, observe_packages, read_record
 
 if TYPE_CHECKING:
     from bnbenv.process import Runner
@@ -67,7 +67,7 @@ def in_use(project: Project, env: str) -> InUse:
     if not os.path.lexists(link):
         return InUse(None, None, None, Reason(env, "no-environment", f"there is no {link.name} yet"))
     if not is_link(link):
-        because = f"{link} is a folder and not bnbenv's link"
+        because = f"{link} is a {'folder' if link.is_dir() else 'file'} and not bnbenv's link"
         return InUse(None, None, None, Reason(env, "link-replaced", because))
     target = Path(os.path.realpath(link))
     if not target.is_dir():
@@ -77,7 +77,11 @@ def in_use(project: Project, env: str) -> InUse:
         because = f"{link.name} leads to {target}, which is no generation of bnbenv"
         return InUse(None, target, None, Reason(env, "link-foreign", because))
     number = int(target.name)
-    record = read_record(target.parent / f"{number}.json")
+    file = target.parent / f"{number}.json"
+    record = read_record(file)
+    if record is None and made_by_newer(file):
+        because = f"generation {number} was made by a newer bnbenv, whose record this one cannot read"
+        return InUse(number, target, None, Reason(env, "record-newer", because))
     if record is None:
         because = f"generation {number} has no usable completion record"
         return InUse(number, target, None, Reason(env, "record-missing", because))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bnbenv.envs.check import in_use, is_link
 from bnbenv.envs.project import Project, env_python
-from bnbenv.envs.record import Record, read_record
+from bnbenv.envs.record import Record, made_by_newer, read_record
 from bnbenv.errors import Busy, Failed
 from bnbenv.paths import write_atomically
 
@@ -24,11 +24,15 @@ WAIT = 5.0  # seconds a second bnbenv waits for the first
 
 @dataclass(frozen=True)
 class Generation:
-    """One environment that was made. ``record`` is None while it is unfinished."""
+    """One environment that was made. ``record`` is None while it is unfinished.
+
+    ``newer``: a newer bnbenv finished it. It is neither used nor deleted by this one.
+    """
 
     number: int
     prefix: Path
     record: Record | None
+    newer: bool = False
 
     @property
     def record_file(self) -> Path:
@@ -72,8 +76,13 @@ def generations(project: Project, env: str) -> list[Generation]:
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()]
     except OSError:
         return []
-    numbers = sorted(int(name) for name in names)
-    return [Generation(n, folder / str(n), read_record(folder / f"{n}.json")) for n in numbers]
+    return [_generation(folder, number) for number in sorted(int(name) for name in names)]
+
+
+def _generation(folder: Path, number: int) -> Generation:
+    file = folder / f"{number}.json"
+    record = read_record(file)
+    return Generation(number, folder / str(number), record, record is None and made_by_newer(file))
 
 
 def new_generation(project: Project, env: str) -> Generation:
@@ -100,7 +109,7 @@ def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]
     current = in_use(project, env).generation
     known = generations(project, env)
     alive = {str(generation.number) for generation in known}
-    unfinished = [generation for generation in known if generation.record is None and generation.number != current]
+    unfinished = [one for one in known if one.record is None and not one.newer and one.number != current]
     files = [
         path
         for path in _files(project.generations(env))
@@ -140,6 +149,14 @@ def check_link(project: Project, env: str) -> None:
         )
 
 
+def check_newer(project: Project, env: str) -> None:
+    """Raises Failed if what is in use was made by a newer bnbenv: this one would not replace it with the like."""
+    use = in_use(project, env)
+    if use.problem is not None and use.problem.code == "record-newer":
+        step = "Upgrade bnbenv, or make a new generation all the same with: bnbenv sync --fresh"
+        raise Failed("record-newer", f"{use.problem.because}; it was left as it is", step)
+
+
 def switch(project: Project, env: str, generation: Generation) -> None:
     """Point the environment's link at a generation, in one rename. Raises Failed as ``check_link``."""
     check_link(project, env)
@@ -176,6 +193,7 @@ def previous(project: Project, env: str, wanted: int | None = None) -> Generatio
         found = next((generation for generation in known if generation.number == wanted), None)
         if found is None or not found.usable:
             state = "is not finished or its Python is gone" if found else "does not exist"
+            state = "was made by a newer bnbenv" if found and found.newer else state
             raise Failed("no-generation", f"generation {wanted} of {env} {state}", "See: bnbenv list")
         return found
     older = [g for g in known if g.usable and g.number != current and (current is None or g.number < current)]

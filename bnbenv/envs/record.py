@@ -55,30 +55,44 @@ class Record:
 
 
 def read_record(path: Path) -> Record | None:
-    """A generation's record; None where there is none or it cannot be used (damaged, of another version)."""
+    """A generation's record; None where there is none or it cannot be used (damaged, or see ``made_by_newer``)."""
     try:
         data = json.loads(path.read_bytes())
         if data.pop("schema") != SCHEMA:
             return None
-        record = Record(**data)
+        record = Record(**{name: value for name, value in data.items() if name in Record.__dataclass_fields__})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return record if _sound(record) else None
 
 
-_KINDS: dict[str, type] = {
+def made_by_newer(path: Path) -> bool:
+    """Whether a record was written by a newer bnbenv: it is whole, and this one cannot read it."""
+    try:
+        return is_newer(json.loads(path.read_bytes())["schema"], SCHEMA)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def is_newer(found: object, known: str) -> bool:
+    """Whether a document's schema (``bnbenv.generation/2``) is a later version of the one that is known."""
+    name, _, version = known.partition("/")
+    kind, _, later = found.partition("/") if isinstance(found, str) else ("", "", "")
+    return kind == name and len(later) < 9 and later.isascii() and later.isdecimal() and int(later) > int(version)
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("created", "python", "wishes", "lock"), str),
     **dict.fromkeys(("host", "facts", "packages", "files", "decision", "verification"), dict),
     "generation": int,
     "environments": list,
+    "verified_at": (str, type(None)),
 }
 
 
 def _sound(record: Record) -> bool:
     """Whether what is read out of it later has its type. By hand: a decoder would take as long to import as a check."""
     if not all(isinstance(getattr(record, name), kind) for name, kind in _KINDS.items()):
-        return False
-    if not isinstance(record.verified_at, str | None):
         return False
     choice = record.decision.get("choice", {})
     if not isinstance(choice, dict) or not all(isinstance(choice.get(name, {}), dict) for name in WATCHED):

@@ -152,7 +152,7 @@ def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
         sources.uv_environment(),
         setting.project.root,
         sources.uv_arguments(),
-        About(setting.progress, env).at,
+        About(setting.progress, env),
     )
 
 

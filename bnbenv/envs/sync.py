@@ -33,8 +33,13 @@ class Done:
 
 
 def make_plan(setting: Setting, env: str, host: Host, options: Options) -> EnvPlan:
-    """What has to be done. Raises InputError (lock, wishes), NoCombination (``--locked`` and it does not fit)."""
+    """What has to be done.
+
+    Raises InputError (lock, wishes), NoCombination (``--locked`` and it does not fit), Failed (made by a newer bnbenv).
+    """
     project = setting.project
+    if not options.fresh:
+        gens.check_newer(project, env)
     reasons = check_env(project, env, host)
     use = in_use(project, env)
     locked, why = usable_lock(setting, env, use)

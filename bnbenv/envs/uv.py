@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bnbenv.envs.retry import persistently
 from bnbenv.envs.uverrors import explain
 from bnbenv.envs.uvprogress import Follower, bytes_written, without_progress
 from bnbenv.errors import Failed
 from bnbenv.process import Command, Finished, Runner
+from bnbenv.progress import Progress, Quiet
 
 VENV_LIMIT = 900.0  # seconds; a managed Python may have to be downloaded
 COMPILE_LIMIT = 1200.0
@@ -21,7 +24,7 @@ INSTALL_LIMIT = 7200.0  # several GB over a slow line
 class Uv:
     """The uv program with the environment that makes it use the right sources. Credentials are only in there.
 
-    ``tell`` is told what it is doing, a few times a second.
+    ``progress`` is told what it is doing, a few times a second.
     """
 
     runner: Runner
@@ -29,7 +32,7 @@ class Uv:
     cwd: Path
     binary: str
     arguments: tuple[str, ...] = ()
-    tell: Callable[[str], None] = lambda text: None
+    progress: Progress = field(default_factory=Quiet)
 
     @classmethod
     def find(
@@ -38,7 +41,7 @@ class Uv:
         environment: Mapping[str, str | None],
         cwd: Path,
         arguments: tuple[str, ...] = (),
-        tell: Callable[[str], None] = lambda text: None,
+        progress: Progress | None = None,
     ) -> Uv:
         """The uv that was installed with bnbenv. Raises Failed if there is none."""
         from uv import find_uv_bin
@@ -48,7 +51,7 @@ class Uv:
         except FileNotFoundError:
             message = "the program uv is missing beside bnbenv"
             raise Failed("no-uv", message, "Install it: python -m pip install uv") from None
-        return cls(runner, environment, cwd, str(binary), arguments, tell)
+        return cls(runner, environment, cwd, str(binary), arguments, progress or Quiet())
 
     def venv(self, prefix: Path, python: str) -> None:
         """Make an empty environment with an interpreter (a path, or a version that uv finds or downloads)."""
@@ -89,7 +92,8 @@ class Uv:
         return self._run(words, VENV_LIMIT, f"find Python {minor}").stdout.strip()
 
     def _run(self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None) -> Finished:
-        done = self._call(words, limit, task, stdin)
+        environ = {**os.environ, **self.environment}
+        done = persistently(lambda: self._call(words, limit, task, stdin), self.progress.say, environ)
         if not done.ok:
             raise explain(done, task)
         return done
@@ -102,10 +106,10 @@ class Uv:
             {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, "UV_NO_WRAP": "1", **self.environment},
             str(self.cwd),
             stdin,
-            Follower(self.tell, f"uv has to {task}", bytes_written),
+            Follower(self.progress.at, f"uv has to {task}", bytes_written),
         )
         try:
             done = self.runner.run(command)
         finally:
-            self.tell("")
+            self.progress.at("")
         return replace(done, stderr=without_progress(done.stderr))

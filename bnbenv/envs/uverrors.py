@@ -23,7 +23,7 @@ _REFUSED = re.compile(
 _STATUS = re.compile(r"HTTP status (?:client|server) error \(([^)]*)\)")
 _NETWORK = re.compile(
     r"error sending request|Failed to fetch: |HTTP status (?:client|server) error|error decoding response body|"
-    r"unable to access '|tcp connect error|dns error"
+    r"unable to access '|tcp connect error|dns error|due to network timeout"
 )
 _NO_INDEX_PAGE = re.compile(r"Received some unexpected (?:JSON|HTML)|(?:Missing|Unsupported) `Content-Type`")
 _NO_PERMISSION = re.compile(r"Permission denied|Read-only file system|Operation not permitted", re.I)

@@ -42,6 +42,14 @@ def expand(text: str) -> Path:
         return Path(text)
 
 
+def exists(path: Path) -> bool:
+    """Whether something is there. What cannot be looked at (no permission, too long a name) counts as not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def data_home(environ: Mapping[str, str]) -> Path:
     """bnbenv's user data: ``BNBENV_HOME``, else the platform's place for it. Raises UsageError where there is none."""
     value = environ.get("BNBENV_HOME")

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from bnbenv.envs.redact import without_userinfo
 from bnbenv.envs.sources import local_path
+from bnbenv.paths import exists
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, ProjectPage
@@ -35,7 +36,7 @@ class Offer:
     def path(self) -> Path | None:
         """The wheel itself where it lies on this machine."""
         path = local_path(self.url)
-        return path if path and path.is_file() else None
+        return path if path and exists(path) and path.is_file() else None
 
 
 class NoIndexPage(ValueError):
@@ -70,7 +71,7 @@ def _page(body: bytes, content_type: str, url: str, project: str) -> ProjectPage
             return ProjectPage.from_json_data(json.loads(body), base_url=base)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the parser's remarks about pages that are no HTML
-            return ProjectPage.from_html(project, body, base_url=base)
+            return ProjectPage.from_html(project, body.decode("utf-8", "replace"), base_url=base)
     except Exception as error:  # whatever a page from elsewhere does to a parser, it is no index page
         raise NoIndexPage(type(error).__name__) from None
 

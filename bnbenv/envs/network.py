@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bnbenv.envs.pipconfig import PipConfig
 from bnbenv.envs.uvconfig import UvFiles, truthy
+from bnbenv.paths import exists
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _CERTS = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -43,7 +44,7 @@ def read_network(environ: Mapping[str, str], pip: PipConfig, uv: UvFiles) -> Net
         # pip takes these two where it has no cert of its own.
         cert = pip.cert or _first(environ, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
         if cert:
-            changes["SSL_CERT_DIR" if Path(cert).is_dir() else "SSL_CERT_FILE"] = cert
+            changes["SSL_CERT_DIR" if exists(Path(cert)) and Path(cert).is_dir() else "SSL_CERT_FILE"] = cert
     client_cert = environ.get("SSL_CLIENT_CERT")
     if not client_cert and pip.client_cert:
         client_cert = changes["SSL_CLIENT_CERT"] = pip.client_cert

@@ -9,14 +9,16 @@ and one that exists replaces the user's.
 from __future__ import annotations
 
 import configparser
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnbenv.decode import shown
 from bnbenv.errors import InputError
-from bnbenv.paths import Sysroot
+from bnbenv.paths import Sysroot, exists
 
 _SECTIONS = ("global", "download", "install")
 _ALIASES = {"default-timeout": "timeout", "pypi-url": "index-url"}
@@ -100,15 +102,18 @@ def combine_pip(files: Iterable[Mapping[str, str]], environ: Mapping[str, str]) 
 def _boolean(where: str, value: str) -> bool:
     word = value.strip().lower()
     if word not in _TRUE | _FALSE:
-        raise InputError("pip's configuration", where, f'expected yes or no, found "{value}"')
+        raise InputError("pip's configuration", where, f'expected yes or no, found "{shown(value)}"')
     return word in _TRUE
 
 
 def _seconds(where: str, value: str) -> float:
     try:
-        return float(value)
+        seconds = float(value)
     except ValueError:
-        raise InputError("pip's configuration", where, f'expected seconds, found "{value}"') from None
+        seconds = math.nan
+    if not 0 <= seconds < 1e9:
+        raise InputError("pip's configuration", where, f'expected seconds, found "{shown(value)}"')
+    return seconds
 
 
 def pip_config_files(
@@ -123,7 +128,7 @@ def pip_config_files(
         return ()
     name = "pip.ini" if system == "win32" else "pip.conf"
     files = [folder / name for folder in _global_folders(environ, sysroot, system)]
-    if not (named and Path(named).exists()):
+    if not (named and exists(Path(named))):
         files += [folder / name for folder in _user_folders(environ, home, system)]
     files += [prefix / name for prefix in prefixes]
     if named:

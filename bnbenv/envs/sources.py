@@ -19,7 +19,7 @@ from bnbenv.envs.pipconfig import PipConfig, read_pip_config
 from bnbenv.envs.redact import redact, secrets_of
 from bnbenv.envs.uvconfig import UvFiles, read_uv_files
 from bnbenv.envs.wishes import SourcesWish
-from bnbenv.paths import Sysroot
+from bnbenv.paths import Sysroot, exists
 
 Kind = Literal["default-index", "index", "pytorch-index", "find-links"]
 
@@ -133,7 +133,7 @@ class PackageSources:
     def _uv_find_links(self) -> dict[str, str | None]:
         given = [link for link in self.find_links if link.origin != "uv.toml"]
         # uv ends where a folder is missing; pip goes on without it.
-        present = [link for link in given if link.folder is None or link.folder.exists() or link.origin == "uv"]
+        present = [link for link in given if link.folder is None or exists(link.folder) or link.origin == "uv"]
         return {"UV_FIND_LINKS": ",".join(link.token for link in present) or None}
 
     def uv_arguments(self) -> tuple[str, ...]:
@@ -214,7 +214,7 @@ class _Place:
             address = self.url(url)
             return Source(kind, self.login(name, address), "uv", named=f"{name}={address}")
         known = dict(index for index in (*self.uv.indexes, self.uv.default_index) if index)
-        if entry in known and not (self.project / entry).exists():
+        if entry in known and not exists(self.project / entry):
             return Source(kind, self.login(entry, known[entry]), "uv", named=entry)
         return Source(kind, self.url(entry), "uv")
 

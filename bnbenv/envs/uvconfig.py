@@ -8,19 +8,14 @@ Order and places: uv's documentation, "Configuration files" (the project's, then
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnbenv.decode import load_toml
 from bnbenv.errors import InputError
-from bnbenv.paths import Sysroot
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from bnbenv.paths import Sysroot, exists
 
 _TRUE = {"1", "true", "yes", "on", "y", "t"}
 
@@ -50,8 +45,8 @@ def parse_uv_file(text: str, file: str, folder: Path) -> UvFiles | None:
     Relative folders count from ``folder``. Raises InputError with the line or the key.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = load_toml(text)
+    except ValueError as error:
         _, found, place = str(error).rpartition("(at ")  # the text before it may repeat what stands in the file
         raise InputError(file, place.rstrip(")") if found else "", "expected valid TOML") from None
     if Path(file).name == "pyproject.toml":
@@ -73,7 +68,10 @@ def _one_table(table: Mapping[str, Any], file: str, folder: Path) -> UvFiles:
             raise InputError(file, f"index[{position}].url", "expected an address")
         if entry.get("explicit"):  # serves only packages that name it, never torch or bitsandbytes here
             continue
-        named = (entry.get("name"), _absolute(url, folder))
+        name = entry.get("name")
+        if name is not None and not isinstance(name, str):
+            raise InputError(file, f"index[{position}].name", "expected a name")
+        named = (name, _absolute(url, folder))
         if entry.get("format") == "flat":
             links.append(named[1])
         elif entry.get("default"):
@@ -174,7 +172,7 @@ def _system_files(environ: Mapping[str, str], sysroot: Sysroot) -> list[Path]:
         folders = (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
         places = [sysroot.path(folder) / "uv" / "uv.toml" for folder in folders if folder]
         places.append(sysroot.path("/etc/uv/uv.toml"))
-    return [place for place in places if place.is_file()]
+    return [place for place in places if exists(place) and place.is_file()]
 
 
 def _read(path: Path) -> UvFiles | None:

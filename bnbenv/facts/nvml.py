@@ -69,7 +69,7 @@ class NvmlAnswer(msgspec.Struct, frozen=True):
     @property
     def cuda_version(self) -> str | None:
         """``13000`` is ``13.0``."""
-        return f"{self.cuda // 1000}.{self.cuda % 1000 // 10}" if self.cuda else None
+        return f"{self.cuda // 1000}.{self.cuda % 1000 // 10}" if self.cuda and 0 < self.cuda < 10**6 else None
 
 
 def userland_version(nvml: str | None) -> str | None:

@@ -7,6 +7,7 @@ versions, whether or not one of them is chosen at the moment.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _MANAGERS = (
     ("ASDF_DATA_DIR", ".asdf", "installs/python"),
     ("MISE_DATA_DIR", ".local/share/mise", "installs/python"),
 )
+# ``3.12.4``, ``3.14.0rc2``
+_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}[0-9a-z.+-]{0,16}")
 _CONDA_HOMES = ("miniconda3", "miniforge3", "anaconda3", "mambaforge", "micromamba")
 
 
@@ -93,7 +96,7 @@ def _read_row(row: Any) -> Python | None:
     path, version = row.get("path"), row.get("version")
     if not isinstance(path, str) or "\0" in path or not isinstance(version, str):
         return None
-    if not version.isascii() or not version[:1].isdigit():
+    if not _VERSION.fullmatch(version):
         return None
     return Python(os.path.realpath(path), version)
 

@@ -81,7 +81,7 @@ def parse_query(text: str, fields: tuple[str, ...] = FIELDS) -> SmiAnswer:
             continue
         row = {name: _known(cell) for name, cell in zip(fields, cells, strict=True)}
         index, memory = row["index"], row["memory.total"]
-        if index is None or not _digits(index):
+        if index is None or not _digits(index) or any(gpu.index == int(index) for gpu in gpus):
             continue
         driver = driver or _matching(row["driver_version"], r"\d+(\.\d+)+")
         gpus.append(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from bnbenv.decode import shown
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, NativeLibrary, TorchBuild, TorchSource
 from bnbenv.matrix.native import read_native
@@ -20,7 +21,7 @@ ARCH_LIBRARIES = ("torch/lib/libtorch_python.so", "torch/lib/torch_python.dll")
 
 _NATIVE = re.compile(r"bitsandbytes/(libbitsandbytes_[^/]+\.(?:so|dll|dylib))")
 _LEGACY_GLIBC = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
-_PEP600 = re.compile(r"manylinux_(\d+)_(\d+)_")
+_PEP600 = re.compile(r"manylinux_(\d{1,4})_(\d{1,4})_", re.ASCII)
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _PLATFORM_MARKERS = {
     "linux": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
@@ -53,7 +54,7 @@ def wheel_name(filename: str) -> WheelName:
     try:
         project, version, build, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:
-        raise Failed("bad-wheel", f"{filename} is no name of a wheel.") from None
+        raise Failed("bad-wheel", f"{shown(filename)} is no name of a wheel.") from None
     platforms = sorted({tag.platform for tag in tags})
     pythons = {tag.interpreter + "t" * tag.abi.endswith("t") for tag in tags}
     system, machine = _system_and_machine(platforms)
@@ -71,7 +72,7 @@ def wheel_name(filename: str) -> WheelName:
 
 def python_key(tag: str) -> tuple[int, ...]:
     """Sorts Python tags by version: ``cp39`` before ``cp310`` before ``cp313`` before ``cp313t``."""
-    digits = re.sub(r"\D", "", tag)
+    digits = re.sub("[^0-9]", "", tag)[:6]
     return (int(digits[:1] or 0), int(digits[1:] or 0), int(tag.endswith("t")))
 
 
@@ -159,9 +160,13 @@ def triton_version(requires_dist: Iterable[str], system: str, machine: str, pyth
 
     Torch pinned one version (``==3.7.1``) through 2.13 and a series (``~=3.8.0``) since; of a series it is the lowest.
     """
-    from packaging.requirements import Requirement
+    from packaging.requirements import InvalidRequirement, Requirement
 
-    for requirement in map(Requirement, requires_dist):
+    for text in requires_dist:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
         if requirement.name != "triton":
             continue
         versions = [item.version for item in requirement.specifier if item.operator in ("==", "~=")]

@@ -6,10 +6,12 @@ from functools import lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from bnbenv.decode import shown
 from bnbenv.errors import InputError
+
+LONGEST = 1000  # characters of a specifier
 
 
 @lru_cache(maxsize=4096)
@@ -22,6 +24,15 @@ def version(text: str) -> Version:
 def public(text: str) -> Version:
     """The version without its local part: ``2.13.0+cpu`` is as new as ``2.13.0``."""
     return Version(Version(text).public)
+
+
+def is_version(text: str) -> bool:
+    """Whether a text is a PEP 440 version."""
+    try:
+        version(text)
+    except InvalidVersion:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1024)
@@ -70,6 +81,8 @@ def read_specifier(text: str, file: str, where: str) -> str:
     if text in ("", "*"):
         return "*"
     try:
+        if len(text) > LONGEST:
+            raise ValueError("longer than any specifier, and maybe with numbers too long to be read")
         if text[0].isdigit() and "," not in text:
             if text.endswith(".*"):
                 return str(SpecifierSet(f"=={text}"))
@@ -77,7 +90,7 @@ def read_specifier(text: str, file: str, where: str) -> str:
             plain = ".".join(map(str, parsed.release))
             return f"=={parsed}.*" if str(parsed) == plain and len(parsed.release) < 3 else f"=={parsed}"
         return str(SpecifierSet(text))
-    except ValueError:  # among them a number of thousands of digits
+    except ValueError:
         raise InputError(
             file, where, f'expected a version specifier such as ">=2.4,<3", found "{shown(text)}"'
         ) from None

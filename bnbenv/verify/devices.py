@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bnbenv.decode import shown
 from bnbenv.errors import Failed, UsageError
 from bnbenv.facts.model import Gpu, HostFacts, Mig
 
@@ -65,19 +66,20 @@ def _devices_named(facts: HostFacts, word: str) -> list[Device]:
         return [CPU]
     if word == "all":
         return [device for gpu in facts.gpus for device in _parts(gpu)]
-    if word.isascii() and word.isdigit():
+    if word.isascii() and word.isdigit() and len(word) < 16:
         matches = [device for gpu in facts.gpus if gpu.index == int(word) for device in _parts(gpu)]
     else:
         whole = [gpu for gpu in facts.gpus if gpu.uuid.lower().startswith(word.lower())]
         slices = [s for gpu in facts.gpus for s in _slices(gpu) if s.id.lower().startswith(word.lower())]
         if len(whole) + len(slices) > 1:
             raise UsageError(
-                "which-device", f'"{word}" is the beginning of several devices\' UUIDs', "Give more of it."
+                "which-device", f'"{shown(word)}" is the beginning of several devices\' UUIDs', "Give more of it."
             )
         matches = [device for gpu in whole for device in _parts(gpu)] + slices
     if not matches:
         have = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in facts.gpus) or "no GPU"
-        raise UsageError("no-such-device", f'there is no device "{word}"; this host has {have}', "See: bnbenv facts")
+        message = f'there is no device "{shown(word)}"; this host has {have}'
+        raise UsageError("no-such-device", message, "See: bnbenv facts")
     return matches
 
 

@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
     "path": "print the path of the environment in use",
+    "completion": "print what makes bash, zsh or fish complete commands",
 }
 
 
@@ -97,6 +98,11 @@ def _load(name: str) -> ModuleType:
     import importlib
 
     return importlib.import_module(f"bnbenv.cli.commands.{name}")
+
+
+def parser_of(name: str) -> Any:
+    """The parser of a command, with the options that all of them take."""
+    return _parser(name, _load(name))
 
 
 def _parser(name: str, module: ModuleType) -> Any:

@@ -21,9 +21,8 @@ from bnbenv.errors import BnbenvError
 
 RUNS = 3  # of the last ones that are told
 
-_LOG_NAME = re.compile(
-    r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})T([0-9]{2})[:-]?([0-9]{2})[:-]?([0-9]{2})\S*?Z?-([a-z]+)\S*\.log"
-)
+# 20261121T072004.123Z-sync-4711.log
+_LOG_NAME = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})\S*Z-([a-z-]+)-[0-9]+\.log")
 _LAST_LINE = re.compile(r"exit ([0-9]{1,3}) after ([0-9.]{1,12}) s\s*\Z")
 
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.resolve import sources_of, survey, user_matrix
+    from bnbenv.envs.resolve import survey, user_matrix
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
     from bnbenv.solve.solver import solve
@@ -46,10 +46,12 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     found = Availability()
     if args.reachable:  # only then it matters for which project
         setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), facts, ctx)
-        found, _ = survey(sources_of(setting), facts, matrix)
+        found, _ = survey(setting)
     answer = solve(facts, matrix, request, found)
     solved = isinstance(answer, Solution)
-    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(), {"everything": args.all})
+    return Outcome(
+        Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(), {"everything": args.all or args.verbose}
+    )
 
 
 def _request(args: argparse.Namespace) -> Request:

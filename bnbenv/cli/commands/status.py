@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         "problems": [{"code": one.code, "because": one.because} for one in problems],
         "next_step": REBOOT if reboot else _next_step(problems, in_sync, at_work),
     }
-    view = {"why": _policy(project) if args.why else None, "everything": args.all}
+    view = {"why": _policy(project) if args.why else None, "everything": args.all or args.verbose}
     return Outcome(Exit.REBOOT if reboot else Exit.DONE if in_sync else Exit.PENDING, document, view)
 
 

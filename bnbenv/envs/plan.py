@@ -18,7 +18,12 @@ from bnbenv.solve.solver import choose
 from bnbenv.solve.versions import admits
 
 # Reasons that only ask for a new look: the packages themselves are as they should be.
-_LOOK_AGAIN = frozenset({"host-changed", "unverified", "wishes-changed", "lock-changed", "lock-missing"})
+_LOOK_AGAIN = frozenset(
+    {
+        *("host-changed", "gpu-lost", "driver-too-old", "driver-asked"),
+        *("unverified", "wishes-changed", "lock-changed", "lock-missing"),
+    }
+)
 
 
 class Step(Enum):
@@ -32,7 +37,10 @@ class Step(Enum):
 
 @dataclass(frozen=True)
 class EnvPlan:
-    """The plan for one environment. ``lock`` is None where a new one has to be made, ``why_lock`` says why."""
+    """The plan for one environment. ``lock`` is None where a new one has to be made, ``why_lock`` says why.
+
+    ``notes`` are about GPUs that are gone.
+    """
 
     env: str
     reasons: tuple[Reason, ...]
@@ -40,6 +48,7 @@ class EnvPlan:
     why_lock: str | None
     step: Step
     reuse: Generation | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def in_sync(self) -> bool:

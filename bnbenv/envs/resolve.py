@@ -64,16 +64,21 @@ def sources_of(setting: Setting) -> PackageSources:
     )
 
 
-def survey(sources: PackageSources, facts: HostFacts, matrix: Matrix) -> tuple[Availability, PackageSources]:
+def survey(setting: Setting) -> tuple[Availability, PackageSources]:
     """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders.
 
     The sources that come back are those to give to uv: it ends at the first one that does not answer. A local wheel
     that cannot be read stands in ``unreachable`` under its path, a configured source that does not answer under its
     address.
     """
-    here = (facts.platform.os, facts.platform.machine)
-    variants = sorted({b.index for b in matrix.torch if b.index is not None and (b.os, b.machine) == here})
-    reach = check_reach(sources, variants)
+    sources, platform = sources_of(setting), setting.facts.platform
+    here = (platform.os, platform.machine)
+    variants = sorted({b.index for b in setting.matrix.torch if b.index is not None and (b.os, b.machine) == here})
+    setting.progress.at("waiting for the package sources to answer")
+    try:
+        reach = check_reach(sources, variants)
+    finally:
+        setting.progress.at("")
     unreachable: dict[str, str] = {}
     offered: dict[str, frozenset[str]] = {}
     plain = [one for one in reach.results if one.source.kind in ("default-index", "index")]
@@ -156,8 +161,15 @@ def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
     )
 
 
-def make_lock(setting: Setting, env: str, solution: Solution, sources: PackageSources, found: Availability) -> Locked:
-    """Have uv resolve the full set for a choice, and check that it is the choice.
+def make_lock(
+    setting: Setting,
+    env: str,
+    solution: Solution,
+    sources: PackageSources,
+    found: Availability,
+    keep: Mapping[str, str] | None = None,
+) -> Locked:
+    """Have uv resolve the full set for a choice, and check that it is the choice; ``keep`` as in ``Uv.compile``.
 
     Raises NoCombination (the requirements do not fit it), SourceUnreachable, Failed.
     """
@@ -172,7 +184,7 @@ def make_lock(setting: Setting, env: str, solution: Solution, sources: PackageSo
         f"bitsandbytes==={choice.bitsandbytes.version}",
         *setting.wishes.envs[env].requirements,
     ]
-    text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python))
+    text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python, keep))
     build = _chosen_build(setting, found, solution)
     decision = Decision(env, setting.wishes.digest(env), _kept(solution), build)
     locked = read_lock(compose(text, decision), setting.project.lock(env).name)

@@ -11,7 +11,9 @@ import msgspec
 
 from bnbenv.envs import generations as gens
 from bnbenv.envs.check import Host
+from bnbenv.envs.fill import Filling
 from bnbenv.envs.generations import Generation
+from bnbenv.envs.inspection import Inspection
 from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
@@ -25,12 +27,17 @@ from bnbenv.solve.model import Solution, telling
 
 @dataclass(frozen=True)
 class Options:
-    """How to sync. ``recorded`` is true where the facts are a recorded file's: then GPUs are not there to run on."""
+    """How to sync.
+
+    ``recorded``: the facts are a recorded file's, so that its GPUs are not there to run on. ``accepted``: the GPUs to
+    use were just asked for, so that lost ones are given up.
+    """
 
     locked: bool = False
     fresh: bool = False
     verify: bool = True
     recorded: bool = False
+    accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,7 @@ class Job:
             self.setting.progress.say(
                 f"{self.env}: installing {len(self.locked.packages)} packages into generation {generation.number}"
             )
-            uv.venv(generation.prefix, python)
-            # uv takes a lock by its name, so it is given one under the name that PEP 751 asks for.
-            named = generation.prefix / "pylock.toml"
-            write_atomically(named, self.locked.text)
-            uv.install(named, env_python(generation.prefix))
+            Filling(self.setting, self.env, self.locked, sources, uv, python, self.options.verify).fill(generation)
             self._write_pth(generation.prefix)
             verification = self._verify(generation.prefix)
             record = self._record(generation, python, verification)
@@ -76,6 +79,8 @@ class Job:
         """Switch to a finished generation that holds this lock."""
         assert generation.record is not None
         known = generation.record
+        if self._damaged(generation):
+            return self.stage()
         current = known.verified and known.host == dict(self.host.fingerprint)
         verification = None if current else self._verify(generation.prefix)
         record = self._record(generation, known.python, known.verification if current else verification)
@@ -85,11 +90,24 @@ class Job:
     def look_again(self, generation: Generation) -> tuple[Record, dict[str, Any] | None]:
         """The packages are right: run the kernels on the host as it is now, and renew the record."""
         assert generation.record is not None
+        if self._damaged(generation):
+            return self.stage()
         verification = self._verify(generation.prefix)
         write_atomically(generation.lock_file, self.locked.text)
         record = self._record(generation, generation.record.python, verification)
         self._finish(generation, record)
         return record, verification
+
+    def _damaged(self, generation: Generation) -> bool:
+        """Whether a file of a generation was changed after it was installed: it is not run again then."""
+        asked = self.setting.wishes.envs[self.env].requirements
+        progress = self.setting.progress
+        look = Inspection(self.setting.project, self.env, generation, self.locked, asked, progress, every_byte=False)
+        damage = look.finished()
+        for one in damage[:1]:
+            more = f", and {len(damage) - 1} more" if damage[1:] else ""
+            progress.say(f"{self.env}: making a new generation, since in generation {generation.number} {one}{more}")
+        return bool(damage)
 
     def _finish(self, generation: Generation, record: Record) -> None:
         """The record last, wishes and lock beside the project, then the switch; each in one step."""

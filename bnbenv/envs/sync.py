@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnbenv.envs import generations as gens
+from bnbenv.envs.adapt import asked_about, stop_on_loss, what_is_there
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.lockfile import Locked, agrees, read_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
-from bnbenv.envs.resolve import Setting, decide, make_lock, sources_of, survey
+from bnbenv.envs.resolve import Setting, decide, make_lock, survey
 from bnbenv.envs.stage import Job, Options
 from bnbenv.errors import InputError, NoCombination
 from bnbenv.solve.model import Current, Request, Solution
@@ -32,27 +33,31 @@ class Done:
     notes: tuple[str, ...] = field(default=())
 
 
-def make_plan(setting: Setting, env: str, host: Host, options: Options) -> EnvPlan:
-    """What has to be done.
+def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: str | None = None) -> EnvPlan:
+    """What has to be done. ``driver``: the facts are as if it were installed.
 
-    Raises InputError (lock, wishes), NoCombination (``--locked`` and it does not fit), Failed (made by a newer bnbenv).
+    Raises InputError (lock, wishes), NoCombination (``--locked`` and it does not fit, a GPU is lost), Failed (made by a
+    newer bnbenv).
     """
     project = setting.project
     if not options.fresh:
         gens.check_newer(project, env)
     reasons = check_env(project, env, host)
     use = in_use(project, env)
-    locked, why = usable_lock(setting, env, use)
+    notes = stop_on_loss(setting, env, use, options.accepted, ahead=driver is not None)
+    if driver is not None:
+        reasons = asked_about(env, driver, reasons, use.record)
+    locked, why = usable_lock(setting, env)
     if locked is None and options.locked:
         if not project.lock(env).exists():
             raise InputError(str(project.lock(env)), "", "there is no such lock", "Make one with: bnbenv lock")
         message = f"{project.lock(env).name} cannot be used: {why}"
         raise NoCombination("lock-does-not-fit", message, "Choose again with: bnbenv lock")
     step, reuse = _step(setting, env, use, reasons, locked, options.fresh)
-    return EnvPlan(env, reasons, locked, None if locked else why, step, reuse)
+    return EnvPlan(env, reasons, locked, None if locked else why, step, reuse, tuple(notes))
 
 
-def usable_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked | None, str | None]:
+def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
     """The project's lock if it holds for wishes and host, else why not. Raises InputError if it cannot be read."""
     path = setting.project.lock(env)
     try:
@@ -67,20 +72,12 @@ def usable_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked | None, 
         ) from None
     locked = agrees(read_lock(text, str(path)), str(path))
     problem = lock_problem(
-        locked, env, setting.wishes.digest(env), _request(setting, env, use), setting.facts, setting.matrix
+        locked, env, setting.wishes.digest(env), _request(setting, env), setting.facts, setting.matrix
     )
     return (None, problem) if problem else (locked, None)
 
 
-def _request(setting: Setting, env: str, use: InUse) -> Request:
-    current = None
-    if use.record is not None:
-        choice = use.record.decision.get("choice", {})
-        current = Current(
-            str(choice.get("python", "")),
-            str(choice.get("torch", {}).get("version", "")),
-            str(choice.get("bitsandbytes", {}).get("version", "")),
-        )
+def _request(setting: Setting, env: str, current: Current | None = None) -> Request:
     return setting.wishes.request(env, str(setting.project.config), current)
 
 
@@ -109,24 +106,25 @@ def _intact(generation: Generation) -> bool:
 
 def choose(setting: Setting, env: str, use: InUse) -> Solution:
     """What a new lock would hold: sources are asked, the best that can be had is taken. Raises as ``decide``."""
-    found, _ = survey(sources_of(setting), setting.facts, setting.matrix)
-    return decide(setting, _request(setting, env, use), found)
+    found, _ = survey(setting)
+    return decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found)
 
 
 def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
     setting.progress.say(f"{env}: asking the package sources what they offer")
-    found, sources = survey(sources_of(setting), setting.facts, setting.matrix)
+    found, sources = survey(setting)
     for place, reason in found.unreachable.items():
         if place.endswith(".whl") or "://" in place:
             setting.progress.say(
                 f"{env}: passed over {place}: {reason}" if place.endswith(".whl") else f"{env}: {place}: {reason}"
             )
-    solution = decide(setting, _request(setting, env, use), found)
+    current, others = what_is_there(setting, env, use)
+    solution = decide(setting, _request(setting, env, current), found)
     for note in solution.notes:
         setting.progress.say(f"{env}: {note}")
     setting.progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
-    return make_lock(setting, env, solution, sources, found), solution
+    return make_lock(setting, env, solution, sources, found, others), solution
 
 
 def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
@@ -158,7 +156,7 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     actions = EnvPlan(env, plan.reasons, plan.lock, plan.why_lock, step, reuse).actions(solution, use.record)
     if not options.verify or (verification is None and step is not Step.NOTHING):
         actions = [action for action in actions if action["action"] != "verify"]
-    notes = (*solution.notes, *_installed_by_hand(use, step))
+    notes = (*plan.notes, *solution.notes, *_installed_by_hand(use, step))
     number, verified = (record.generation, record.verified) if record else (None, False)
     return Done(plan, tuple(actions), number, solution, verification, verified, notes)
 

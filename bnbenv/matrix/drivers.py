@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 from bnbenv.matrix.model import CudaDriver, GpuArch
 
@@ -28,30 +29,30 @@ def at_least(have: str, need: str) -> bool:
     return left + (0,) * (width - len(left)) >= right + (0,) * (width - len(right))
 
 
-def beyond_last_branch(arch: GpuArch, version: str, windows: bool) -> bool:
-    """Whether a driver is of a later branch than the last one for an architecture.
+class Unsupported(NamedTuple):
+    """Why a driver does not run an architecture, and which one does: one of a last branch, or a first one."""
+
+    because: str
+    last_branch: int | None = None
+    first_driver: str | None = None
+
+
+def unsupported(arch: GpuArch | None, version: str | None, windows: bool) -> Unsupported | None:
+    """Why a driver does not run an architecture; None: nothing is known against it.
 
     A Windows driver of a branch has a number up to nine higher: 581.29 is of R580, 591.44 of R590.
     """
-    branch = number(version)[:1]
-    return arch.last_branch is not None and branch > (arch.last_branch + (9 if windows else 0),)
-
-
-def before_first(arch: GpuArch, version: str, windows: bool) -> str | None:
-    """The first driver for an architecture, where a driver is older than it."""
-    first = arch.first_driver_windows if windows else arch.first_driver_linux
-    return first if first and not at_least(version, first) else None
-
-
-def unsupported(arch: GpuArch | None, version: str | None, windows: bool) -> str | None:
-    """Why a driver does not run an architecture, as a phrase; None: nothing is known against it."""
     if arch is None or version is None or not number(version):
         return None
     family = f"{arch.generation} (compute capability {arch.compute_capability})"
-    if beyond_last_branch(arch, version, windows):
-        return f"driver {version} no longer supports {family}; {arch.last_branch} is the last branch"
-    first = before_first(arch, version, windows)
-    return f"driver {version} does not support {family} yet; {first} is the first that does" if first else None
+    last = arch.last_branch
+    if last is not None and number(version)[0] > last + (9 if windows else 0):
+        return Unsupported(f"driver {version} no longer supports {family}; {last} is the last branch", last_branch=last)
+    first = arch.first_driver_windows if windows else arch.first_driver_linux
+    if first and not at_least(version, first):
+        because = f"driver {version} does not support {family} yet; {first} is the first that does"
+        return Unsupported(because, first_driver=first)
+    return None
 
 
 def family_minimum(rows: Iterable[CudaDriver], cuda: str) -> CudaDriver | None:

@@ -237,7 +237,7 @@ def _driver_knows_gpus(situation: Situation) -> None:
         row = situation.archs.get(gpu.compute_capability)
         why = unsupported(row, situation.driver.version, situation.windows_driver)
         if row is not None and why is not None:
-            because = f"GPU {gpu.index} ({gpu.name}, {gpu.arch}) cannot be used: {why}"
+            because = f"GPU {gpu.index} ({gpu.name}, {gpu.arch}) cannot be used: {why.because}"
             situation.fails[f"driver-arch[{gpu.index}]"] = Reason(because, row.source)
 
 

@@ -135,7 +135,9 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         names = selected(wishes, args.env, project)
         setting = dataclasses.replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config)
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
-        options = Options(args.locked, args.fresh, not args.no_verify, recorded)
+        options = Options(
+            args.locked, args.fresh, not args.no_verify, recorded, not {"gpus", "backend"}.isdisjoint(changes)
+        )
         done = [sync_env(setting, env, host, options) for env in names]
         if config is not None:
             write_atomically(project.config, config)  # where nothing else had to be done

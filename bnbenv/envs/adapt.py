@@ -1,0 +1,135 @@
+"""Staying close to what is there, and stopping where going on would quietly give up a GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from bnbenv.envs.check import RECORDED, InUse, Reason
+from bnbenv.envs.generations import Generation
+from bnbenv.envs.lockfile import Locked, read_lock
+from bnbenv.envs.lost import Loss, driver_of, find_loss, seen_in_facts
+from bnbenv.envs.record import Record
+from bnbenv.envs.resolve import Setting
+from bnbenv.errors import InputError, NoCombination
+from bnbenv.facts.model import Gpu, HostFacts
+from bnbenv.matrix.drivers import number
+from bnbenv.solve.model import Current
+from bnbenv.solve.situation import as_installed
+from bnbenv.solve.versions import is_version
+
+PINNED = ("torch", "bitsandbytes")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def what_is_there(setting: Setting, env: str, use: InUse) -> tuple[Current | None, dict[str, str]]:
+    """What ``minimal-change`` stays close to, and the versions of the further packages; nothing under ``newest``.
+
+    That is the generation in use, by the lock that lies beside it; where there is none, the project's lock.
+    """
+    if setting.wishes.policy.prefer != "minimal-change":
+        return None, {}
+    locked = None
+    if use.generation is not None and use.prefix is not None and use.record is not None:
+        locked = _read(Generation(use.generation, use.prefix, use.record).lock_file)
+    locked = locked or _read(setting.project.lock(env))
+    if locked is None:
+        return None, {}
+    choice = locked.decision.solution.choice
+    current = Current(choice.python, choice.torch.version, choice.bitsandbytes.version)
+    if not all(map(is_version, (current.python, current.torch, current.bitsandbytes))):
+        return None, {}
+    others = {name: version for name, version in locked.packages.items() if name not in PINNED}
+    return current, {name: version for name, version in others.items() if _NAME.fullmatch(name) and is_version(version)}
+
+
+def _read(path: Path) -> Locked | None:
+    try:
+        return read_lock(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError, InputError):
+        return None
+
+
+def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False, ahead: bool = False) -> list[str]:
+    """Notes about GPUs that the environment in use was made for and that are gone.
+
+    Raises NoCombination (``gpu-lost``) where a driver took them, or none is left: an environment for GPUs becomes one
+    for fewer of them, or for the CPU, only where that is asked for, by the wishes or by ``--gpus`` and ``--backend``
+    (``accepted``). ``ahead``: the facts are of a driver that is not installed yet.
+    """
+    wish = setting.wishes.request(env, str(setting.project.config))
+    if use.record is None or wish.backend == "cpu":
+        return []
+    loss = find_loss(use.record, seen_in_facts(setting.facts), setting.matrix.archs, wish.gpus)
+    if loss is None:
+        return []
+    said = loss.sentences(ahead)
+    if accepted or not loss.stops:
+        return [*said[:-1], f"{said[-1]}: going on without it"]
+    after = "after it go on without: " if ahead else "go on without: "
+    step = (
+        f"{_way_back(setting, use.record, loss, ahead)}, or {after}{_accepting(setting, env, wish.gpus, loss, ahead)}"
+    )
+    raise NoCombination("gpu-lost", "; ".join(said), step)
+
+
+def _way_back(setting: Setting, record: Record, loss: Loss, ahead: bool) -> str:
+    if ahead:
+        return f"Keep the driver that is there ({driver_of(record)})"
+    if RECORDED in record.host and not setting.environ.get("BNBENV_FACTS"):
+        return "Set BNBENV_FACTS, as it was when the environment was made"
+    remedies = loss.remedies
+    return remedies[:1].upper() + remedies[1:]
+
+
+def _accepting(setting: Setting, env: str, wished: tuple[str, ...], loss: Loss, ahead: bool) -> str:
+    """The very command that goes on with the GPUs that are left, or with the CPU."""
+    gone = {one.gpu.uuid for one in loss.lost}
+    usable = [gpu for gpu in setting.facts.gpus if gpu.uuid not in gone]
+    listed = len(usable) < len(setting.facts.gpus) and not ahead  # the driver lists what it is known not to run
+    if not usable or setting.facts.driver.state != "ok":
+        words = "--backend cpu"
+    elif wished == ("all",) and not listed:
+        words = "--gpus all"
+    else:
+        left = [gpu.uuid or str(gpu.index) for gpu in loss.left] or [gpu.uuid or str(gpu.index) for gpu in usable]
+        words = f"--gpus {','.join(left)}"
+    return f"bnbenv sync{f' --env {env}' if len(setting.wishes.envs) > 1 else ''} {words}"
+
+
+def as_if(setting: Setting, version: str, use: InUse) -> HostFacts:
+    """The facts as if another driver were installed. GPUs that the present one has lost are there again."""
+    driver = as_installed(version, setting.facts, setting.matrix)
+    facts = setting.facts
+    gpus = facts.gpus if use.record is None else _with_recorded(facts, use.record)
+    unknown = tuple(item for item in facts.unknown if item.fact.split(".")[0] not in ("driver", "gpus"))
+    return msgspec.structs.replace(facts, driver=driver, gpus=gpus, unknown=unknown)
+
+
+def _with_recorded(facts: HostFacts, record: Record) -> tuple[Gpu, ...]:
+    if facts.driver.state == "ok" and driver_of(record) == facts.driver.version:
+        return facts.gpus
+    try:
+        recorded = msgspec.convert(record.facts.get("gpus", []), tuple[Gpu, ...])
+    except msgspec.ValidationError:
+        return facts.gpus
+    here, known = {gpu.uuid for gpu in facts.gpus}, {gpu.uuid for gpu in recorded}
+    if here <= known:
+        return recorded
+    missing = [gpu for gpu in recorded if gpu.uuid not in here]
+    first = max((gpu.index for gpu in facts.gpus), default=-1) + 1
+    return (*facts.gpus, *(msgspec.structs.replace(gpu, index=first + n) for n, gpu in enumerate(missing)))
+
+
+def asked_about(env: str, driver: str, reasons: tuple[Reason, ...], record: Record | None) -> tuple[Reason, ...]:
+    """The reasons as they would be with another driver: what is said of the present one gives way to it."""
+    kept = tuple(one for one in reasons if one.code not in ("host-changed", "gpu-lost", "driver-too-old"))
+    before = driver_of(record) if record else None
+    if record is None or number(before or "") == number(driver):
+        return kept
+    return (
+        Reason(env, "driver-asked", f"as if the driver were {driver} (it was made under {before or 'none'})"),
+        *kept,
+    )

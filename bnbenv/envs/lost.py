@@ -1,0 +1,195 @@
+"""GPUs that an environment was made for and that are lost to it: to a driver, with the driver, or taken out. Pure.
+
+What a generation's record knows is compared with what is seen now, in the quick fingerprint (``check``) or in the
+facts (``plan``, ``sync``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bnbenv.envs.record import Record
+from bnbenv.matrix.drivers import unsupported
+
+if TYPE_CHECKING:
+    from bnbenv.facts.model import HostFacts
+    from bnbenv.matrix.model import GpuArch
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen of driver and GPUs.
+
+    ``driver`` is its version; where it does not answer, that of its module or library. ``trouble`` says why it does
+    not, None: it does. ``uuids`` are those of the GPUs that answer, ``nameless`` counts the ones that tell none, and
+    ``hidden`` is true where the PCI bus shows more GPUs than that.
+    """
+
+    driver: str | None
+    uuids: frozenset[str]
+    nameless: int = 0
+    trouble: str | None = None
+    hidden: bool = False
+    windows: bool = False
+    container: bool = False
+
+
+@dataclass(frozen=True)
+class MadeFor:
+    """A GPU that a generation was made for, as its record has it; ``slices`` are the UUIDs of its MIG slices."""
+
+    index: int
+    uuid: str
+    name: str
+    capability: str
+    slices: tuple[str, ...] = ()
+
+    def meant_by(self, word: str) -> bool:
+        """Whether an index or the beginning of a UUID means this GPU or a slice of it."""
+        names = (self.uuid, *self.slices)
+        return word == str(self.index) or (len(word) > 4 and any(name.startswith(word) for name in names))
+
+
+@dataclass(frozen=True)
+class LostGpu:
+    """A GPU that cannot be used any more, why, and what brings it back."""
+
+    gpu: MadeFor
+    because: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The GPUs that are lost to an environment, and those of its GPUs that are left.
+
+    ``stops``: nobody took them out by hand, so nothing goes on without being told to.
+    """
+
+    lost: tuple[LostGpu, ...]
+    left: tuple[MadeFor, ...]
+    stops: bool
+
+    def sentences(self, ahead: bool = False) -> list[str]:
+        """One for each reason: ``GPU 1 (Tesla V100) is lost: driver 590.44 no longer supports Volta ...``."""
+        said = []
+        for because in dict.fromkeys(one.because for one in self.lost):
+            gpus = [one.gpu for one in self.lost if one.because == because]
+            names = ", ".join(dict.fromkeys(gpu.name or gpu.uuid for gpu in gpus))
+            form = "would be" if ahead else "is" if len(gpus) == 1 else "are"
+            said.append(f"GPU {', '.join(str(gpu.index) for gpu in gpus)} ({names}) {form} lost: {because}")
+        return said
+
+    @property
+    def remedies(self) -> str:
+        return ", ".join(dict.fromkeys(one.remedy for one in self.lost))
+
+
+def find_loss(record: Record, sight: Sight, archs: Iterable[GpuArch], wished: Iterable[str] = ("all",)) -> Loss | None:
+    """The GPUs of a record that are wished for and cannot be used now; None: they all can.
+
+    It stops where the driver took them away (it does not support them, answers for others of the same machine only, or
+    not at all), and where no GPU is left. One that was taken out or replaced under the same driver is told, no more:
+    that is done by hand, and what was made for more GPUs runs on fewer.
+    """
+    rows = {row.compute_capability: row for row in archs}
+    words = tuple(wished)
+    meant = [gpu for gpu in made_for(record) if words == ("all",) or any(map(gpu.meant_by, words))]
+    before = driver_of(record)
+    changed = None not in (before, sight.driver) and before != sight.driver
+    lost, left, refused = [], [], False
+    for gpu in meant:
+        against = unsupported(rows.get(gpu.capability), sight.driver, sight.windows)
+        if against is not None:
+            refused = True
+            last, first = against.last_branch, against.first_driver
+            remedy = f"go back to a driver of branch {last}" if last else f"install driver {first} or newer"
+            lost.append(LostGpu(gpu, against.because, remedy))
+        elif sight.trouble is not None or not (gpu.uuid in sight.uuids or sight.nameless):
+            lost.append(LostGpu(gpu, *_why_gone(sight, before if changed else None, before)))
+        else:
+            left.append(gpu)
+    if not lost:
+        return None
+    none_left = sight.trouble is not None or not (sight.uuids or sight.nameless)
+    stops = refused or none_left or (changed and (sight.hidden or bool(left)))
+    return Loss(tuple(lost), tuple(left), stops)
+
+
+def _why_gone(sight: Sight, former: str | None, before: str | None) -> tuple[str, str]:
+    """Why a GPU that the driver supports does not answer, and what helps; ``former`` is the driver if it changed."""
+    if sight.trouble is not None:
+        if sight.container:
+            return sight.trouble, "start the container with its GPUs (docker run --gpus all)"
+        return sight.trouble, f"bring back the NVIDIA driver{f' ({before})' if before else ''}"
+    if former is not None:
+        return f"driver {sight.driver} does not answer for it, and {former} did", f"go back to driver {former}"
+    if sight.hidden:
+        return "the driver does not answer for it", "see what dmesg says of it"
+    return "it is not there any more", "put it back"
+
+
+def made_for(record: Record) -> tuple[MadeFor, ...]:
+    """The GPUs that a generation's solution covers; none for one that was made for the CPU."""
+    if record.decision.get("backend") != "cuda":
+        return ()
+    covered = {one.get("gpu") for one in _tables(record.decision.get("covers"))}
+    gpus = (_gpu(gpu) for gpu in _tables(record.facts.get("gpus")))
+    return tuple(gpu for gpu in gpus if not covered or gpu.index in covered)
+
+
+def _gpu(table: Mapping[str, Any]) -> MadeFor:
+    mig = table.get("mig")
+    slices = tuple(str(part.get("uuid")) for part in _tables(mig.get("devices") if isinstance(mig, dict) else None))
+    index = table.get("index")
+    uuid, name, capability = (str(table.get(key, "")) for key in ("uuid", "name", "compute_capability"))
+    return MadeFor(index if isinstance(index, int) else 0, uuid, name, capability, slices)
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables in a list of a record, which is read without a schema."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def driver_of(record: Record) -> str | None:
+    """The driver that a generation was made under."""
+    driver = record.facts.get("driver")
+    version = driver.get("version") if isinstance(driver, dict) else None
+    return version if isinstance(version, str) else None
+
+
+def seen_in_facts(facts: HostFacts) -> Sight:
+    """What the facts say."""
+    driver = facts.driver
+    reasons = [item.reason for item in facts.unknown if item.fact.split(".")[0] in ("driver", "gpus")]
+    plain = "there is no NVIDIA driver" if driver.state == "absent" else "the NVIDIA driver does not answer"
+    return Sight(
+        driver=driver.version or driver.kernel_module or driver.userland,
+        uuids=frozenset(gpu.uuid for gpu in facts.gpus if gpu.uuid),
+        nameless=sum(not gpu.uuid for gpu in facts.gpus),
+        trouble=None if driver.state == "ok" else next(iter(reasons), plain),
+        hidden=any(item.fact == "gpus" for item in facts.unknown),
+        windows=facts.platform.os == "windows" or facts.platform.wsl,
+        container=facts.platform.container is not None,
+    )
+
+
+def seen_in_fingerprint(state: str, fingerprint: Mapping[str, str], record: Record) -> Sight:
+    """What the quick fingerprint says; the platform is the record's."""
+    names = ("driver module", "driver version", "driver", "driver library", "driver userland")
+    versions = (fingerprint.get(name, "") for name in names)
+    own = {name.removeprefix("GPU ") for name in fingerprint if name.startswith("GPU ")}
+    told = [value for name, value in fingerprint.items() if name.startswith("GPU ") and name.endswith(" UUID")]
+    troubles = {"ok": None, "absent": "there is no NVIDIA driver"}
+    platform = record.facts.get("platform")
+    where = platform if isinstance(platform, dict) else {}
+    return Sight(
+        driver=next((version for version in versions if version[:1].isdigit()), None),
+        uuids=frozenset({*own, *told}) if state == "ok" else frozenset(),
+        nameless=told.count("unknown"),
+        trouble=troubles.get(state, "the NVIDIA driver does not answer"),
+        windows=where.get("os") == "windows" or bool(where.get("wsl")),
+        container=bool(where.get("container")),
+    )

@@ -42,7 +42,10 @@ class Died(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One device: the UUID of a GPU or MIG slice, or ``cpu``. Versions are null where the packages did not import."""
+    """One device: the UUID of a GPU or MIG slice, or ``cpu``. Versions are null where the packages did not import.
+
+    ``packages`` are the versions of transformers, accelerate and peft, as far as they are installed.
+    """
 
     device: str
     name: str | None
@@ -55,6 +58,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     bitsandbytes: str | None = None
     library: str | None = None
     library_path: str | None = None
+    packages: dict[str, str] = {}
     compute_capability: str | None = None
     memory_total: int | None = None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,14 @@ from bnbenv.verify.report import DeviceReport, Died, Report, Step, explain_failu
 
 __all__ = ["LIMIT", "Device", "Report", "devices_for", "explain_failure", "verify_environment"]
 
-LIMIT = 180.0  # seconds for one device: a first import from a cold disk takes 16 s, the steps take a few
+LIMIT = 180.0  # seconds for one device: first imports from a cold disk take 30 s, the steps take a few
 SCRIPT = Path(__file__).with_name("script.py")
 TAIL = 25  # lines of standard error that a report keeps
 
 # NVIDIA's containers set this one; the float32 products of torch that results are held against would be TF32.
 _ENVIRONMENT: Mapping[str, str | None] = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": None}
 
-_IDENTITY = ("python", "torch", "torch_cuda", "bitsandbytes", "library", "library_path")
+_IDENTITY = ("python", "torch", "torch_cuda", "bitsandbytes", "library", "library_path", "packages")
 _HARDWARE = ("name", "compute_capability", "memory_total")
 
 
@@ -50,17 +52,11 @@ def verify_environment(
     for device in devices:
         progress.say(f"running kernels on {device.id}" + (f" ({device.name})" if device.name else ""))
         changes = {**_ENVIRONMENT, **(environ or {}), "CUDA_VISIBLE_DEVICES": device.visible}
-        watch = partial(_tell, progress, device.id)
-        argv = (str(python), str(SCRIPT), "--device", device.kind)
-        command = Command(argv, limit_seconds, changes, watch=watch)
-        try:
-            finished = runner.run(command)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            message = f"{python} cannot be started ({reason})"
-            raise UsageError("no-such-python", message, "Give the path of an environment's Python.") from None
-        finally:
-            progress.at("")
+        with _temporary_folder() as place:
+            argv = (str(python), str(SCRIPT), "--device", device.kind)
+            watch = partial(_tell, progress, device.id)
+            finished = _run(runner, Command(argv, limit_seconds, {**changes, **place}, watch=watch))
+        progress.at("")
         report, noted = read_device(device, finished)
         reports.append(report)
         warnings += [f"{device.id}: {text}" for text in noted]
@@ -68,9 +64,30 @@ def verify_environment(
     return Report(ok=ok, python=str(python), devices=tuple(reports), warnings=tuple(warnings))
 
 
+def _run(runner: Runner, command: Command) -> Finished:
+    try:
+        return runner.run(command)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        message = f"{command.argv[0]} cannot be started ({reason})"
+        raise UsageError("no-such-python", message, "Give the path of an environment's Python.") from None
+
+
 def _tell(progress: Progress, device: str, pid: int, stdout: str, stderr: str) -> None:
     step, done = step_at_hand(read_events(stdout))
     progress.at(f"{device}: {f'{done} kernel checks done, ' if done else ''}running {step or 'Python'}")
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Mapping[str, str]]:
+    """A place for temporary files: a process that crashes or is killed cannot delete its own."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="bnbenv-", ignore_cleanup_errors=True)
+    except OSError:  # the process will say what it could not do without
+        yield {}
+        return
+    with folder as name:
+        yield {"TMPDIR": name}
 
 
 def read_device(device: Device, finished: Finished) -> tuple[DeviceReport, list[str]]:
@@ -85,7 +102,7 @@ def read_device(device: Device, finished: Finished) -> tuple[DeviceReport, list[
     warnings += [str(event.get("text")) for event in events if event["event"] == "warning"]
     known: dict[str, Any] = {"name": device.name}
     for event in events:
-        if event["event"] in ("environment", "library"):
+        if event["event"] in ("environment", "library", "packages"):
             known.update({key: event[key] for key in _IDENTITY + _HARDWARE if event.get(key) is not None})
     done = any(event["event"] == "done" for event in events)
     died = None if done else how_it_died(events, finished)

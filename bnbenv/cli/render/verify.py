@@ -21,12 +21,23 @@ MEANINGS = {
     "adamw8bit": "training with AdamW8bit would go astray",
     "paged-adamw8bit": "training with PagedAdamW8bit would go astray",
     "qlora": "QLoRA training would follow wrong gradients",
+    "transformers": "no model could be loaded in this environment",
+    "transformers-4bit": "models loaded in 4 bits with transformers would give wrong results, or not load",
+    "transformers-8bit": "models loaded in 8 bits with transformers would give wrong results, or not load",
+    "generate": "quantized models would generate wrong text",
+    "lora": "training LoRA adapters on quantized models would go astray, or not start",
     "timing": "the kernels ran, but could not be timed",
 }
 NEXT = {
     "import": "Install torch and bitsandbytes there, or make an environment: bnbenv sync",
     "device": "See bnbenv facts, then bnbenv solve: which torch fits this driver and GPU",
     "native-library": "bnbenv solve names a combination whose library fits; bnbenv sync makes it",
+}
+# Where these fail first, all kernels are right: what is wrong are the packages that call them.
+NEXT_MODELS = 'Try other versions of {}: "requirements" in bnbenv.toml, then bnbenv sync'
+MODELS = {
+    **dict.fromkeys(("transformers", "transformers-4bit", "transformers-8bit", "generate"), "transformers"),
+    "lora": "peft and transformers",
 }
 NEXT_KERNELS = "Do not use this combination here; others are named by: bnbenv solve"
 NEXT_DIED = "Run it once more (slow machine: --timeout), then see: bnbenv solve"
@@ -38,7 +49,7 @@ def render(document: dict[str, Any]) -> str:
     failed = [device for device in devices if not device["ok"]]
     lines = wrap(_verdict(devices, failed))
     for device in devices:
-        lines += ["", _title(device)]
+        lines += ["", _title(device), *_packages(device)]
         lines += [line for step in device["steps"] for line in _step(step)]
         if device["died"]:
             lines += _death(device["died"])
@@ -70,6 +81,11 @@ def _title(device: dict[str, Any]) -> str:
     parts.append(device["library"])
     details = ", ".join(part for part in parts if part)
     return f"{device['device']}: {details}" if details else str(device["device"])
+
+
+def _packages(device: dict[str, Any]) -> list[str]:
+    names = ", ".join(f"{name} {version}" for name, version in device["packages"].items())
+    return wrap(f"with {names}", "  ") if names else []
 
 
 def _step(step: dict[str, Any]) -> list[str]:
@@ -104,6 +120,8 @@ def _next_step(device: dict[str, Any]) -> str:
     bad = next((step["name"] for step in device["steps"] if step["ok"] is False), None)
     if bad is None:
         return NEXT_DIED
+    if bad in MODELS:
+        return NEXT_MODELS.format(MODELS[bad])
     return NEXT.get(bad, NEXT_KERNELS)
 
 

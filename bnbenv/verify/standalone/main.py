@@ -7,7 +7,10 @@ import faulthandler
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+from . import huggingface
+from .offline import offline
 from .protocol import Reporter, Step, private_stdout
 from .target import Target, check_device, check_library, examine, import_packages
 
@@ -19,12 +22,13 @@ def main(arguments: list[str]) -> int:
     device = parser.parse_args(arguments).device
     reporter = Reporter(private_stdout())
     tell_where_it_dies()
-    prove(device, reporter)
+    with offline() as folder:
+        prove(device, reporter, folder)
     reporter.send("done")
     return 1 if reporter.failed else 0
 
 
-def prove(device: str, reporter: Reporter) -> None:
+def prove(device: str, reporter: Reporter, folder: Path | None) -> None:
     """Run the steps. Without the packages, the device or the native library the others would only repeat the fault."""
     if not reporter.run("import", lambda step: import_packages()):
         return
@@ -41,6 +45,28 @@ def prove(device: str, reporter: Reporter) -> None:
         return
     for name, work in steps(target):
         reporter.run(name, work)
+    if huggingface.installed("transformers"):
+        prove_models(target, reporter, folder)
+
+
+def prove_models(target: Target, reporter: Reporter, folder: Path | None) -> None:
+    """What users of transformers do, and of peft where it is installed. ``folder`` is for temporary files."""
+    from . import adapters, inference, models
+
+    reporter.send("packages", packages=huggingface.versions())
+    made: list[models.Models] = []
+
+    def make(step: Step) -> None:
+        made.append(models.make(huggingface.import_transformers(target), target, folder))
+
+    reporter.run("transformers", make)
+    for model in made:
+        for kind in ("4bit", "8bit"):
+            reporter.run(f"transformers-{kind}", partial(inference.run, models=model, kind=kind))
+        if model.loaded:
+            reporter.run("generate", partial(inference.generate, models=model))
+        if model.loaded and huggingface.installed("peft"):
+            reporter.run("lora", partial(adapters.lora, models=model))
 
 
 def tell_where_it_dies() -> None:

@@ -10,7 +10,7 @@ import torch
 from bitsandbytes import functional as F
 
 from . import reference
-from .protocol import Broken, Skip, Step
+from .protocol import Broken, Step
 from .quantization import DECODED_OLD_CPU, relative, unit
 from .target import Target
 
@@ -140,9 +140,7 @@ def gemm_4bit(step: Step, target: Target) -> None:
 
 def linear8bit(step: Step, target: Target) -> None:
     """``Linear8bitLt``: int8 codes of the weight, and a forward pass with outlier columns kept in float16."""
-    if target.cuda and target.capability is not None and target.capability < (7, 5):
-        have = ".".join(map(str, target.capability))
-        raise Skip(f"LLM.int8 needs the int8 tensor cores of compute capability 7.5; this GPU has {have}")
+    target.need_int8()
     target.need("int8_vectorwise_quant", "int8_linear_matmul", "int8_mm_dequant")
     rows, k, n = 48, 256, 128
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

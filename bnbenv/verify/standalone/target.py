@@ -63,6 +63,12 @@ class Target:
             if name not in known or not has(name, "CPU"):
                 raise self.missing(operation)
 
+    def need_int8(self) -> None:
+        """Raise Skip on a GPU that is too old for LLM.int8."""
+        if self.cuda and self.capability is not None and self.capability < (7, 5):
+            have = ".".join(map(str, self.capability))
+            raise Skip(f"LLM.int8 needs the int8 tensor cores of compute capability 7.5; this GPU has {have}")
+
     def missing(self, operation: str) -> Skip:
         version = ".".join(map(str, self.version))
         return Skip(f"bitsandbytes {version} has no CPU implementation of {operation}")

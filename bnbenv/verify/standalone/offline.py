@@ -1,0 +1,44 @@
+"""No network, and nobody's cache: the steps make all that they need in a folder that is deleted in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# bitsandbytes and transformers ask a hub for kernels and models. A user's cache may hold kernels that nobody checked.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+# Places below HF_HOME by names of their own, which would overrule it.
+CACHES = (
+    *("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HF_MODULES_CACHE", "KERNELS_CACHE"),
+    *("TRANSFORMERS_CACHE", "PYTORCH_TRANSFORMERS_CACHE", "PYTORCH_PRETRAINED_BERT_CACHE"),
+)
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[Path | None]:
+    """A temporary folder, which also becomes the cache of Hugging Face's libraries; None where none can be made.
+
+    They read their settings when they are imported, so this comes before torch and bitsandbytes are.
+    """
+    os.environ.update(OFFLINE)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="bnbenv-verify-"))
+    except OSError:
+        yield None
+        return
+    for name in CACHES:
+        os.environ.pop(name, None)
+    os.environ["HF_HOME"] = str(folder / "cache")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

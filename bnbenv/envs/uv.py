@@ -106,7 +106,7 @@ class Uv:
             {"VIRTUAL_ENV": None, "CONDA_PREFIX": None, "UV_NO_WRAP": "1", **self.environment},
             str(self.cwd),
             stdin,
-            Follower(self.progress.at, f"uv has to {task}", bytes_written),
+            Follower(self.progress.at, f"waiting for uv to {task}", bytes_written),
         )
         try:
             done = self.runner.run(command)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 # Lines that tell how it goes; none of them is part of an error.
 _TELLING = re.compile(
-    r"(?:Using (?:Python|CPython) |Resolved \d|Prepared \d|Installed \d|Uninstalled \d|Audited \d|Checked \d|"
-    r" ?(?:Downloading|Downloaded|Building|Built|Updating|Updated) | [+~-] )\S.*"
+    r"(?:Using (?:C?Python) |(?:Resolved|Prepared|Installed|Uninstalled|Audited|Checked) (?=\d)|"
+    r" {0,6}(?:Downloading|Downloaded|Building|Built|Updating|Updated) | [+~-] )\S.*"
 )
 _DOWNLOADING = re.compile(r"^Downloading (\S+) \(([\d.]+)([KMG]?i?B)\)$", re.M)
 _DOWNLOADED = re.compile(r"^ Downloaded (\S+)$", re.M)

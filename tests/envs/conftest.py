@@ -53,9 +53,9 @@ class IndexServer:
 
     ``simple`` PEP 503, ``json`` PEP 691 · ``auth`` wants the login, for its files too, ``token`` a token ·
     ``login-in-links`` writes a login and a token into its links · ``links`` a plain page of links · ``drop`` hangs
-    up, ``flaky`` the first time only · ``slow`` sends nothing for 30 s · ``trickle`` never ends · ``garbage`` a login
-    page with status 200 · ``cut`` broken JSON · ``huge`` 25 MB · ``loop`` redirects to itself · ``status-403`` and
-    the like.
+    up, ``flaky`` the first time only · ``slow`` sends nothing for 30 s · ``trickle`` never ends · ``throttled`` has files
+    that come at 1 MB/s · ``garbage`` a login page with status 200 · ``cut`` broken JSON · ``huge`` 25 MB · ``loop``
+    redirects to itself · ``status-403`` and the like.
 
     ``file_faults`` is what happens to the next requests for wheels, one each: ``cut`` half of it, ``stall`` half of it
     and then nothing, ``other`` other bytes, ``short`` half of it as if that were all, or a status (``503``); empty:
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         quoted = name.replace("+", "%2B")
         if kind == "login-in-links":
             return f"{self.index.url('private', LOGIN)}/{quoted}?token={TOKEN}"
-        return f"/{'private' if kind == 'auth' else 'files'}/{quoted}"
+        return f"/{ {'auth': 'private', 'throttled': 'slowfile'}.get(kind, 'files') }/{quoted}"
 
     def kind_drop(self, path: str) -> None:
         self.connection.close()
@@ -153,6 +153,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         while not self.index.ending.wait(0.05):
             self.wfile.write(b"<!-- still here -->")
+
+    def kind_slowfile(self, path: str) -> None:
+        data = (self.index.wheels / unquote(path.rpartition("/")[2])).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        for begin in range(0, len(data), 1 << 17):
+            self.wfile.write(data[begin : begin + (1 << 17)])
+            self.index.ending.wait(0.1)
 
     def kind_garbage(self, path: str) -> None:
         self.answer(200, "text/html", b"<html><a href='/login'>Please log in</a></html>")

@@ -13,6 +13,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,7 @@ def parse_record(text: str) -> tuple[Row, ...]:
 
 def package_of(dist_info: str) -> str:
     """The normalized name of the package of a folder ``<name>-<version>.dist-info``."""
-    return dist_info.partition("-")[0].replace("_", "-").lower()
+    return re.sub(r"[-_.]+", "-", dist_info.partition("-")[0]).lower()
 
 
 def read_records(site: Path) -> tuple[dict[str, tuple[Row, ...]], list[Damage]]:
@@ -103,16 +104,14 @@ def examine(
     prefix: Path,
     *,
     every_byte: bool,
-    known: Iterable[str] = (),
     added: bool = False,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Damage, ...]:
     """What is wrong with the files of an environment, by its RECORDs; nothing: an empty result.
 
     Sizes are compared always; the hashes of all files with ``every_byte``, else those of the files that changed after
-    their package was unpacked. ``known`` are files in ``site`` that bnbenv wrote itself; with ``added``, files that no
-    RECORD names are let pass (people add some to an environment in use). ``told`` hears bytes done and in all. Raises
-    OSError where ``site`` cannot be read.
+    their package was unpacked. With ``added``, files that no RECORD names are let pass (people add some to an
+    environment in use). ``told`` hears bytes done and in all. Raises OSError where ``site`` cannot be read.
     """
     records, damage = read_records(site)
     present = dict(_files(site))
@@ -127,7 +126,7 @@ def examine(
                 to_hash.append((package_of(name), row.path, row))
     damage += _hashed(site, to_hash, told)
     if not added:
-        named = {row.path for rows in records.values() for row in rows} | set(known)
+        named = {row.path for rows in records.values() for row in rows}
         unnamed = sorted(path for path in present if path not in named)
         damage += [Damage(path, None, "is named by no package's RECORD") for path in unnamed]
     return tuple(damage)
@@ -232,12 +231,4 @@ def _same_hash(path: Path, wanted: str) -> bool:
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) == digest.digest()
     except (ValueError, binascii.Error):
-        return False
-
-
-def same_inode(one: Path, other: Path) -> bool:
-    """Whether two names lead to one file on the disk, so that an edit of the one edits the other."""
-    try:
-        return one.samefile(other)
-    except OSError:
         return False

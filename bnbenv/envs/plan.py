@@ -11,8 +11,9 @@ from bnbenv.envs.generations import Generation
 from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.record import Record
 from bnbenv.facts.model import HostFacts
-from bnbenv.matrix.model import Matrix
+from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.solve.model import Availability, Request, Solution
+from bnbenv.solve.refusal import refuse
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import choose
 from bnbenv.solve.versions import admits
@@ -132,11 +133,12 @@ def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix
         prefer="newest",
         current=None,
     )
-    only = Availability(local=(locked.decision.torch,))
+    only = Availability(local=_locked_torch(locked, matrix))
     narrowed = _without_other_torch(matrix, locked)
     again = choose(facts, narrowed, pinned, only)
     if again is None:
-        return f"{describe(solution)} does not fit this host"
+        conflict = refuse(facts, narrowed, pinned, only).conflict
+        return f"{describe(solution)} does not fit this host: {conflict[0].because}"
     if (
         again.choice.environment != choice.environment
         or again.choice.bitsandbytes.library != choice.bitsandbytes.library
@@ -147,8 +149,16 @@ def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix
     return None
 
 
+def _locked_torch(locked: Locked, matrix: Matrix) -> tuple[TorchBuild, ...]:
+    """The rows of the locked build: the matrix's own where it knows the build, since a lock may say anything."""
+    row = locked.decision.torch
+    keys = ("version", "source", "index", "cuda", "os", "machine")
+    known = [one for one in matrix.torch if all(getattr(one, key) == getattr(row, key) for key in keys)]
+    return tuple(known) or (row,)
+
+
 def _without_other_torch(matrix: Matrix, locked: Locked) -> Matrix:
-    """The matrix with no torch builds: the locked one is judged by the row that stands in the lock."""
+    """The matrix with no torch builds but that of the lock, which is handed in beside it."""
     import msgspec
 
     return msgspec.structs.replace(matrix, torch=())

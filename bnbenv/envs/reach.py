@@ -95,7 +95,7 @@ def check_reach(
     asked += [*sources.pytorch, *(sources.pytorch_source(variant) for variant in variants)]
     asked = list(dict.fromkeys([*asked, *sources.find_links]))
     urls = {url for source in asked if not _barred(source, sources) for url in _pages(source).values()}
-    answers = _fetch_all(http or RequestsHttp(sources.network), urls, ACCEPT_JSON_PREFERRED, limit)
+    answers = fetch_all(http or RequestsHttp(sources.network), urls, ACCEPT_JSON_PREFERRED, limit)
     return Reach(tuple(_judge(source, sources, answers) for source in asked))
 
 
@@ -118,7 +118,7 @@ def _pages(source: Source) -> dict[str, str]:
     return {project: f"{source.url.rstrip('/')}/{project}/" for project in projects}
 
 
-def _fetch_all(http: Http, urls: Iterable[str], accept: str, limit: float) -> Mapping[str, Page | FetchError]:
+def fetch_all(http: Http, urls: Iterable[str], accept: str, limit: float) -> Mapping[str, Page | FetchError]:
     deadline = time.monotonic() + limit
     answers: dict[str, Page | FetchError] = {url: FetchError(f"no answer within {limit:g} s") for url in urls}
     arrived: queue.Queue[tuple[str, Page | FetchError]] = queue.Queue()

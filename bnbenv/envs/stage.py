@@ -99,10 +99,14 @@ class Job:
         return record, verification
 
     def _damaged(self, generation: Generation) -> bool:
-        """Whether a file of a generation was changed after it was installed: it is not run again then."""
+        """Whether a file of a generation was changed after it was installed: it is not run again then.
+
+        One whose kernels never ran is read in full.
+        """
+        verified = generation.record is not None and generation.record.verified
         asked = self.setting.wishes.envs[self.env].requirements
-        progress = self.setting.progress
-        look = Inspection(self.setting.project, self.env, generation, self.locked, asked, progress, every_byte=False)
+        progress, every_byte = self.setting.progress, self.options.verify and not verified
+        look = Inspection(self.setting.project, self.env, generation, self.locked, asked, progress, every_byte)
         damage = look.finished()
         for one in damage[:1]:
             more = f", and {len(damage) - 1} more" if damage[1:] else ""

@@ -10,7 +10,7 @@ from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, stop_on_loss, what_is_there
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.lockfile import Locked, agrees, read_lock
+from bnbenv.envs.lockfile import Locked, agrees, measured, read_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
@@ -70,7 +70,7 @@ def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
         raise InputError(
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
-    locked = agrees(read_lock(text, str(path)), str(path))
+    locked = measured(agrees(read_lock(text, str(path)), str(path)), setting.matrix, str(path))
     problem = lock_problem(
         locked, env, setting.wishes.digest(env), _request(setting, env), setting.facts, setting.matrix
     )

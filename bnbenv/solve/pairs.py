@@ -44,7 +44,7 @@ def pairings(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: Bit
     if python is None:
         because = f"no Python fits both {label(build)} and bitsandbytes {wheel.version}"
         fails["python"] = Reason(because, wheel.filename)
-    loader = next((rule for rule in matrix.loaders if admits(rule.versions, wheel.version)), None)
+    loader = loader_of(matrix, wheel)
     if loader is None:
         fails["loader"] = Reason(f"no row says what bitsandbytes {wheel.version} loads", "the matrix")
         return [Pairing(build, wheel, None, None, python, (), fails)]
@@ -74,6 +74,11 @@ def library_cuda(library: NativeLibrary) -> str:
 def _cuda_in(name: str) -> str:
     digits = "".join(c for c in name.partition("_cuda")[2] if c.isdigit())
     return f"{digits[:-1]}.{digits[-1:]}"
+
+
+def loader_of(matrix: Matrix, wheel: BitsandbytesWheel) -> LoaderRule | None:
+    """The row about what a bitsandbytes version loads, or None."""
+    return next((rule for rule in matrix.loaders if admits(rule.versions, wheel.version)), None)
 
 
 def loaded_library(loader: LoaderRule, wheel: BitsandbytesWheel, cuda: str) -> NativeLibrary | None:
@@ -152,6 +157,19 @@ def judge_library(
         _library_libc(situation, wheel, library, fails)
         situation.memo[key] = (codes, fails)
     return situation.memo[key]
+
+
+def archs_without_code(situation: Situation, matrix: Matrix, wheel: BitsandbytesWheel) -> frozenset[str]:
+    """The rules against a wheel none of whose libraries has code for some GPU: they stand whatever torch is."""
+    libraries = cuda_libraries(wheel)
+    if situation.backend != "cuda" or not libraries or loader_of(matrix, wheel) is None:
+        return frozenset()
+    bare = {
+        capability
+        for capability in {gpu.capability for gpu in situation.gpus}
+        if not any(sass_for(capability, one.sass) or ptx_for(capability, one.ptx) for one in libraries)
+    }
+    return frozenset(f"library-arch[{gpu.index}]" for gpu in situation.gpus if gpu.capability in bare)
 
 
 def _library_code(

@@ -7,6 +7,7 @@ were any one of them given up, some candidate would be left with nothing against
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import combinations
 
 from bnbenv.facts.model import HostFacts
@@ -14,7 +15,7 @@ from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.driver_options import keep_driver, other_driver
 from bnbenv.solve.model import Availability, Conflict, Option, Refusal, Request, Solution
-from bnbenv.solve.pairs import pairings
+from bnbenv.solve.pairs import archs_without_code, pairings
 from bnbenv.solve.situation import Fails, Reason, with_request
 from bnbenv.solve.solver import Judged, choose, judge
 from bnbenv.solve.wording import arguments_of, command, gives
@@ -53,7 +54,7 @@ _ORDER = (
 def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Refusal:
     """The refusal for a request that has no solution."""
     judged = judge(facts, matrix, request, availability, availability.managed_python)
-    sets = {} if judged.situation.fails else _fail_sets(judged)
+    sets = {} if judged.situation.fails else _fail_sets(_one_of_each(judged))
     return Refusal(_conflict(judged, sets), tuple(_options(facts, matrix, request, availability, judged, sets)))
 
 
@@ -87,6 +88,19 @@ def _conflicts(items: Iterable[tuple[str, Reason]]) -> Iterator[Conflict]:
         yield Conflict(rule, reason.because, reason.source)
 
 
+def _one_of_each(judged: Judged) -> Judged:
+    """Of GPUs of one compute capability only the first: the rules treat them alike."""
+    situation = judged.situation
+    first = {gpu.compute_capability: gpu.index for gpu in reversed(situation.gpus)}
+    gpus = tuple(gpu for gpu in situation.gpus if first[gpu.compute_capability] == gpu.index)
+    others = tuple(f"[{gpu.index}]" for gpu in situation.gpus if gpu not in gpus)
+    builds = (
+        (build, {rule: reason for rule, reason in fails.items() if not rule.endswith(others)})
+        for build, fails in judged.torch
+    )
+    return replace(judged, situation=replace(situation, gpus=gpus, memo={}), torch=tuple(builds))
+
+
 def _fail_sets(judged: Judged) -> FailSets:
     """The rules against each candidate, with the newest candidate's reasons.
 
@@ -95,9 +109,11 @@ def _fail_sets(judged: Judged) -> FailSets:
     builds = sorted(judged.torch, key=lambda item: number(item[0].version), reverse=True)
     sets: FailSets = {}
     for wheel, wheel_fails in judged.wheels:
+        archs = archs_without_code(judged.situation, judged.matrix, wheel)
         for build, build_fails in builds:
             alone = {**wheel_fails, **build_fails}
-            if any(rules <= alone.keys() for rules in sets):
+            broken = alone.keys() | archs if build.cuda else alone.keys()
+            if any(rules <= broken for rules in sets):
                 continue
             for pairing in pairings(judged.situation, judged.matrix, build, wheel):
                 fails = {**pairing.fails, **alone}

@@ -27,7 +27,7 @@ from bnbenv.solve.model import (
     TorchChoice,
     telling,
 )
-from bnbenv.solve.pairs import Pairing, library_cuda, pairings, remarks
+from bnbenv.solve.pairs import Pairing, archs_without_code, library_cuda, pairings, remarks
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, apart, public
@@ -78,8 +78,13 @@ def choose(facts: HostFacts, matrix: Matrix, request: Request, availability: Ava
 
 
 def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool) -> Judged:
-    """Apply all rules that look at one candidate alone. Raises RebootRequired."""
+    """Apply all rules that look at one candidate alone; where the host itself is against all, there are none.
+
+    Raises RebootRequired.
+    """
     situation = situate(facts, matrix, request, availability, managed)
+    if situation.fails:
+        return Judged(situation, matrix, (), ())
     here = (facts.platform.os, facts.platform.machine)
     builds = [build for build in (*availability.local, *matrix.torch) if (build.os, build.machine) == here]
     if situation.backend == "cuda" and any(build.cuda for build in builds):
@@ -106,7 +111,9 @@ def _best(judged: Judged) -> Pairing | None:
     builds = sorted(
         (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
     )
-    wheels = [wheel for wheel, fails in judged.wheels if not fails]
+    wheels = [
+        wheel for wheel, fails in judged.wheels if not fails and not archs_without_code(situation, judged.matrix, wheel)
+    ]
     for kind in sorted({_kind(situation, build) for build in builds}):
         found: dict[tuple[bool, bool, Key], Pairing] = {}
         for wheel, build in product(wheels, [build for build in builds if _kind(situation, build) == kind]):

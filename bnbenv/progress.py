@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,3 +46,13 @@ class About:
 
     def at(self, text: str) -> None:
         self.progress.at(f"{self.name}: {text}" if text else "")
+
+
+@contextmanager
+def during(progress: Progress, text: str) -> Iterator[None]:
+    """While the body runs, this is at hand."""
+    progress.at(text)
+    try:
+        yield
+    finally:
+        progress.at("")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context
-from bnbenv.envs.check import Host, Reason
+from bnbenv.envs.check import Host, Reason, in_use
 from bnbenv.envs.project import Project, check_env_name, find_project
 
 if TYPE_CHECKING:
@@ -51,8 +52,18 @@ def facts_of(ctx: Context, file: str | None = None) -> HostFacts:
     """The host's facts: a recorded file's, or probed. Raises InputError."""
     from bnbenv.facts import read_facts
     from bnbenv.paths import Sysroot
+    from bnbenv.progress import during
 
-    return read_facts(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner, file)
+    with during(ctx.progress, "looking at this host: driver, GPUs, Pythons"):
+        return read_facts(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner, file)
+
+
+def check_driver(text: str) -> None:
+    """A driver's version, or a branch. Raises InputError."""
+    from bnbenv.errors import InputError
+
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", text):
+        raise InputError("--driver", "", f'expected a version such as "580.65.06" or a branch, found "{text[:60]}"')
 
 
 def wishes_from(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,16 +105,26 @@ def selected(wishes: Wishes, only: str | None, project: Project) -> tuple[str, .
     return (only,)
 
 
-def stop_on_mismatch(host: Host) -> None:
-    """With the driver half upgraded nothing is touched. Raises RebootRequired."""
+def stop_on_mismatch(host: Host, project: Project) -> None:
+    """With the driver half upgraded nothing is touched.
+
+    Raises RebootRequired, which names the GPUs that the reboot would cost.
+    """
     if host.state == "mismatch":
+        from bnbenv.envs.lost import lost_after_reboot
         from bnbenv.facts.model import Driver
         from bnbenv.solve.situation import reboot_required
 
         found = host.fingerprint
         module = found.get("driver module") or found.get("driver kernel_module")
         library = found.get("driver library") or found.get("driver userland")
-        raise reboot_required(Driver(state="mismatch", kernel_module=module, userland=library))
+        error = reboot_required(Driver(state="mismatch", kernel_module=module, userland=library))
+        records = [use.record for env in project.envs_made() if (use := in_use(project, env)).record]
+        said, remedy = lost_after_reboot((one for one in records if one), library or "")
+        if said:
+            error.detail = "\n".join(f"after the reboot {one}" for one in said)
+            error.next_step = f"To keep it, {remedy} instead of rebooting."
+        raise error
 
 
 def reason_rows(reasons: tuple[Reason, ...]) -> list[dict[str, str]]:

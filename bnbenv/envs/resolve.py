@@ -19,7 +19,7 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.paths import Sysroot, data_home, user_home
 from bnbenv.process import Runner
-from bnbenv.progress import About, Progress, Quiet
+from bnbenv.progress import About, Progress, Quiet, during
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
@@ -74,12 +74,11 @@ def survey(setting: Setting) -> tuple[Availability, PackageSources]:
     sources, platform = sources_of(setting), setting.facts.platform
     here = (platform.os, platform.machine)
     variants = sorted({b.index for b in setting.matrix.torch if b.index is not None and (b.os, b.machine) == here})
-    setting.progress.at("waiting for the package sources to answer")
-    try:
+    with during(setting.progress, "waiting for the package sources to answer"):
         reach = check_reach(sources, variants)
-    finally:
-        setting.progress.at("")
     unreachable: dict[str, str] = {}
+    with during(setting.progress, "reading the torch wheels in local folders"):
+        local = _local_builds(reach, unreachable)
     offered: dict[str, frozenset[str]] = {}
     plain = [one for one in reach.results if one.source.kind in ("default-index", "index")]
     _note_source("default-index", plain, unreachable, offered)
@@ -94,7 +93,7 @@ def survey(setting: Setting) -> tuple[Availability, PackageSources]:
         unreachable=unreachable,
         torch=offered,
         bitsandbytes=frozenset(offer.filename for _, offer in reach.offers("bitsandbytes")),
-        local=_local_builds(reach, unreachable),
+        local=local,
         managed_python=sources.offline is None,
     )
     return found, answering(sources, reach)

@@ -6,9 +6,8 @@ import argparse
 import json
 
 from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import facts_of
 from bnbenv.errors import Exit
-from bnbenv.facts import read_facts
-from bnbenv.paths import Sysroot
 
 SUMMARY = """\
 Say what this host is: NVIDIA driver, GPUs, C library, Pythons, CUDA toolkits.
@@ -30,5 +29,5 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     """The facts as a document; exit 0 whatever they are. Raises InputError for a facts file that cannot be read."""
     from bnbenv.facts.model import encode_facts
 
-    facts = read_facts(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner, args.facts)
+    facts = facts_of(ctx, args.facts)
     return Outcome(Exit.DONE, json.loads(encode_facts(facts)))

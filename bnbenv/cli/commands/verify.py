@@ -52,13 +52,12 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     """
     import msgspec
 
+    from bnbenv.cli.common import facts_of
     from bnbenv.envs.redact import redact
-    from bnbenv.facts import read_facts
-    from bnbenv.paths import Sysroot
     from bnbenv.verify.run import LIMIT, devices_for, verify_environment
 
     python, decided = _environment(args, ctx)
-    facts = read_facts(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner)
+    facts = facts_of(ctx)
     selection = tuple(args.device or ()) or decided or _default(facts, ctx)
     if any(word != "cpu" for word in selection):
         _stop_on_mismatch(facts)

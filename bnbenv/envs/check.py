@@ -168,7 +168,12 @@ def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:
             for name in [name for name in found if not name.startswith(("driver", "GPU", "MIG"))]:
                 del found[name]
     changes += differences(before, now)
-    return [Reason(env, "host-changed", change) for change in changes]
+    if not changes:
+        return []
+    from bnbenv.envs.lost import driver_reasons
+
+    worse = [Reason(env, *found) for found in driver_reasons(record, host.state, host.fingerprint)]
+    return [*worse, *(Reason(env, "host-changed", change) for change in changes)]
 
 
 def _wishes_reasons(project: Project, env: str, record: Record) -> list[Reason]:

@@ -7,11 +7,11 @@ facts (``plan``, ``sync``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.envs.record import Record
-from bnbenv.matrix.drivers import unsupported
+from bnbenv.matrix.drivers import too_old, unsupported
 
 if TYPE_CHECKING:
     from bnbenv.facts.model import HostFacts
@@ -193,3 +193,45 @@ def seen_in_fingerprint(state: str, fingerprint: Mapping[str, str], record: Reco
         windows=where.get("os") == "windows" or bool(where.get("wsl")),
         container=bool(where.get("container")),
     )
+
+
+def driver_reasons(record: Record, state: str, fingerprint: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What a changed host has against a generation, as codes and sentences: GPUs that are lost, a driver too old.
+
+    Reads the two small tables of the matrix that know of drivers.
+    """
+    if record.decision.get("backend") != "cuda":
+        return []
+    from bnbenv.matrix.load import load_hardware
+
+    drivers, archs = load_hardware()
+    sight = seen_in_fingerprint(state, fingerprint, record)
+    loss = find_loss(record, sight, archs)
+    if loss is not None and loss.stops:
+        return [("gpu-lost", said) for said in loss.sentences()]
+    torch = record.decision.get("choice", {}).get("torch", {})
+    cuda = torch.get("cuda")
+    if not isinstance(cuda, str) or sight.driver is None or sight.trouble is not None:
+        return []
+    need = too_old(drivers, cuda, sight.driver, sight.windows)
+    because = (
+        f"driver {sight.driver} is too old for torch {torch.get('version')}: its CUDA {cuda} needs {need} or newer"
+    )
+    return [("driver-too-old", because)] if need else []
+
+
+def lost_after_reboot(records: Iterable[Record], driver: str) -> tuple[list[str], str]:
+    """What a driver that waits for the reboot will no longer run, and what to do instead of rebooting."""
+    from bnbenv.matrix.load import load_hardware
+
+    _, archs = load_hardware()
+    said: list[str] = []
+    remedies: list[str] = []
+    for record in records:
+        sight = seen_in_fingerprint("ok", {}, record)
+        there = frozenset(gpu.uuid for gpu in made_for(record))
+        loss = find_loss(record, replace(sight, driver=driver, uuids=there, nameless=1), archs)
+        if loss is not None:
+            said += loss.sentences(ahead=True)
+            remedies.append(loss.remedies)
+    return list(dict.fromkeys(said)), ", ".join(dict.fromkeys(remedies))

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
-    stop_on_mismatch(host)
+    stop_on_mismatch(host, project)
     names = env_names(project, args.env)
     reasons = tuple(reason for env in names for reason in check_env(project, env, host))
     actions = [{"env": env, "action": "sync"} for env in dict.fromkeys(reason.env for reason in reasons)]

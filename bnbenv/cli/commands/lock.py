@@ -28,18 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.envs.adapt import stop_on_loss
     from bnbenv.envs.generations import held
     from bnbenv.envs.sync import new_lock
     from bnbenv.envs.wishes import load_wishes
 
     project = project_of(args, ctx)
-    stop_on_mismatch(observe_host(ctx.environ, ctx.runner))
+    stop_on_mismatch(observe_host(ctx.environ, ctx.runner), project)
     wishes = load_wishes(project)
     rows = []
     with held(project):
         ctx.log_to(project.home)
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
-        for env in selected(wishes, args.env, project):
+        names = selected(wishes, args.env, project)
+        for env in names:
+            stop_on_loss(setting, env, in_use(project, env))
+        for env in names:
             locked, solution = new_lock(setting, env, in_use(project, env))
             path = project.lock(env)
             changed = not path.exists() or path.read_text(encoding="utf-8", errors="replace") != locked.text

@@ -7,6 +7,7 @@ import argparse
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
     add_env,
+    check_driver,
     facts_of,
     project_of,
     reason_rows,
@@ -17,8 +18,14 @@ from bnbenv.cli.common import (
 from bnbenv.envs.check import in_use, observe_host
 from bnbenv.errors import Exit
 
-SUMMARY = "Show what sync would change, and why. Nothing is touched."
-EXAMPLE = "bnbenv plan"
+SUMMARY = """\
+Show what sync would change, and why. Nothing is touched.
+
+With --driver it answers ahead of an upgrade or a downgrade of the NVIDIA driver:
+whether the environment in use stays, and which GPUs would be lost."""
+EXAMPLE = """\
+bnbenv plan
+bnbenv plan --driver 590.44    before the driver is upgraded"""
 EXITS = (
     "0 nothing to do, 2 unreadable input, 3 changes are pending, 4 no known-good combination, 6 reboot "
     "required, 7 a package source cannot be reached"
@@ -27,25 +34,36 @@ EXITS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
+    parser.add_argument(
+        "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
+    )
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from dataclasses import replace
+
+    from bnbenv.envs.adapt import as_if
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import choose, make_plan
     from bnbenv.envs.wishes import load_wishes
 
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
-    stop_on_mismatch(host)
+    if args.driver is None:
+        stop_on_mismatch(host, project)
+    else:
+        check_driver(args.driver)
     wishes = load_wishes(project)
     names = selected(wishes, args.env, project)
-    setting = setting_of(project, wishes, facts_of(ctx), ctx)
+    probed = setting_of(project, wishes, facts_of(ctx), ctx)
     reasons, actions, notes = [], [], []
     for env in names:
-        plan = make_plan(setting, env, host, Options())
         use = in_use(project, env)
+        setting = probed if args.driver is None else replace(probed, facts=as_if(probed, args.driver, use))
+        driver = None if args.driver is None else setting.facts.driver.version
+        plan = make_plan(setting, env, host, Options(), driver)
         solution = plan.lock.decision.solution if plan.lock else choose(setting, env, use)
-        notes += list(solution.notes)
+        notes += [*plan.notes, *solution.notes]
         reasons += reason_rows(plan.reasons)
         actions += [] if plan.in_sync else plan.actions(solution, use.record)
     document = {
@@ -53,6 +71,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         "in_sync": not actions,
         "project": str(project.root),
         "environments": list(names),
+        "driver": args.driver,
         "reasons": reasons,
         "actions": actions,
         "notes": notes,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 
 import msgspec
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_wishes, facts_of, project_of, setting_of, wishes_from
-from bnbenv.errors import Exit, InputError, UsageError
+from bnbenv.cli.common import add_wishes, check_driver, facts_of, project_of, setting_of, wishes_from
+from bnbenv.errors import Exit, UsageError
 from bnbenv.solve.model import Availability, Request, Solution
 
 SUMMARY = """\
@@ -25,7 +24,9 @@ EXITS = "0 solved, 2 an option or file cannot be read, 4 refused, 6 reboot requi
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_wishes(parser)
     parser.add_argument("--facts", metavar="FILE", help="recorded facts (bnbenv facts --json) instead of this host")
-    parser.add_argument("--driver", metavar="VERSION", help="judge as if this driver were installed")
+    parser.add_argument(
+        "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
+    )
     build = parser.add_mutually_exclusive_group()
     build.add_argument("--build", action="store_true", help="ask for a source build of bitsandbytes")
     build.add_argument("--no-build", action="store_true", help="published wheels only")
@@ -62,8 +63,8 @@ def _request(args: argparse.Namespace) -> Request:
     if args.torch is not None and args.torch.strip() == "keep":
         step = "Name the version that is there, such as --torch 2.9.1."
         raise UsageError("keep", "--torch keep: this bnbenv chooses torch itself", step)
-    if args.driver is not None and not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,3}", args.driver):
-        raise InputError("--driver", "", f'expected a version such as "580.65.06", found "{args.driver}"')
+    if args.driver is not None:
+        check_driver(args.driver)
     changes = wishes_from(args)
     request = Request(driver=args.driver, build="always" if args.build else "never" if args.no_build else "auto")
     for name in ("torch", "bitsandbytes", "python"):

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
-    stop_on_mismatch(host)
+    stop_on_mismatch(host, project)
     from bnbenv.envs.generations import left_over
 
     asked = any(getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend"))
@@ -121,6 +121,7 @@ def _document(
 
 
 def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) -> Outcome:
+    from bnbenv.envs.adapt import stop_on_loss
     from bnbenv.envs.generations import held
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import sync_env
@@ -138,6 +139,8 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         options = Options(
             args.locked, args.fresh, not args.no_verify, recorded, not {"gpus", "backend"}.isdisjoint(changes)
         )
+        for env in names:  # before the first of them is touched
+            stop_on_loss(setting, env, in_use(project, env), options.accepted)
         done = [sync_env(setting, env, host, options) for env in names]
         if config is not None:
             write_atomically(project.config, config)  # where nothing else had to be done

@@ -8,10 +8,12 @@ from bnbenv.cli.render.text import wrap
 
 
 def render(document: dict[str, Any]) -> str:
+    driver = document["driver"]
+    asked = f"with driver {driver}: " if driver else ""
     if document["in_sync"]:
-        return f"in sync, nothing to do: {', '.join(document['environments'])}"
+        return f"{asked}in sync, nothing to do: {', '.join(document['environments'])}"
     names = dict.fromkeys(action["env"] for action in document["actions"])
-    lines = [f"changes are pending: {', '.join(names)}"]
+    lines = [f"{asked}changes are pending: {', '.join(names)}"]
     for reason in document["reasons"]:
         lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
     lines.append("bnbenv sync would:")
@@ -20,5 +22,5 @@ def render(document: dict[str, Any]) -> str:
     for note in dict.fromkeys(document["notes"]):
         lines += wrap(f"note: {note}")
     lines.append(f"project: {document['project']}")
-    lines.append("next: bnbenv sync")
+    lines.append(f"next: bnbenv sync{f', once driver {driver} is installed' if driver else ''}")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, 
 from bnbenv.envs.resolve import Setting, interpreter, sources_of, uv_for
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
-from bnbenv.progress import About
+from bnbenv.progress import About, during
 from bnbenv.solve.model import Solution, telling
 
 
@@ -70,7 +70,8 @@ class Job:
             verification = self._verify(generation.prefix)
             record = self._record(generation, python, verification)
         except BaseException:
-            gens.remove(generation)
+            with during(self.setting.progress, f"{self.env}: clearing away what was begun"):
+                gens.remove(generation)
             raise
         self._finish(generation, record)
         return record, verification

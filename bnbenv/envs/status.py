@@ -82,8 +82,8 @@ def look(project: Project, env: str, host: Host | None) -> Seen:
         host = Host("unknown", use.record.host if use.record else {})
     try:
         reasons = check_env(project, env, host)
-    except BnbenvError as error:
-        reasons = (Reason(env, error.code, error.message),)
+    except BnbenvError as error:  # of bnbenv.toml, which ``names`` tells in full
+        reasons = (Reason(env, error.code, f"{project.config.name} cannot be read"),)
     others = tuple(one for one in generations(project, env) if one.number != use.generation)
     return Seen(env, use, reasons, others)
 
@@ -187,21 +187,14 @@ def verified_on(record: Record) -> list[dict[str, Any]]:
 
 
 def made_for(record: Record) -> dict[str, Any]:
-    """The driver and the GPUs that a generation was solved for."""
-    driver, gpus = record.facts.get("driver"), record.facts.get("gpus")
-    version = driver.get("version") if isinstance(driver, dict) else None
-    return {
-        "driver": version if isinstance(version, str) else None,
-        "gpus": [
-            {"index": gpu.get("index"), "name": str(gpu.get("name")), "arch": _arch(gpu)}
-            for gpu in (gpus if isinstance(gpus, list) else [])
-            if isinstance(gpu, dict)
-        ],
-    }
+    """The driver and the GPUs that a generation was solved for; none of both: the CPU."""
+    if record.decision.get("backend") != "cuda":
+        return {"driver": None, "gpus": []}
+    from bnbenv.envs import lost
 
-
-def _arch(gpu: dict[str, Any]) -> str:
-    return f"sm_{str(gpu.get('compute_capability')).replace('.', '')}"
+    gpus = lost.made_for(record)
+    named = [{"index": gpu.index, "name": gpu.name, "arch": f"sm_{gpu.capability.replace('.', '')}"} for gpu in gpus]
+    return {"driver": lost.driver_of(record), "gpus": named}
 
 
 def holds(record: Record) -> dict[str, str | None]:

@@ -109,11 +109,14 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 def telling(rejected: tuple[Rejected, ...], most: int = 8) -> tuple[Rejected, ...]:
-    """What was passed over, the newest wheel, pair and torch build first: what stands against these says the most."""
+    """What was passed over, and first each rule that stands against the newest wheel, pair and torch build."""
     newest: dict[tuple[str, bool], str] = {}
+    rules: dict[tuple[str, str], Rejected] = {}
     for row in rejected:
         newest.setdefault((row.candidate.split()[0], " + " in row.candidate), row.candidate)
-    return tuple(sorted(rejected, key=lambda row: row.candidate not in newest.values()))[:most]
+        rules.setdefault((row.candidate, row.rule.partition("[")[0]), row)
+    first = [row for (candidate, _), row in rules.items() if candidate in newest.values()]
+    return tuple(dict.fromkeys((*first, *rejected)))[:most]
 
 
 class Solution(msgspec.Struct, frozen=True):

@@ -24,6 +24,8 @@ EXITS = {
     "rollback": {0, 1, 2, 8},
     "gc": {0, 2, 8},
     "path": {0, 1, 2},
+    "status": {0, 2, 3, 6},
+    "completion": {0, 2},
 }
 
 

@@ -1,4 +1,4 @@
-"""What people see: each document in ``screens/`` and the text that it is shown as.
+"""What people see: each document in ``screens/`` and the text that it is shown as, without colour and with.
 
 To renew the texts after a change of wording, look at the difference, and commit it:
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,20 @@ import pytest
 
 from bnbenv.cli import main
 from bnbenv.cli.errors import render as render_error
-from bnbenv.errors import NoCombination
+from bnbenv.cli.render import style
+from bnbenv.errors import BnbenvError, NoCombination
 
 SCREENS = Path(__file__).parent / "screens"
-NAMES = sorted(path.stem for path in SCREENS.glob("*.json"))
+DOCUMENTS = sorted(path.stem for path in SCREENS.glob("*.json"))
+# What was asked to be seen of a document, and the same document seen in another way.
+VIEWS: dict[str, dict[str, Any]] = {
+    "status-why": {"why": "newest"},
+    "status-why+all": {"why": "minimal-change", "everything": True},
+    "solve-gtx970+all": {"everything": True},
+    "solve-refused-v100+all": {"everything": True},
+}
+NAMES = sorted({*DOCUMENTS, *VIEWS})
+COLOURS = {"\x1b[31m": "<red>", "\x1b[32m": "<green>", "\x1b[33m": "<yellow>", "\x1b[1m": "<bold>", "\x1b[0m": "</>"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +47,23 @@ def _clock_of_greenwich() -> Iterator[None]:
 
 
 def shown(name: str) -> str:
-    document = json.loads((SCREENS / f"{name}.json").read_text())
+    document = json.loads((SCREENS / f"{name.partition('+')[0]}.json").read_text())
+    if "error" in document:
+        error = document["error"]
+        return (
+            render_error(BnbenvError(error["code"], error["message"], error["next_step"], error["detail"]), {}) + "\n"
+        )
     command = document["schema"].removeprefix("bnbenv.").removesuffix("/1")
-    return str(importlib.import_module(f"bnbenv.cli.render.{command}").render(document)) + "\n"
+    render = importlib.import_module(f"bnbenv.cli.render.{command}").render
+    return str(render(document, **VIEWS.get(name, {}))) + "\n"
+
+
+def coloured(name: str) -> str:
+    """The screen in colour, the codes as words."""
+    text = style.paint(shown(name))
+    for code, word in COLOURS.items():
+        text = text.replace(code, word)
+    return text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,13 +74,41 @@ def test_a_document_is_shown_as(name: str) -> None:
     assert shown(name) == screen.read_text()
 
 
+@pytest.mark.parametrize("name", [path.stem.removesuffix(".colour") for path in SCREENS.glob("*.colour.txt")])
+def test_a_document_is_shown_in_colour_as(name: str) -> None:
+    screen = SCREENS / f"{name}.colour.txt"
+    if os.environ.get("RENEW_SCREENS"):
+        screen.write_text(coloured(name))
+    assert coloured(name) == screen.read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_colour_adds_nothing_but_colour(name: str) -> None:
+    """Without its codes a screen is the plain one, so nothing is said by colour alone."""
+    text = style.paint(shown(name))
+    assert re.sub(r"\x1b\[[0-9]+m", "", text) == shown(name)
+    for line in text.splitlines():  # what begins in a line ends in it: pagers show lines alone
+        assert line.count("\x1b[0m") * 2 == line.count("\x1b["), line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_screens_can_be_heard(name: str) -> None:
+    """A screen reader reads signs out and knows no columns: no drawing, no tabs, no arrows but in versions."""
+    if name.startswith(("verify", "facts", "completion")):  # tables, with their own words; a script
+        pytest.skip("not made of sentences")
+    for line in shown(name).splitlines():
+        assert line.isascii() and line.isprintable(), line
+        assert not re.search(r"\S {2,}\S", line.strip()), f"columns: {line}"
+        assert not re.search(r"[-=*_#]{3,}", line), f"drawing: {line}"
+
+
 def too_wide(text: str) -> list[str]:
     """Lines of more than 80 columns that could be broken: not one word, no command to copy, no device's title."""
     kept = ("    bnbenv sync", "next: ", "use ", "project: ", "GPU-", "cpu: ")
     return [line for line in text.splitlines() if len(line) > 80 and " " in line.strip() and not line.startswith(kept)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("error")])
 def test_screens_are_plain_and_fit_80_columns(name: str) -> None:
     text = shown(name)
     # Commands are copied whole, and so they stand on one line.
@@ -71,7 +124,12 @@ def test_the_first_line_says_it_and_the_last_what_to_do() -> None:
         ("plan-first", "changes are pending: bnb", "next: bnbenv sync"),
         ("sync-nothing", "in sync, nothing to do: bnb (generation 1)", "in sync, nothing to do: bnb (generation 1)"),
         ("list-empty", "no generations yet", "next: bnbenv sync"),
-        ("solve-h200", "bitsandbytes 0.50.2 with torch ", "next: bnbenv sync"),
+        ("solve-h200", "bitsandbytes 0.50.2, torch 2.15.0 ", "next: bnbenv sync"),
+        ("status-in-sync", "in sync: bnb", "use it: /home/me/train/.venv-bnb/bin/python"),
+        ("status-broken", "not in sync: bnb, eval", "next: correct that file, then run: bnbenv status"),
+        ("status-reboot", "reboot required: ", "next: Reboot, then run: bnbenv sync"),
+        ("list", "bnb 1: made ", "next: bnbenv rollback N "),
+        ("error-detail", "error: no known-good combination", "next: Give up the wish"),
         ("solve-refused-v100", "nothing known to be good fits:", "next: bnbenv sync --torch '*'"),
         ("rollback", "bnb: generation 2 is in use (was 3)", "next: bnbenv check"),
     ]:

@@ -6,11 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_env, reason_rows, selected
+from bnbenv.cli.common import add_env, reason_rows, selected, stop_on_mismatch
 from bnbenv.envs import status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
-from bnbenv.errors import BnbenvError, Exit
+from bnbenv.errors import BnbenvError, Exit, RebootRequired
 
 if TYPE_CHECKING:
     from bnbenv.envs.record import Record
@@ -27,7 +27,6 @@ bnbenv status --env bnb --why    what was chosen, why, and what it rests on"""
 EXITS = "0 in sync, 2 wrong usage, 3 not in sync or something cannot be read, 6 reboot required"
 
 SYNC = "bnbenv sync (bnbenv plan shows what it would do)"
-REBOOT = "reboot, then run: bnbenv sync"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +41,15 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     names, problems = status.names(project, args.env)
     host, trouble = _host(ctx)
     rows = [_row(project, status.look(project, env, host), args) for env in names]
-    problems = (*problems, *trouble)
-    reboot = host is not None and host.state == "mismatch"
-    in_sync = not problems and not reboot and all(row["in_sync"] for row in rows)
+    reboot = _reboot(host, project)
+    problems = (*reboot, *problems, *trouble)
+    in_sync = not problems and all(row["in_sync"] for row in rows)
     at_work = status.at_work(project)
     document = {
         "schema": "bnbenv.status/1",
         "in_sync": in_sync,
         "project": str(project.root),
+        "own": project.user,
         "config": str(project.config) if project.config.exists() else None,
         "host": _host_row(host),
         "environments": rows,
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
             for one in status.runs(project)
         ],
         "problems": [{"code": one.code, "because": one.because} for one in problems],
-        "next_step": REBOOT if reboot else _next_step(problems, in_sync, at_work),
+        "next_step": _next_step(problems, in_sync, at_work),
     }
     view = {"why": _policy(project) if args.why else None, "everything": args.all or args.verbose}
     return Outcome(Exit.REBOOT if reboot else Exit.DONE if in_sync else Exit.PENDING, document, view)
@@ -84,9 +84,20 @@ def _host(ctx: Context) -> tuple[Host | None, tuple[status.Problem, ...]]:
         return None, (status.Problem.of(error),)
 
 
+def _reboot(host: Host | None, project: Project) -> tuple[status.Problem, ...]:
+    """What a driver that is half upgraded means, if it is."""
+    try:
+        if host is not None:
+            stop_on_mismatch(host, project)
+    except RebootRequired as error:
+        rest = (status.Problem(error.code, line, error.next_step) for line in error.detail.splitlines())
+        return (status.Problem.of(error), *rest)
+    return ()
+
+
 def _next_step(problems: tuple[status.Problem, ...], in_sync: bool, at_work: bool) -> str | None:
     if problems:
-        return problems[0].next_step or "correct it, then run: bnbenv status"
+        return problems[0].next_step or "correct that file, then run: bnbenv status"
     if in_sync:
         return None
     return "wait until the other bnbenv has finished, then run: bnbenv status" if at_work else SYNC
@@ -123,7 +134,8 @@ def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[
         "python": str(env_python(link)) if record else None,
         **_recorded(record),
         "others": [one.number for one in seen.others if one.usable],
-        "unfinished": [one.number for one in seen.others if not one.usable],
+        "unfinished": [one.number for one in seen.others if not one.usable and not one.newer],
+        "newer": [one.number for one in seen.others if one.newer],
         "disk": {"bytes": space.total, "own": space.own} if space else None,
         "decision": status.decision(record) if args.why and record else None,
     }

@@ -14,12 +14,15 @@ _FEW = 4  # of what was passed over, unless all is asked for; the most telling s
 
 
 def chosen(solution: dict[str, Any]) -> list[str]:
-    """The combination, the library that loads, and what runs on which GPU."""
+    """The combination, and its details."""
+    return wrap(describe(solution["choice"])) + details(solution)
+
+
+def details(solution: dict[str, Any]) -> list[str]:
+    """Where torch is from, the library that bitsandbytes loads, and what runs on which GPU."""
     choice = solution["choice"]
-    lines = wrap(describe(choice))
-    lines += wrap(
-        f"torch is from {_origin(choice['torch'])}; bitsandbytes loads {choice['bitsandbytes']['library']}", "  "
-    )
+    lines = wrap(f"torch is from {_origin(choice['torch'])}", "  ")
+    lines += wrap(f"bitsandbytes loads {choice['bitsandbytes']['library']}", "  ")
     for name, value in choice["environment"].items():
         lines += wrap(f"it needs {name}={value} in the environment, which bnbenv sync sets there", "  ")
     return lines + covered(solution)

@@ -32,7 +32,8 @@ def render(document: dict[str, Any], why: str | None = None, everything: bool = 
     rows = document["environments"]
     lines = wrap(_verdict(document))
     lines += [line for problem in document["problems"] for line in wrap(f"problem: {problem['because']}", "  ")]
-    lines += [f"project: {document['project']}", *wrap(f"host: {_host(document['host'])}")]
+    own = " (your own: no bnbenv.toml is here or above)" if document["own"] else ""
+    lines += [f"project: {document['project']}{own}", *wrap(f"host: {_host(document['host'])}")]
     for row in rows:
         lines += _environment(row)
         if why is not None:
@@ -56,15 +57,14 @@ def _verdict(document: dict[str, Any]) -> str:
 
 def _host(host: dict[str, Any]) -> str:
     driver = _DRIVER.get(host["state"], "NVIDIA driver {driver}").format(driver=host["driver"] or "of unknown version")
-    return (
-        "; ".join([driver, *_counted(host["gpus"])]) if host["gpus"] or host["state"] != "ok" else f"{driver}; no GPU"
-    )
+    gpus = f"GPU: {listed(_counted(host['gpus']))}" if host["gpus"] else "no GPU" if host["state"] == "ok" else ""
+    return f"{driver}; {gpus}" if gpus else driver
 
 
 def _counted(gpus: list[str]) -> list[str]:
-    """Equal GPUs in one: ``4 GPUs NVIDIA H200``."""
+    """Equal GPUs in one: ``4 NVIDIA H200``."""
     counts = {name: gpus.count(name) for name in dict.fromkeys(gpus)}
-    return [f"GPU {name}" if count == 1 else f"{count} GPUs {name}" for name, count in counts.items()]
+    return [name if count == 1 else f"{count} {name}" for name, count in counts.items()]
 
 
 def _environment(row: dict[str, Any]) -> list[str]:
@@ -79,7 +79,7 @@ def _environment(row: dict[str, Any]) -> list[str]:
     lines += _others(row)
     if row["disk"]:
         total, own = (f"{row['disk'][name] / 2**20:.0f} MiB" for name in ("bytes", "own"))
-        lines += wrap(f"disk: its generations take {total}; {own} of that is in no other place (uv's cache)", "  ")
+        lines += wrap(f"all its generations take {total} of disk; without them {own} would be free", "  ")
     return lines
 
 
@@ -100,7 +100,10 @@ def _verification(row: dict[str, Any]) -> str:
     if not row["verified"]:
         return "not verified: its kernels have not been run on this host"
     when = f" {local_time(row['verified_at'])}" if row["verified_at"] else ""
-    devices = [f"{one['name']} ({one['checks']} kernel checks agreed)" for one in row["verified_on"]]
+    alike: dict[int, list[str]] = {}
+    for one in row["verified_on"]:
+        alike.setdefault(one["checks"], []).append(one["name"])
+    devices = [f"{listed(_counted(names))} ({checks} kernel checks agreed)" for checks, names in alike.items()]
     return f"verified{when}" + (f" on {listed(devices)}" if devices else "")
 
 
@@ -112,17 +115,19 @@ def _others(row: dict[str, Any]) -> list[str]:
     if row["unfinished"]:
         numbers = listed([str(number) for number in row["unfinished"]])
         lines += wrap(f"unusable generations: {numbers} (bnbenv gc deletes them)", "  ")
+    if row["newer"]:
+        numbers = listed([str(number) for number in row["newer"]])
+        lines += wrap(f"generations of a newer bnbenv, which this one leaves alone: {numbers}", "  ")
     return lines
 
 
 def _why(row: dict[str, Any], prefer: str, everything: bool) -> list[str]:
-    from bnbenv.cli.render.choice import chosen, passed_over, rests_on, why
+    from bnbenv.cli.render.choice import details, passed_over, rests_on, why
 
     solution = row["decision"]
     if solution is None:
-        return [f"{row['env']}: no decision is recorded"] if row["generation"] else []
-    lines = [f"{row['env']}, what was chosen:", *(f"  {line}" for line in chosen(solution))]
-    lines += [*why(solution, prefer or None), *passed_over(solution["rejected"], everything)]
+        return ["  no decision is recorded that can be read"] if row["generation"] else []
+    lines = [*details(solution), *why(solution, prefer or None), *passed_over(solution["rejected"], everything)]
     return lines + rests_on(solution["evidence"], everything) + _this_host(row)
 
 
@@ -135,9 +140,15 @@ def _this_host(row: dict[str, Any]) -> list[str]:
 
 
 def _now_and_before(document: dict[str, Any]) -> list[str]:
-    lines = ["at work now: another bnbenv, on this project"] if document["at_work"] else []
-    for run in document["runs"]:
-        how = "has not ended, or was killed" if run["exit"] is None else _ENDS.get(run["exit"], f"exit {run['exit']}")
+    runs = document["runs"]
+    lines = []
+    if document["at_work"]:
+        now = runs[0] if runs and runs[0]["exit"] is None else None
+        since = f": {now['command']}, since {local_time(now['started'])}" if now else ""
+        lines = [f"at work now: another bnbenv{since}"]
+        runs = [run for run in runs if run is not now]
+    for run in runs:
+        how = "did not end by itself" if run["exit"] is None else _ENDS.get(run["exit"], f"exit {run['exit']}")
         took = f" after {run['seconds']:.0f} s" if run["seconds"] is not None else ""
         lines += wrap(f"earlier run: {run['command']} at {local_time(run['started'])}, {how}{took}")
     return lines

@@ -308,7 +308,9 @@ def empty(tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def cuda_torch_wheel(folder: Path, cuda: str) -> str:
+def cuda_torch_wheel(
+    folder: Path, cuda: str, release: str = "2.13.0", archs: str = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
+) -> str:
     """A local wheel that reads as a torch built for that CUDA, for the running Python; returns its version.
 
     A real one and its libraries are several GB. This one is measured, locked and installed as a real one is, and its
@@ -316,12 +318,12 @@ def cuda_torch_wheel(folder: Path, cuda: str) -> str:
     """
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     tag = f"{tag}-{tag}-manylinux_2_28_{platform.machine()}"
-    version = f"2.13.0+cu{cuda.replace('.', '')}"
+    version = f"{release}+cu{cuda.replace('.', '')}"
     info = f"torch-{version}.dist-info"
     files = {
         "torch/__init__.py": f"__version__ = '{version}'\n",
         "torch/version.py": f"__version__ = '{version}'\ncuda = '{cuda}'\n",
-        "torch/lib/libtorch_python.so": "\0sm_75 sm_80 sm_86 sm_90 sm_100 sm_120\0",
+        "torch/lib/libtorch_python.so": f"\0{archs}\0",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: false\nTag: {tag}\n",
     }
@@ -331,6 +333,12 @@ def cuda_torch_wheel(folder: Path, cuda: str) -> str:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name), text)
     return version
+
+
+@pytest.fixture
+def torch_wheel() -> Callable[..., str]:
+    """``cuda_torch_wheel(folder, cuda, release, archs)``."""
+    return cuda_torch_wheel
 
 
 @pytest.fixture

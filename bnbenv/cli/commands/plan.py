@@ -42,10 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from dataclasses import replace
 
+    import msgspec
+
     from bnbenv.envs.adapt import as_if
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import choose, make_plan
     from bnbenv.envs.wishes import load_wishes
+    from bnbenv.solve.model import telling
 
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     wishes = load_wishes(project)
     names = selected(wishes, args.env, project)
     probed = setting_of(project, wishes, facts_of(ctx), ctx)
-    reasons, actions, notes = [], [], []
+    reasons, actions, notes, decisions = [], [], [], []
     for env in names:
         use = in_use(project, env)
         setting = probed if args.driver is None else replace(probed, facts=as_if(probed, args.driver, use))
@@ -66,6 +69,9 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         notes += [*plan.notes, *solution.notes]
         reasons += reason_rows(plan.reasons)
         actions += [] if plan.in_sync else plan.actions(solution, use.record)
+        if plan.lock is None:
+            chosen = msgspec.structs.replace(solution, rejected=telling(solution.rejected))
+            decisions.append({"env": env, "decision": msgspec.to_builtins(chosen)})
     document = {
         "schema": "bnbenv.plan/1",
         "in_sync": not actions,
@@ -74,6 +80,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         "driver": args.driver,
         "reasons": reasons,
         "actions": actions,
+        "decisions": decisions,
         "notes": notes,
     }
     return Outcome(Exit.PENDING if actions else Exit.DONE, document)

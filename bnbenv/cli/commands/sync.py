@@ -96,6 +96,7 @@ def _row(
         "backend": decision.get("backend"),
         "verified": verified,
         "verification": verification,
+        "decision": decision if changed else None,
         "notes": notes,
     }
 
@@ -156,7 +157,9 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
 def _done_row(project: Project, done: Done) -> dict[str, Any]:
     import msgspec
 
-    solution = msgspec.to_builtins(done.solution)
+    from bnbenv.solve.model import telling
+
+    solution = msgspec.to_builtins(msgspec.structs.replace(done.solution, rejected=telling(done.solution.rejected)))
     changed = any(action["action"] in ("stage", "switch") for action in done.actions)
     env = done.plan.env
     return _row(project, env, done.generation, changed, solution, done.verification, done.verified, list(done.notes))

@@ -94,21 +94,17 @@ def rests_on(evidence: list[dict[str, Any]], everything: bool = False) -> list[s
     return lines
 
 
-def in_short(solution: dict[str, Any]) -> list[str]:
-    """One line each on what it rests on and on the first thing that was passed over."""
+def in_short(solution: dict[str, Any], more: str) -> list[str]:
+    """What it rests on and the first thing that was passed over; ``more`` is the command that says more."""
     levels: dict[str, list[str]] = {}
     for row in solution["evidence"][:2]:
         levels.setdefault(row["level"], []).append(row["about"].split()[0])
     rests = " and ".join(f"{level} contents of {' and '.join(names)}" for level, names in levels.items())
-    lines = wrap(f"it rests on the {rests}", "  ") if rests else []
+    lines = wrap(f"it rests on the {rests} ({more} says more)", "  ") if rests else []
     for row in solution["rejected"][:1]:
-        lines += wrap(f"passed over: {row['candidate']}, {_since(row)}", "  ")
+        because = row["because"].removeprefix(row["candidate"]).strip()
+        lines += wrap(f"newer, and passed over: {row['candidate']}: {because}", "  ")
     return lines
-
-
-def _since(row: dict[str, Any]) -> str:
-    because = str(row["because"])
-    return f"which{because.removeprefix(row['candidate'])}" if because.startswith(row["candidate"]) else because
 
 
 def _origin(torch: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.choice import in_short
 from bnbenv.cli.render.text import wrap
 
 
@@ -19,6 +20,8 @@ def render(document: dict[str, Any]) -> str:
     lines.append("bnbenv sync would:")
     for action in document["actions"]:
         lines += wrap(f"{action['env']}: {action['action']}: {action['what']}", "  ")
+    for row in document["decisions"]:
+        lines += in_short(row["decision"], "bnbenv solve")
     for note in dict.fromkeys(document["notes"]):
         lines += wrap(f"note: {note}")
     lines.append(f"project: {document['project']}")

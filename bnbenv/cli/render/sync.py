@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.choice import in_short
 from bnbenv.cli.render.text import describe, wrap
 
 
@@ -23,6 +24,8 @@ def _row(row: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
         return [f"in sync, nothing to do: {row['env']} (generation {row['generation']})"]
     verb = "switched to" if row["changed"] else "kept"
     lines = wrap(f"{row['env']}: {verb} generation {row['generation']}: {describe(row['choice'])}")
+    if row["decision"]:
+        lines += in_short(row["decision"], "bnbenv status --why")
     lines += _verification(row)
     for note in row["notes"]:
         lines += wrap(f"note: {note}", "  ")

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Speed, memory and disk of what people wait for, as ratios measured in one run, with bytecode cached.
 
-usage: .test-env/bin/python scripts/bench.py [--rounds N] [--keep DIR]
+usage: .test-env/bin/python scripts/bench.py [--rounds N] [--keep DIR] [--json FILE] [--enforce]
 
 It makes a project in a temporary folder (beside uv's cache, so that files can be linked), syncs it once, and then
-measures by turns, so that a slow minute of the machine falls on both sides of a ratio.
+measures by turns, so that a slow minute of the machine falls on both sides of a ratio. The figures are medians. "CPU"
+is what the command used of the processors, which a busy machine changes less than the time that it takes.
 """
 
 from __future__ import annotations
@@ -12,158 +13,208 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-REPO = Path(__file__).resolve().parent.parent
-BNBENV = (sys.executable, "-m", "bnbenv")
+from bench_run import REPO, Bench, Cold, Cost, busy, by_turns, disk, many, uv, uv_sources
 
-
-def environment(home: Path) -> dict[str, str]:
-    """As users have it: bytecode is cached, and nothing of this shell's own bnbenv is read."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("BNBENV_")}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)
-    return {**env, "BNBENV_HOME": str(home)}
+MANY = (1, 10, 50)  # environments in one project
+EXIT_REFUSED = 4
 
 
-def run(argv: tuple[str, ...], env: dict[str, str], cwd: Path) -> float:
-    """Seconds that a command takes; it has to succeed."""
-    started = time.perf_counter()
-    done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stderr}{done.stdout}")
-    return seconds
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. ``judged`` is what is compared with the limit, in the same unit; there may be none."""
+
+    what: str
+    value: float
+    unit: str
+    limit: float | None = None
+    judged: float | None = None
+    at_least: bool = False
+    cpu_ms: float | None = None
+    megabytes: float | None = None
+    remark: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the limit holds; None where there is none."""
+        if self.limit is None:
+            return None
+        found = self.value if self.judged is None else self.judged
+        return found >= self.limit if self.at_least else found <= self.limit
 
 
-def by_turns(rounds: int, *tasks: Callable[[], float]) -> list[float]:
-    """The median seconds of each task, run by turns."""
-    taken: list[list[float]] = [[] for _ in tasks]
-    for _ in range(rounds):
-        for task, seconds in zip(tasks, taken, strict=True):
-            seconds.append(task())
-    return [statistics.median(seconds) for seconds in taken]
+def row(what: str, cost: Cost, limit: float | None = None, remark: str = "") -> Row:
+    """A line about a command, in ms."""
+    cpu = cost.cpu * 1000
+    judged = cpu if limit is not None and busy() else None
+    return Row(what, cost.seconds * 1000, "ms", limit, judged, cpu_ms=cpu, megabytes=cost.megabytes, remark=remark)
 
 
-def peak_memory(argv: tuple[str, ...], env: dict[str, str], cwd: Path) -> float:
-    """MB that a command takes at most."""
-    process = subprocess.Popen(argv, env=env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, _, usage = os.wait4(process.pid, 0)
-    return usage.ru_maxrss / 1024
+def ratio(what: str, one: Cost, other: Cost, limit: float | None, at_least: bool = False) -> Row:
+    """How much more the one takes than the other."""
+    judged = one.cpu / other.cpu if limit is not None and busy() else None
+    return Row(what, one.seconds / other.seconds, "x", limit, judged, at_least)
 
 
-def solve_milliseconds() -> tuple[float, float]:
-    """The slowest of the recorded hosts and the matrix's load, in this process."""
-    from bnbenv.facts.model import decode_facts
-    from bnbenv.matrix.load import load_matrix
-    from bnbenv.solve.model import Request
-    from bnbenv.solve.solver import solve
-
-    started = time.perf_counter()
-    matrix = load_matrix()
-    load = time.perf_counter() - started
-    slowest = 0.0
-    for file in sorted((REPO / "tests" / "hosts").glob("*/facts.json")):
-        facts = decode_facts(file.read_bytes(), file.name)
-        if facts.driver.state == "mismatch":
-            continue
-        runs = []
-        for _ in range(3):
-            started = time.perf_counter()
-            solve(facts, matrix, Request())
-            runs.append(time.perf_counter() - started)
-        slowest = max(slowest, statistics.median(runs))
-    return slowest * 1000, load * 1000
-
-
-def disk(*folders: Path) -> int:
-    """Bytes of folders with hard links counted once and bytecode left out."""
-    words = ("du", "-sbc", "--exclude=__pycache__", *map(str, folders))
-    return int(subprocess.check_output(words, text=True).split()[-2])
-
-
-def line(what: str, value: str, limit: str) -> None:
-    print(f"{what:<58} {value:>14}   {limit}")
-
-
-def measure(project: Path, env: dict[str, str], rounds: int) -> None:
-    from uv import find_uv_bin
-
-    uv = str(find_uv_bin())
-    bare = (sys.executable, "-c", "pass")
-    link = project / ".venv-bnb"
-    record = json.loads((project / ".bnbenv/generations/bnb/1.json").read_text())
-
-    start, check, nothing = by_turns(
-        rounds,
-        lambda: run(bare, env, project),
-        lambda: run((*BNBENV, "check"), env, project),
-        lambda: run((*BNBENV, "sync"), env, project),
+def quick_commands(bench: Bench) -> Iterator[Row]:
+    """Commands that answer at once."""
+    python = str(bench.project / ".venv-bnb/bin/python")
+    lock, link = str(bench.project / "pylock.bnb.toml"), str(bench.project / ".venv-bnb")
+    refused = str(REPO / "tests/hosts/linux-x86_64__470.256.02__k80-sm37+k80-sm37/facts.json")
+    host = str(REPO / "tests/hosts/linux-x86_64__580.65.06__h200-sm90/facts.json")
+    start, check, nothing, status, solve, refuse, by_uv = by_turns(
+        bench.rounds,
+        lambda: bench.run(sys.executable, "-c", "pass"),
+        bench.tool("check"),
+        bench.tool("sync"),
+        bench.tool("status"),
+        bench.tool("solve", "--facts", host),
+        bench.tool("solve", "--facts", refused, exit_code=EXIT_REFUSED),
+        lambda: bench.run(uv(), "pip", "install", "-q", "--offline", "-p", link, "-r", lock, changes=uv_sources(bench)),
     )
-    line("check, nothing changed", f"{check * 1000:.0f} ms", f"at most 80 ms; {check / start:.1f} x bare interpreter")
-    line("check, peak memory", f"{peak_memory((*BNBENV, 'check'), env, project):.0f} MB", "at most 30 MB")
-    line("sync, nothing to do", f"{nothing * 1000:.0f} ms", f"at most 120 ms; {nothing / start:.1f} x bare interpreter")
 
-    plain_env = project / "plain"
-    lock = project / "pylock.bnb.toml"
-    links = {**env, **uv_sources(project)}
+    def against(cost: Cost) -> str:
+        return f"{cost.cpu / start.cpu:.1f} x the CPU of a bare interpreter"
 
-    def plain() -> float:
+    yield row("a bare interpreter", start)
+    yield row("check, nothing changed", check, 80, against(check))
+    yield Row("check, peak memory", check.megabytes, "MB", 30)
+    yield row(
+        "sync, nothing to do", nothing, 120, f"{against(nothing)}; uv, nothing to do: {by_uv.seconds * 1000:.0f} ms"
+    )
+    yield row("status", status, None, against(status))
+    yield row("solve, the command, one H200", solve, None, against(solve))
+    yield row("solve, the command, refused (two K80)", refuse, None, against(refuse))
+    with Cold(bench) as first_check:
+        (first,) = by_turns(min(3, bench.rounds), first_check)
+    yield row(
+        "check, the first time (bnbenv has no bytecode)", first, None, f"{first.cpu / check.cpu:.1f} x a later one"
+    )
+    again, bits = by_turns(min(3, bench.rounds), bench.tool("check"), lambda: bench.run(python, "-m", "bitsandbytes"))
+    yield row("python -m bitsandbytes", bits)
+    yield ratio("python -m bitsandbytes / check", bits, again, 30, at_least=True)
+
+
+def syncing(bench: Bench) -> Iterator[Row]:
+    """A new environment from a warm cache against uv alone, and what a second one takes on the disk."""
+    record = json.loads(next(bench.project.glob(".bnbenv/generations/bnb/*.json")).read_text())
+    plain_env, lock = bench.project / "plain", bench.project / "pylock.bnb.toml"
+    links = {**uv_sources(bench), "UV_OFFLINE": "1"}  # else uv may load files again that are in its cache
+
+    def plain() -> Cost:
         shutil.rmtree(plain_env, ignore_errors=True)
-        seconds = run((uv, "venv", "-q", str(plain_env), "-p", record["python"]), links, project)
-        return seconds + run((uv, "pip", "install", "-q", "-p", str(plain_env), "-r", str(lock)), links, project)
+        made = bench.run(uv(), "venv", "-q", str(plain_env), "-p", record["python"], changes=links)
+        filled = bench.run(uv(), "pip", "install", "-q", "-p", str(plain_env), "-r", str(lock), changes=links)
+        return Cost(made.seconds + filled.seconds, made.cpu + filled.cpu, filled.megabytes)
 
-    fresh, by_uv = by_turns(
-        max(3, rounds // 3), lambda: run((*BNBENV, "sync", "--fresh", "--no-verify"), env, project), plain
-    )
-    limit = by_uv * 1.2 + 0.3
-    line("sync --fresh --no-verify, warm cache", f"{fresh:.2f} s", f"at most {limit:.2f} s (uv alone {by_uv:.2f} s)")
-    slowest, load = solve_milliseconds()
-    line("solve, slowest recorded host, in process", f"{slowest:.0f} ms", f"at most 100 ms (matrix load {load:.0f} ms)")
-
-    used = link.resolve()
-    one = disk(used)
-    both = disk(used, used.parent / str(int(used.name) - 1))
-    line("a second environment with the same packages", f"{100 * (both - one) / one:.1f} %", "at most 5 % more disk")
-
-    bits = (str(link / "bin/python"), "-m", "bitsandbytes")
-    (slow,) = by_turns(3, lambda: run(bits, env, project))
-    line("check against python -m bitsandbytes", f"{slow / check:.0f} x quicker", f"({slow:.2f} s)")
-
-
-def uv_sources(project: Path) -> dict[str, str]:
-    """The sources that bnbenv gives to uv, so that both install from the same places."""
-    from bnbenv.envs.sources import read_sources
-    from bnbenv.envs.wishes import SourcesWish
-    from bnbenv.paths import Sysroot
-
-    sources = read_sources(os.environ, Sysroot(), SourcesWish(), Path.home(), project, "")
-    return {key: value for key, value in sources.uv_environment().items() if value is not None}
+    fresh, by_uv = by_turns(max(1, bench.rounds // 3), bench.tool("sync", "--fresh", "--no-verify"), plain)
+    shutil.rmtree(plain_env, ignore_errors=True)
+    remark = f"uv alone {by_uv.seconds:.2f} s, {by_uv.cpu:.2f} s of CPU, {by_uv.megabytes:.0f} MB"
+    limit, judged = by_uv.seconds * 1.2 + 0.3, None
+    if busy():
+        limit, judged = by_uv.cpu * 1.2 + 0.3, fresh.cpu
+    what = "sync --fresh --no-verify, warm cache"
+    yield Row(what, fresh.seconds, "s", limit, judged, False, fresh.cpu * 1000, fresh.megabytes, remark)
+    bench.tool("sync", "--fresh", "--no-verify")()  # two in a row: another program may renew what is in the cache
+    used = (bench.project / ".venv-bnb").resolve()
+    one, both = disk(used), disk(used, used.parent / str(int(used.name) - 1))
+    yield Row("a second environment, of the first's disk space", 100 * (both - one) / one, "%", 5)
+    for number in range(int(used.name) - 1, 1, -1):
+        shutil.rmtree(used.parent / str(number), ignore_errors=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+def solving(bench: Bench) -> Iterator[Row]:
+    """The solver alone, without the start of Python: every recorded host, and 1 to 16 GPUs."""
+    command = (sys.executable, str(REPO / "scripts/bench_solve.py"))
+    found = json.loads(subprocess.check_output(command, env=bench.environ, text=True))
+    for solved, what in ((True, "solve, a solution"), (False, "solve, a refusal")):
+        hosts = {name: each["first"] for name, each in found["hosts"].items() if each["solved"] is solved}
+        worst = max(hosts, key=lambda name: hosts[name])
+        remark = f"median {statistics.median(hosts.values()):.0f} ms; slowest: {worst}"
+        yield Row(f"{what}, slowest of {len(hosts)} hosts", hosts[worst], "ms CPU", 100, remark=remark)
+    yield Row("solve, loading the matrix", found["load"], "ms CPU")
+    kinds = dict.fromkeys(name.partition(" ")[2] for name in found["gpus"])
+    for kind in kinds:
+        counts = {int(name.split()[0]): each for name, each in found["gpus"].items() if name.partition(" ")[2] == kind}
+        most = max(counts)
+        answer = "a solution" if counts[most]["solved"] else "a refusal"
+        grown = ", ".join(f"{count}: {each['first']:.0f}" for count, each in counts.items())
+        yield Row(f"solve, {most} GPUs {kind}, {answer}", counts[most]["first"], "ms CPU", 100, remark=grown)
+
+
+def growth(bench: Bench) -> Iterator[Row]:
+    """``check``, ``status`` and ``sync`` with nothing to do, of 1 to 50 environments in one project."""
+    folders = {count: many(bench, count) for count in MANY}
+    for name, limit in (("check", 4.0), ("sync", 4.0), ("status", None)):
+        costs = by_turns(max(1, bench.rounds // 2), *(bench.tool(name, cwd=folder) for folder in folders.values()))
+        first, last = costs[0], costs[-1]
+        each = (last.cpu - first.cpu) / (MANY[-1] - MANY[0]) * 1000
+        grown = ", ".join(f"{n}: {cost.seconds * 1000:.0f}" for n, cost in zip(MANY, costs, strict=True))
+        yield row(f"{name}, {MANY[-1]} environments", last, None, f"{grown}; {each:.2f} ms of CPU for each further one")
+        yield ratio(f"{name}, {MANY[-1]} environments / 1", last, first, limit)
+
+
+def shown(row: Row) -> str:
+    """One line: what, how much, the limit, and what else there is to say."""
+    digits = 0 if row.value >= 20 else 1 if row.value >= 1 else 2
+    limit, mark = "", " "
+    if row.limit is not None:
+        limit = f"{'>=' if row.at_least else '<='} {row.limit:.{0 if row.limit >= 20 else 2}f}".removesuffix(".00")
+        mark = "!" if not row.met else " " if row.judged is None else "~"
+    cpu = "" if row.cpu_ms is None else f"{row.cpu_ms:.0f}"
+    memory = "" if row.megabytes is None else f"{row.megabytes:.0f}"
+    value = f"{row.value:.{digits}f} {row.unit}"
+    return f"{mark} {row.what:<48} {value:>13}  {limit:<9} {cpu:>5} {memory:>4}  {row.remark}".rstrip()
+
+
+def load() -> str:
+    remark = ": others are at work, so limits are compared with the CPU used (~)" if busy() else ""
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors{remark}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="how often each is measured (default: 15)")
     parser.add_argument("--keep", metavar="DIR", help="use and keep this folder")
+    parser.add_argument("--json", metavar="FILE", help="write the figures into a file, too")
+    parser.add_argument("--enforce", action="store_true", help="exit 1 if a limit is missed")
     args = parser.parse_args()
-    folder = Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve()
-    project = folder / "project"
-    project.mkdir(parents=True, exist_ok=True)
-    env = environment(folder / "home")
+    bench = Bench(Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve(), max(1, args.rounds))
+    bench.project.mkdir(parents=True, exist_ok=True)
+    machine: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "before": load()}
+    print(f"Python {machine['python']}, {machine['before']}")
+    print(f"  {'what':<48} {'measured':>13}  {'limit':<9} {'CPU':>5} {'MB':>4}  (CPU in ms)")
+    rows: list[Row] = []
     try:
-        (project / "bnbenv.toml").touch()
-        run((*BNBENV, "sync"), env, project)
-        measure(project, env, args.rounds)
+        (bench.project / "bnbenv.toml").touch()
+        bench.tool("sync")()
+        for part in (quick_commands, solving, growth, syncing):
+            for one in part(bench):
+                rows.append(one)
+                print(shown(one), flush=True)
     finally:
         if not args.keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(bench.folder, ignore_errors=True)
+    machine["after"] = load()
+    print(machine["after"])
+    if args.json:
+        document = {"schema": "bnbenv.bench/1", **machine, "rows": [{**asdict(one), "met": one.met} for one in rows]}
+        Path(args.json).write_text(json.dumps(document, indent=2) + "\n")
+    missed = [one.what for one in rows if one.met is False]
+    if missed:
+        print(f"missed: {', '.join(missed)}")
+    return 1 if missed and args.enforce else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,0 +1,48 @@
+"""scripts/bench.py runs from end to end; whether its limits hold is for a quiet machine to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.real
+
+
+def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    words = [str(REPO / "scripts" / "bench.py"), "--rounds", "1", "--keep", str(project.root.parent)]
+    done = subprocess.run(
+        [sys.executable, *words, "--json", str(figures)],
+        env=project.changed(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(figures.read_text())
+    rows = {row["what"]: row for row in document["rows"]}
+    assert document["schema"] == "bnbenv.bench/1"
+    assert all(what in done.stdout for what in rows)
+    assert {row["what"] for row in rows.values() if row["limit"] is not None} >= {
+        "check, nothing changed",
+        "check, peak memory",
+        "sync, nothing to do",
+        "python -m bitsandbytes / check",
+        "solve, 16 GPUs mixed, a solution",
+        "sync --fresh --no-verify, warm cache",
+        "a second environment, of the first's disk space",
+    }
+    # What does not hang on how busy the machine is.
+    assert rows["check, peak memory"]["met"]
+    assert 5 < rows["a bare interpreter"]["megabytes"] < rows["check, peak memory"]["value"]
+    assert rows["a bare interpreter"]["cpu_ms"] < rows["check, nothing changed"]["cpu_ms"]
+    assert rows["a second environment, of the first's disk space"]["met"]
+    assert not (project.root / "plain").exists()

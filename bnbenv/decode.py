@@ -34,12 +34,13 @@ _WORDS = {
     "array": "a list [...]",
     "null": "null",
 }
+_LOGIN = re.compile(r"(?<=://)[^\s/]{1,16384}@")
 _TOKEN = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 
 
 def shown(value: object) -> str:
     """A value that somebody wrote, as an error quotes it: not more of it than one can read."""
-    text = str(value)
+    text = _LOGIN.sub("****@", str(value))  # the end of what is cut short could be all that tells a password
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
@@ -126,7 +127,7 @@ def _explain_value(
 
 
 def _written(tokens: Iterable[str | int]) -> str:
-    return "".join(f"[{token}]" if isinstance(token, int) else f".{token}" for token in tokens)
+    return "".join(f"[{token}]" if isinstance(token, int) else f".{shown(token)}" for token in tokens)
 
 
 def _inner(kind: Any, token: str | int) -> Any:

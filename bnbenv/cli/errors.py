@@ -9,13 +9,19 @@ from typing import Any
 
 from bnbenv.errors import BnbenvError, Exit, Failed
 
+_AWAY = "Move it away, then run it again."
 _OS_ERRORS = {
     errno.ENOSPC: ("no-space", "no space left on the device", "Free some space there (bnbenv gc), then run it again."),
     errno.EDQUOT: ("no-space", "the disk quota is used up", "Free some space (bnbenv gc), then run it again."),
     errno.EACCES: ("no-permission", "permission denied", "Run it as the user who owns that folder."),
     errno.EPERM: ("no-permission", "operation not permitted", "Run it as the user who owns that folder."),
+    errno.EEXIST: ("in-the-way", "something else is where bnbenv's folder belongs", _AWAY),
+    errno.ENOTDIR: ("in-the-way", "a file is where bnbenv's folder belongs", _AWAY),
+    errno.EISDIR: ("in-the-way", "a folder is where bnbenv's file belongs", _AWAY),
     errno.EROFS: ("read-only", "the file system is read-only", "Choose another folder with --project or BNBENV_HOME."),
 }
+
+LONGEST = 600  # characters of a sentence
 
 
 class Interrupted(BnbenvError):
@@ -58,8 +64,8 @@ def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> di
         "schema": f"bnbenv.{command}/1",
         "error": {
             "code": error.code,
-            "message": _clean(_line(error.message), environ),
-            "next_step": _clean(_line(error.next_step), environ),
+            "message": _sentence(error.message, environ),
+            "next_step": _sentence(error.next_step, environ),
             "detail": _clean(error.detail, environ),
         },
     }
@@ -67,13 +73,20 @@ def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> di
 
 def render(error: BnbenvError, environ: Mapping[str, str]) -> str:
     """The error for people, for standard error."""
-    message = _line(error.message)
+    message = _sentence(error.message, environ)
     lines = [message if isinstance(error, Interrupted) else f"error: {message}"]
     if error.detail:
-        lines += ["", *(f"  {line}" for line in error.detail.strip().splitlines()), ""]
+        detail = _clean(error.detail, environ).strip().splitlines()
+        lines += ["", *(f"  {_line(line.expandtabs())}".rstrip() for line in detail), ""]
     if error.next_step:
-        lines.append(f"next: {_line(error.next_step)}")
-    return _clean("\n".join(lines), environ)
+        lines.append(f"next: {_sentence(error.next_step, environ)}")
+    return "\n".join(lines)
+
+
+def _sentence(text: str, environ: Mapping[str, str]) -> str:
+    """One line without credentials; of what is longer than anybody reads, the beginning and the end."""
+    line = _clean(_line(text), environ)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 150]} ... {line[-140:]}"
 
 
 def _line(text: str) -> str:

@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
             import difflib
 
             options = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(words.split()[0].partition("=")[0], options, 1, 0.75)
+            near = difflib.get_close_matches(words.strip().partition(" ")[0].partition("=")[0], options, 1, 0.75)
             hint = f"Did you mean: {near[0]}" if near else hint
         raise UsageError("usage", message.removeprefix("argument "), hint)
 

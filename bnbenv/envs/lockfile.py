@@ -13,6 +13,7 @@ from bnbenv.decode import convert, read_toml, shown
 from bnbenv.envs.record import is_newer
 from bnbenv.errors import InputError
 from bnbenv.matrix.model import Matrix, TorchBuild
+from bnbenv.matrix.rows import check_row, check_version
 from bnbenv.solve.model import Solution
 
 SCHEMA = "bnbenv.lock/1"
@@ -87,9 +88,21 @@ def read_lock(text: str, file: str) -> Locked:
     if decision.schema != SCHEMA:
         expected = f'expected "{SCHEMA}", found "{decision.schema}"'
         raise InputError(file, "tool.bnbenv.schema", expected, ANEW)
+    _check_versions(decision, file)
     packages, files = _packages(document, file)
     hashes = {name: frozenset(one.sha256 for one in some) for name, some in files.items()}
     return Locked(text, decision, packages, hashes, files)
+
+
+def _check_versions(decision: Decision, file: str) -> None:
+    """What the solver will read as versions are versions. Raises InputError."""
+    choice, where = decision.solution.choice, "tool.bnbenv.solution.choice"
+    check_version(choice.bitsandbytes.version, file, f"{where}.bitsandbytes.version", ANEW)
+    check_version(choice.torch.version, file, f"{where}.torch.version", ANEW)
+    if not re.fullmatch(r"[0-9]\.[0-9]{1,3}", choice.python):
+        expected = f'expected a Python such as "3.12", found "{shown(choice.python)}"'
+        raise InputError(file, f"{where}.python", expected, ANEW)
+    check_row(decision.torch, file, "tool.bnbenv.torch", ANEW)
 
 
 def agrees(locked: Locked, file: str) -> Locked:
@@ -182,7 +195,10 @@ def file_name(place: str) -> str:
     """The name of the file at an address or path."""
     if "://" not in place:
         return re.split(r"[/\\]", place)[-1]
-    return unquote(urlsplit(place).path.rpartition("/")[2])
+    try:
+        return unquote(urlsplit(place).path.rpartition("/")[2])
+    except ValueError:  # no address: [ in the place of a host
+        return ""
 
 
 def normalized(name: str) -> str:

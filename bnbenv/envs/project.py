@@ -14,7 +14,7 @@ from bnbenv.paths import config_home, data_home, expand
 CONFIG = "bnbenv.toml"
 DEFAULT_ENV = "bnb"
 
-_ENV_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_ENV_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True)

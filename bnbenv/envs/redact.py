@@ -16,10 +16,10 @@ BLANK = "****"
 SHORTEST = 4
 
 # user:password@ as every tool reads it: up to the last @ before the path.
-_USERINFO = re.compile(r"://([^\s/?#\"'<>\\`]{1,1024})@")
+_USERINFO = re.compile(r":/{2,8}([^\s/?#\"'<>\\`]{1,16384})@")
 # A password with a raw slash makes an address that no tool can use, and every tool then prints it in its error.
 _BROKEN_USERINFO = re.compile(
-    r"://(?![\[])([^\s/?#@:\"'<>\\`]{0,256}:(?!\d{1,5}(?:[/?#\s\"'<>)`]|$))(?:[^\s\"'<>`:]|:(?!//)){0,512})@"
+    r":/{2,8}(?![\[])([^\s/?#@:\"'<>\\`]{0,256}:(?!\d{1,5}(?:[/?#\s\"'<>)`]|$))(?:[^\s\"'<>`:]|:(?!//)){0,16384})@"
 )
 _QUERY = re.compile(r"\?([^\s#?\"'<>`]{1,8192})")
 _PARAMETER = re.compile(r"([^=&;]{1,64})=([^&;]+)")
@@ -28,10 +28,10 @@ _SECRET_PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(
-    r"(authorization\"?\s{0,4}[:=]\s{0,4}\"?(?:basic|bearer|token)\s{1,4})[^\s\"']{1,4096}", re.IGNORECASE
+    r"(authorization\"?[ \t]{0,4}[:=][ \t]{0,4}\"?(?:basic|bearer|token)[ \t]{1,4})[^\s\"']{1,16384}", re.IGNORECASE
 )
 _VARIABLE = re.compile(
-    r"(UV_INDEX_[A-Z0-9_]{1,128}_(?:PASSWORD|USERNAME)[\"']?\s{0,2}[:=]\s{0,2}[\"']?)[^\s\"',}]{1,1024}"
+    r"(UV_INDEX_[A-Z0-9_]{1,128}_(?:PASSWORD|USERNAME)[\"']?\s{0,2}[:=]\s{0,2}[\"']?)[^\s\"',}]{1,16384}"
 )
 _CREDENTIAL_VARIABLE = re.compile(r"UV_INDEX_.+_PASSWORD|UV_PUBLISH_(?:PASSWORD|TOKEN)")
 

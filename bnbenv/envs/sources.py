@@ -227,8 +227,13 @@ class _Place:
         user, password = (self.environ.get(f"UV_INDEX_{key}_{part}") for part in ("USERNAME", "PASSWORD"))
         if user is None and password is None:
             return url
-        login = quote(user or "", safe="") + (f":{quote(password, safe='')}" if password is not None else "")
+        login = _quoted(user or "") + (f":{_quoted(password)}" if password is not None else "")
         return url.replace("://", f"://{login}@", 1)
+
+
+def _quoted(text: str) -> str:
+    """A variable's value in an address; it may hold bytes that are no UTF-8."""
+    return quote(text, safe="", errors="surrogateescape")
 
 
 def _default_index(environ: Mapping[str, str], pip: PipConfig, uv: UvFiles, place: _Place) -> Source:

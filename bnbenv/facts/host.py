@@ -96,13 +96,13 @@ def container_kind(environ: Mapping[str, str], sysroot: Sysroot) -> str | None:
 
 def parse_glibc(text: str | None) -> Libc | None:
     """``glibc 2.36`` as confstr gives it."""
-    match = re.match(r"(?:glibc|stable)\s+(\d+\.\d+(?:\.\d+)?)", text or "", re.ASCII)
+    match = re.match(r"(?:glibc|stable)\s+(\d{1,4}\.\d{1,4}(?:\.\d{1,4})?)(?!\d)", text or "", re.ASCII)
     return Libc("glibc", match[1]) if match else None
 
 
 def parse_musl(text: str) -> Libc | None:
     """What musl's loader says of itself: ``musl libc (x86_64)``, and in the next line ``Version 1.2.5``."""
-    match = re.search(r"^musl libc.*\nVersion (\d+\.\d+(?:\.\d+)?)", text, re.ASCII | re.MULTILINE)
+    match = re.search(r"^musl libc.*\nVersion (\d{1,4}\.\d{1,4}(?:\.\d{1,4})?)(?!\d)", text, re.ASCII | re.MULTILINE)
     return Libc("musl", match[1]) if match else None
 
 

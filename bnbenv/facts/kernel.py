@@ -27,7 +27,7 @@ _LIBRARY_FOLDERS = (
     "/run/opengl-driver/lib",
     WSL_LIBRARIES,
 )
-_VERSION = re.compile(r"\d{2,4}(?:\.\d+){1,2}")
+_VERSION = re.compile(r"[0-9]{2,4}(?:\.[0-9]{1,6}){1,2}")
 _CACHED_LIBRARY = re.compile(rb"/[^\x00]{1,400}/libnvidia-ml\.so\.1(?=\x00)")
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the class (03xxxx) of display and 3D controllers
 

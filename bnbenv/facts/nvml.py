@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,9 +122,23 @@ def read_answer(finished: Finished) -> NvmlAnswer:
         how = finished.signal_name or f"exit code {finished.returncode}"
         return _failed(f"the NVML probe ended with {how} and no answer")
     try:
-        return msgspec.json.decode(line, type=NvmlAnswer)
-    except msgspec.MsgspecError as error:
+        answer = msgspec.json.decode(line, type=NvmlAnswer)
+    except (msgspec.MsgspecError, RecursionError) as error:
         return _failed(f"NVML's answer cannot be read ({error})")
+    return answer if _sound(answer) else _failed("NVML's answer makes no sense")
+
+
+def _sound(answer: NvmlAnswer) -> bool:
+    """Whether versions and numbers can be what they are called."""
+    indices = [device.index for device in answer.devices]
+    versions = [text for text in (answer.driver, answer.userland) if text is not None]
+    capabilities = [device.capability for device in answer.devices if device.capability is not None]
+    return (
+        len(set(indices)) == len(indices)
+        and all(re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6}){1,3}", text) for text in versions)
+        and all(re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", text) for text in capabilities)
+        and min([*indices, *(device.memory or 0 for device in answer.devices)], default=0) >= 0
+    )
 
 
 def _failed(text: str, code: int | None = None, hung: bool = False) -> NvmlAnswer:

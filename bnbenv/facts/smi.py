@@ -83,7 +83,7 @@ def parse_query(text: str, fields: tuple[str, ...] = FIELDS) -> SmiAnswer:
         index, memory = row["index"], row["memory.total"]
         if index is None or not _digits(index) or any(gpu.index == int(index) for gpu in gpus):
             continue
-        driver = driver or _matching(row["driver_version"], r"\d+(\.\d+)+")
+        driver = driver or _matching(row["driver_version"], r"\d{1,4}(\.\d{1,6}){1,3}")
         gpus.append(
             SmiGpu(
                 index=int(index),

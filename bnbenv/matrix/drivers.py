@@ -17,7 +17,7 @@ def number(text: str) -> tuple[int, ...]:
         digits = "".join(c for c in part if c.isascii() and c.isdigit())
         if not digits:
             break
-        parts.append(int(digits))
+        parts.append(int(digits[:18]))
     return tuple(parts)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from bnbenv.decode import convert, read_toml
 from bnbenv.errors import InputError
 from bnbenv.matrix.model import (
     LEVELS,
@@ -24,6 +25,7 @@ from bnbenv.matrix.model import (
     Matrix,
     TorchBuild,
 )
+from bnbenv.matrix.rows import check_row
 
 BITSANDBYTES = "bitsandbytes.json"
 TORCH = "torch.json"
@@ -100,9 +102,9 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
     wheels = _table(folder / BITSANDBYTES, BitsandbytesTable).rows
     builds = _table(folder / TORCH, TorchTable).rows + _table(folder / TORCH_DECLARED, TorchTable).rows
     if overlay is not None and (overlay / BITSANDBYTES).is_file():
-        wheels = _lay_over(wheels, _table(overlay / BITSANDBYTES, BitsandbytesTable, "").rows, wheel_keys)
+        wheels = _lay_over(wheels, _own(overlay / BITSANDBYTES, BitsandbytesTable), wheel_keys)
     if overlay is not None and (overlay / TORCH).is_file():
-        builds = _lay_over(builds, _table(overlay / TORCH, TorchTable, "").rows, build_keys)
+        builds = _lay_over(builds, _own(overlay / TORCH, TorchTable), build_keys)
     drivers, archs = load_hardware(folder)
     return Matrix(
         bitsandbytes=wheels,
@@ -141,15 +143,24 @@ def _table(path: Path, kind: type[T], next_step: str = _REINSTALL) -> T:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(str(path), "", f"cannot be read ({error.strerror})", next_step) from None
-    decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
     try:
-        return decode(content, type=kind)
-    except msgspec.ValidationError as error:
-        expected, _, where = str(error).partition(" - at `")
-        where = where.rstrip("`").removeprefix("$").lstrip(".")
-        raise InputError(str(path), where, expected[0].lower() + expected[1:], next_step) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if path.suffix == ".toml":
+            return convert(read_toml(content.decode(), str(path), next_step), kind, str(path), "", next_step)
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.ValidationError:  # says where, which costs more
+            return convert(msgspec.json.decode(content), kind, str(path), "", next_step)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(str(path), "", f"no {path.suffix[1:].upper()} document ({error})", next_step) from None
+
+
+def _own(path: Path, kind: type[BitsandbytesTable] | type[TorchTable]) -> tuple[Any, ...]:
+    """The rows of a user's table, which nobody has checked before."""
+    table: BitsandbytesTable | TorchTable = _table(path, kind, "")
+    rows: tuple[BitsandbytesWheel | TorchBuild, ...] = table.rows
+    for position, row in enumerate(rows):
+        check_row(row, str(path), f"rows[{position}]")
+    return rows
 
 
 R = TypeVar("R", BitsandbytesWheel, TorchBuild)

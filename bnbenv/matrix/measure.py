@@ -14,6 +14,7 @@ from bnbenv.decode import shown
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, NativeLibrary, TorchBuild, TorchSource
 from bnbenv.matrix.native import read_native
+from bnbenv.matrix.rows import is_specifier
 from bnbenv.matrix.wheel import Wheel, local_wheel
 
 TEXT_LIMIT = 4 << 20  # bytes of METADATA or version.py
@@ -215,7 +216,9 @@ def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
         raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA.")
     raw, _ = parse_email(wheel.read(name, TEXT_LIMIT))
     # Some wheels repeat a requirement.
-    return raw.get("requires_python"), tuple(dict.fromkeys(raw.get("requires_dist", ())))
+    python = raw.get("requires_python")
+    # As installers do: what is no specifier asks for nothing.
+    return python if python and is_specifier(python) else None, tuple(dict.fromkeys(raw.get("requires_dist", ())))
 
 
 def _evidence(wheel: Wheel) -> Evidence:

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-_TARGET = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
+_TARGET = re.compile(r"(sm|compute)_([0-9]{1,3})([0-9])([af]?)")
 
 # Integrated (Tegra) GPUs: the guide's binary compatibility across minors "is not supported for Tegra", nor between
 # Tegra and desktop, so their code must be for exactly them.

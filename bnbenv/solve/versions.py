@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from bnbenv.decode import shown
 from bnbenv.errors import InputError
@@ -30,7 +30,7 @@ def is_version(text: str) -> bool:
     """Whether a text is a PEP 440 version."""
     try:
         version(text)
-    except InvalidVersion:
+    except ValueError:  # among them a number of thousands of digits
         return False
     return True
 
@@ -89,7 +89,7 @@ def read_specifier(text: str, file: str, where: str) -> str:
             parsed = Version(text)
             plain = ".".join(map(str, parsed.release))
             return f"=={parsed}.*" if str(parsed) == plain and len(parsed.release) < 3 else f"=={parsed}"
-        return str(SpecifierSet(text))
+        return str(SpecifierSet(text)) or "*"
     except ValueError:
         raise InputError(
             file, where, f'expected a version specifier such as ">=2.4,<3", found "{shown(text)}"'

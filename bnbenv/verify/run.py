@@ -93,23 +93,46 @@ def _temporary_folder() -> Iterator[Mapping[str, str]]:
 def read_device(device: Device, finished: Finished) -> tuple[DeviceReport, list[str]]:
     """The report of one process from what it printed and how it ended, and its warnings. Pure."""
     events = read_events(finished.stdout)
-    steps = tuple(msgspec.convert(event, Step) for event in events if event["event"] == "end")
+    steps = tuple(read_step(event) for event in events if event["event"] == "end")
     skipped: dict[str, list[str]] = {}
     for step in steps:
         if step.skipped:
             skipped.setdefault(step.skipped, []).append(step.name)
     warnings = [f"{', '.join(names)} skipped: {reason}" for reason, names in skipped.items()]
     warnings += [str(event.get("text")) for event in events if event["event"] == "warning"]
-    known: dict[str, Any] = {"name": device.name}
-    for event in events:
-        if event["event"] in ("environment", "library", "packages"):
-            known.update({key: event[key] for key in _IDENTITY + _HARDWARE if event.get(key) is not None})
-    done = any(event["event"] == "done" for event in events)
+    known = {"name": device.name, **_identity(events)}
+    done = bool(steps) and any(event["event"] == "done" for event in events)
     died = None if done else how_it_died(events, finished)
     if done and finished.signal_name:
         warnings.append(f"the process was killed by {finished.signal_name} while it ended, after all steps")
-    ok = done and bool(steps) and all(step.ok is not False for step in steps)
+    ok = done and all(step.ok is not False for step in steps)
     return DeviceReport(device=device.id, ok=ok, steps=steps, died=died, **known), warnings
+
+
+def read_step(event: Mapping[str, Any]) -> Step:
+    """What a step found. One that does not say what it has to say has failed. Pure."""
+    try:
+        step = msgspec.convert(event, Step)
+    except msgspec.ValidationError as error:
+        return Step(name=str(event.get("name")), ok=False, message=f"its result cannot be read ({error})")
+    if step.error is not None and step.threshold is not None:
+        return step
+    if step.ok is False and not step.message:
+        return msgspec.structs.replace(step, message="it failed and did not say by how much")
+    return msgspec.structs.replace(step, error=None, threshold=None)
+
+
+def _identity(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the process said of its packages and its device; nothing where that makes no sense."""
+    known: dict[str, Any] = {}
+    for event in events:
+        if event["event"] in ("environment", "library", "packages"):
+            known.update({key: event[key] for key in _IDENTITY + _HARDWARE if event.get(key) is not None})
+    try:
+        msgspec.convert({"device": "", "name": None, "ok": False, "steps": (), **known}, DeviceReport)
+    except msgspec.ValidationError:
+        return {}
+    return known
 
 
 def read_events(text: str) -> list[dict[str, Any]]:
@@ -132,7 +155,7 @@ def step_at_hand(events: Sequence[Mapping[str, Any]]) -> tuple[str | None, int]:
     step, done = None, 0
     for event in events:
         if event["event"] == "start":
-            step = event.get("name")
+            step = str(event.get("name"))
         elif event["event"] == "end":
             step, done = None, done + 1
     return step, done

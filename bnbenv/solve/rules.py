@@ -5,6 +5,7 @@ A rule that stands against a candidate adds its name and the reason; no entry me
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from bnbenv.facts.model import Gpu
@@ -115,7 +116,7 @@ def torch_pythons(situation: Situation, build: TorchBuild) -> tuple[PythonOption
 
 
 def _python_reason(situation: Situation, what: str, needs: tuple[str, ...] | str) -> str:
-    needs = needs if isinstance(needs, str) else " ".join(needs)
+    needs = needs if isinstance(needs, str) else " ".join(re.sub(r"^cp3(?=\d)", "3.", tag) for tag in needs)
     have = ", ".join(option.minor for option in situation.pythons)
     if not have:
         found = ", ".join(python.version for python in situation.facts.pythons) or "none"

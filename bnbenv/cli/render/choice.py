@@ -55,7 +55,8 @@ def why(solution: dict[str, Any], prefer: str | None) -> list[str]:
     if prefer == "minimal-change":
         reasons.append('it changes least of what was there, as policy.prefer = "minimal-change" asks')
     elif prefer is not None:
-        reasons.append(f"bitsandbytes {wheel} is the newest that fits, and torch {torch} the newest that fits with it")
+        newest = f"bitsandbytes {wheel} is the newest that fits host and wishes"
+        reasons.append(f"{newest}, torch {torch} the newest that fits with it")
     lines = ["why this one, what counts most first:"]
     for number, reason in enumerate(reasons, 1):
         lines += wrap(f"{number}. {reason}", "  ")

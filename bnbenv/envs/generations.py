@@ -132,10 +132,18 @@ def _files(folder: Path) -> list[Path]:
 
 def remove(generation: Generation) -> None:
     """Delete a generation: the record first, so that what a kill leaves is seen as unfinished."""
-    generation.record_file.unlink(missing_ok=True)
+    _delete(generation.record_file)
     shutil.rmtree(generation.prefix, ignore_errors=True)
     if not generation.prefix.exists():
-        generation.lock_file.unlink(missing_ok=True)
+        _delete(generation.lock_file)
+
+
+def _delete(path: Path) -> None:
+    """Whatever it is: somebody may have put a folder where a file was."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_link(project: Project, env: str) -> None:

@@ -65,7 +65,8 @@ def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
     except FileNotFoundError:
         return None, "there is no lock"
     except OSError as error:
-        raise InputError(str(path), "", f"cannot be read ({error.strerror})") from None
+        step = "Move it away, then choose again with: bnbenv lock"
+        raise InputError(str(path), "", f"cannot be read ({error.strerror})", step) from None
     except UnicodeDecodeError as error:
         raise InputError(
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"

@@ -19,6 +19,9 @@ from bnbenv.solve.versions import read_specifier
 LARGEST = 1 << 20  # bytes; tomllib takes minutes for some texts of more
 
 
+_OTHERWISE = "Correct it, or move it away: bnbenv init then writes a new one."
+
+
 class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier."""
 
@@ -77,21 +80,21 @@ def load_wishes(project: Project) -> Wishes:
         data = project.config.read_bytes()
     except FileNotFoundError:
         if project.config.is_symlink():
-            raise InputError(str(project.config), "", "this link leads nowhere") from None
+            raise InputError(str(project.config), "", "this link leads nowhere", _OTHERWISE) from None
         return Wishes(envs={DEFAULT_ENV: EnvWish()})
     except OSError as error:
-        raise InputError(str(project.config), "", f"cannot be read ({error.strerror})") from None
+        raise InputError(str(project.config), "", f"cannot be read ({error.strerror})", _OTHERWISE) from None
     return decode_wishes(data, str(project.config))
 
 
 def decode_wishes(data: bytes, file: str) -> Wishes:
     """Read bnbenv.toml strictly. Raises InputError with the line or the path in it and what was expected."""
     if len(data) > LARGEST:
-        raise InputError(file, "", f"expected a few lines of TOML, found {len(data) >> 20} MB")
+        raise InputError(file, "", f"expected a few lines of TOML, found {len(data) >> 20} MB", _OTHERWISE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(file, f"byte {error.start}", "expected UTF-8 text") from None
+        raise InputError(file, f"byte {error.start}", "expected UTF-8 text", _OTHERWISE) from None
     wishes = convert(read_toml(text, file), Wishes, file)
     if not wishes.envs:
         wishes = msgspec.structs.replace(wishes, envs={DEFAULT_ENV: EnvWish()})

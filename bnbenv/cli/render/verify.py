@@ -25,7 +25,9 @@ MEANINGS = {
     "transformers-4bit": "models loaded in 4 bits with transformers would give wrong results, or not load",
     "transformers-8bit": "models loaded in 8 bits with transformers would give wrong results, or not load",
     "generate": "quantized models would generate wrong text",
-    "lora": "training LoRA adapters on quantized models would go astray, or not start",
+    "peft": "no LoRA adapters could be trained in this environment",
+    "lora-4bit": "training LoRA adapters on a 4-bit model would go astray, or not start",
+    "lora-8bit": "training LoRA adapters on an 8-bit model would go astray, or not start",
     "timing": "the kernels ran, but could not be timed",
 }
 NEXT = {
@@ -36,8 +38,10 @@ NEXT = {
 # Where these fail first, all kernels are right: what is wrong are the packages that call them.
 NEXT_MODELS = 'Try other versions of {}: "requirements" in bnbenv.toml, then bnbenv sync'
 MODELS = {
-    **dict.fromkeys(("transformers", "transformers-4bit", "transformers-8bit", "generate"), "transformers"),
-    "lora": "peft and transformers",
+    **dict.fromkeys(
+        ("transformers", "transformers-4bit", "transformers-8bit", "generate"), "transformers and accelerate"
+    ),
+    **dict.fromkeys(("peft", "lora-4bit", "lora-8bit"), "peft and transformers"),
 }
 NEXT_KERNELS = "Do not use this combination here; others are named by: bnbenv solve"
 NEXT_DIED = "Run it once more (slow machine: --timeout), then see: bnbenv solve"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .huggingface import cause_of, import_module
+from .huggingface import cause_of
 from .models import Loaded, Models, words
 from .products import matrix
 from .protocol import Broken, Step, describe
@@ -22,14 +22,7 @@ LOSS = (0.02, "of the loss: the logits err by as much")
 FALL = (0.5, "of the first: it must fall")
 
 
-def lora(step: Step, models: Models) -> None:
-    """Train adapters on each kind of model that could be loaded. Raises Broken, also where peft does not import."""
-    peft = import_module("peft")
-    for kind in models.loaded:
-        train_on(step, models, peft, kind)
-
-
-def train_on(step: Step, models: Models, peft: ModuleType, kind: str) -> None:
+def lora(step: Step, models: Models, peft: ModuleType, kind: str) -> None:
     """Gradients of every adapter against the plain model's, then some steps: the loss falls, nothing else changes."""
     loaded = models.load(kind)
     model = adapted(loaded, peft)
@@ -45,20 +38,19 @@ def train_on(step: Step, models: Models, peft: ModuleType, kind: str) -> None:
     first.backward()
     expected = plain_loss(loaded, exact, tokens.cpu())
     expected.backward()
-    what = f"{words(kind)}: "
     gradient = GRADIENT_4BIT if kind == "4bit" else GRADIENT_8BIT if models.target.cuda else GRADIENT_8BIT_CPU
-    step.check(f"{what}loss", (first.detach().cpu().double() - expected.detach()).abs() / expected.detach(), *LOSS)
+    step.check("loss", (first.detach().cpu().double() - expected.detach()).abs() / expected.detach(), *LOSS)
     for name, value in adapters.items():
         if value.grad is None:
-            raise Broken(f"{what}the adapter {name} gets no gradient")
+            raise Broken(f"the adapter {name} gets no gradient")
         wanted = exact[name].grad
         error = (value.grad.cpu().double() - wanted).norm() / wanted.norm()
-        step.check(f"{what}gradient of {name}", error, *gradient)
+        step.check(f"gradient of {name}", error, *gradient)
     last = train(list(adapters.values()), loss)
-    step.check(f"{what}loss after {STEPS} steps", last / float(first.detach()), *FALL)
+    step.check(f"loss after {STEPS} steps", last / float(first.detach()), *FALL)
     changed = [name for name, value in frozen_of(model, loaded) if not torch.equal(frozen[name], value.detach())]
     if changed:
-        raise Broken(f"{what}training changed what is frozen: {changed[0]}")
+        raise Broken(f"training changed what is frozen: {changed[0]}")
 
 
 def adapted(loaded: Loaded, peft: ModuleType) -> Any:

@@ -8,11 +8,16 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from . import huggingface
 from .offline import offline
 from .protocol import Reporter, Step, private_stdout
 from .target import Target, check_device, check_library, examine, import_packages
+
+if TYPE_CHECKING:
+    from .models import Models
 
 
 def main(arguments: list[str]) -> int:
@@ -50,8 +55,8 @@ def prove(device: str, reporter: Reporter, folder: Path | None) -> None:
 
 
 def prove_models(target: Target, reporter: Reporter, folder: Path | None) -> None:
-    """What users of transformers do, and of peft where it is installed. ``folder`` is for temporary files."""
-    from . import adapters, inference, models
+    """What users of transformers do. ``folder`` is for temporary files, None where there is no place for them."""
+    from . import inference, models
 
     reporter.send("packages", packages=huggingface.versions())
     made: list[models.Models] = []
@@ -66,7 +71,18 @@ def prove_models(target: Target, reporter: Reporter, folder: Path | None) -> Non
         if model.loaded:
             reporter.run("generate", partial(inference.generate, models=model))
         if model.loaded and huggingface.installed("peft"):
-            reporter.run("lora", partial(adapters.lora, models=model))
+            prove_training(reporter, model)
+
+
+def prove_training(reporter: Reporter, models: Models) -> None:
+    """What users of peft do, with each kind of model that could be loaded."""
+    from . import adapters
+
+    imported: list[ModuleType] = []
+    reporter.run("peft", lambda step: imported.append(huggingface.import_module("peft")))
+    for peft in imported:
+        for kind in models.loaded:
+            reporter.run(f"lora-{kind}", partial(adapters.lora, models=models, peft=peft, kind=kind))
 
 
 def tell_where_it_dies() -> None:

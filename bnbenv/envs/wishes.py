@@ -133,7 +133,8 @@ TEMPLATE = """\
 # python = ">=3.10"              # which Pythons may be used
 # torch = "*"                    # a version or specifier, such as "2.9.1" or ">=2.8,<2.11"
 # bitsandbytes = "*"             # likewise
-# requirements = []              # what else to install, such as ["transformers", "accelerate", "peft"]
+# requirements = []              # what else, such as ["transformers", "accelerate", "peft"]:
+                                 # with these sync also loads, runs and trains a small quantized model
 # gpus = "all"                   # or indices [0, 1], or UUIDs ["GPU-..."]
 # backend = "auto"               # or "cuda", or "cpu"
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -24,11 +25,14 @@ LOGIN = f"{USER}:{PASSWORD}"
 TOKEN = "t0ken-in-a-link"
 
 
-def make_wheel(folder: Path, project: str, version: str, requires: tuple[str, ...] = ()) -> Path:
-    """A tiny pure-Python wheel that installs; its contents depend on its name alone."""
+def make_wheel(
+    folder: Path, project: str, version: str, requires: tuple[str, ...] = (), more: Mapping[str, str] = {}
+) -> Path:
+    """A tiny pure-Python wheel that installs; its contents depend on its name alone. ``more`` are files beside."""
     info = f"{project}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
     files = {
+        **more,
         f"{project}.py": f"VERSION = '{version}'\n",
         f"{info}/METADATA": metadata + "".join(f"Requires-Dist: {one}\n" for one in requires),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -238,7 +242,7 @@ def tls_index(tmp_path: Path) -> Iterator[tuple[IndexServer, Path]]:
 
 @pytest.fixture
 def wheel_maker() -> Callable[..., Path]:
-    """``make_wheel(folder, project, version, requires=())``."""
+    """``make_wheel(folder, project, version, requires=(), more={})``."""
     return make_wheel
 
 
@@ -263,3 +267,44 @@ def real_uv(tmp_path: Path) -> RealUv:
     from uv import find_uv_bin
 
     return RealUv(str(find_uv_bin()), tmp_path)
+
+
+H200 = "uuid=GPU-1 cc=9.0 memory=150754820096 name=NVIDIA H200"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The files of a Linux host below a folder, and a stand-in for its NVML library."""
+
+    root: Path
+    stub: Any
+
+    def driver(
+        self, module: str, library: str | None = None, named: bool = True, gpus: tuple[str, ...] = (H200,)
+    ) -> dict[str, str]:
+        """Load a kernel module beside a library; returns the environment of programs on that host.
+
+        ``named``: the library's file tells its version, as in driver packages; else only NVML does. ``gpus`` are what
+        NVML answers for.
+        """
+        self.write(
+            "/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {module}  Thu Jan 1\n"
+        )
+        library = library or module
+        told = "".join(f"gpu {gpu}\n" for gpu in gpus)
+        text = f"driver {library}\nnvml 13.{library}\n{told}" + ("" if library == module else "init 18\n")
+        environ: dict[str, str] = self.stub.environment(text, file_version=library if named else None)
+        return {**environ, "BNBENV_SYSROOT": str(self.root)}
+
+    def gpu(self, bus: str, name: str, uuid: str) -> None:
+        self.write(f"/proc/driver/nvidia/gpus/{bus}/information", f"Model: \t\t {name}\nGPU UUID: \t {uuid}\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def host(tmp_path: Path, nvml_stub: Any) -> Host:
+    return Host(tmp_path / "host", nvml_stub)

@@ -38,6 +38,7 @@ def refused(project: Any, *words: str, code: str, exits: int = 1, **changes: str
     assert project.leftovers() == []
     now = project.listing()
     changed = {path for path in {*before, *now} if before.get(path) != now.get(path) and not path.endswith("/.")}
+    changed = {path for path in changed if "/.bnbenv/log" not in path}
     assert {Path(path).name for path in changed} <= {".bnbenv", "lock", ".gitignore", "generations", "bnb"}
     message: str = ended.document["error"]["message"]
     return message
@@ -91,8 +92,9 @@ def test_a_hash_that_was_changed_in_the_lock_stops_before_anything_is_switched(p
     wrong = re.sub(r'sha256 = "(.)', lambda m: f'sha256 = "{int(m[1], 16) ^ 1:x}', section)
     assert wrong != section
     project.replace(LOCK, lambda _: text.replace(section, wrong).encode())
-    message = refused(project, "--locked", "--no-verify", code="hash-mismatch")
-    assert package in message
+    known = package != "jinja2"  # the decision in the lock says which file of it was chosen
+    code, exits = ("unreadable-input", 2) if known else ("hash-mismatch", 1)
+    assert package in refused(project, "--locked", "--no-verify", code=code, exits=exits)
     assert project.generation() == 1
 
 
@@ -109,9 +111,11 @@ def test_a_lock_without_a_hash_is_exit_2(project: Any) -> None:
 def test_a_wheel_that_is_not_the_locked_one_stops_before_anything_is_switched(
     project: Any, tiny: Path, wheel_maker: Wheels, change: str, code: str
 ) -> None:
-    project.done("lock")
     # The same lock on another machine: here uv has the right file in its cache, and would install that.
     elsewhere = project.root / "elsewhere"
+    elsewhere.mkdir()
+    project.replace("bnbenv.toml", lambda text: text.replace(b'["wheels"]', b'["wheels", "elsewhere"]'))
+    project.done("lock")
     project.replace(LOCK, lambda text: text.replace(b"/wheels/tinypackage", b"/elsewhere/tinypackage"))
     other = wheel_maker(elsewhere, "tinypackage", "1.0", ("jinja2",) if change == "another wheel" else ())
     if change == "one byte":

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,9 +188,8 @@ def test_requirements_that_do_not_fit_together_are_exit_4(project: Any, wheel_ma
 
 
 def test_kernels_that_fail_are_exit_5_and_never_switched_to(project: Any, wheel_maker: Wheels) -> None:
-    wheel = wheel_maker(project.root / "wheels", "tinypackage", "1.0")
-    with zipfile.ZipFile(wheel, "a") as archive:
-        archive.writestr("tinypackage.pth", "import sys; sys.modules['bitsandbytes'] = None\n")
+    hides = {"tinypackage.pth": "import sys; sys.modules['bitsandbytes'] = None\n"}
+    wheel_maker(project.root / "wheels", "tinypackage", "1.0", more=hides)
     lock = (project.root / "pylock.bnb.toml").read_bytes()
     original = (project.root / "bnbenv.toml").read_bytes()
     wish(project, "# requirements = [", 'requirements = ["tinypackage"] # [')

@@ -180,9 +180,11 @@ class Project:
         return path
 
     def listing(self) -> dict[str, tuple[object, ...]]:
-        """Everything below the folder, with what a change would change."""
+        """Everything below the folder but the log of the runs, with what a change would change."""
         found: dict[str, tuple[object, ...]] = {}
         for folder, folders, files in os.walk(self.root):
+            if folder == str(self.root / ".bnbenv") and "log" in folders:
+                folders.remove("log")
             for name in (".", *folders, *files):
                 path = Path(folder, name)
                 stat = path.lstat()

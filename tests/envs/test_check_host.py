@@ -4,52 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 H200 = "linux-x86_64__580.65.06__h200-sm90"
-STUB = "driver {version}\nnvml 13.{version}\ngpu uuid=GPU-1 cc=9.0 memory=150754820096 name=NVIDIA H200\n"
-
-
-@dataclass(frozen=True)
-class Host:
-    """The files of a Linux host below a folder, and a stand-in for its NVML library."""
-
-    root: Path
-    stub: Any
-
-    def driver(self, module: str, library: str | None = None, named: bool = True) -> dict[str, str]:
-        """Load a kernel module beside a library; returns the environment of programs on that host.
-
-        ``named``: the library's file tells its version, as in driver packages; else only NVML does.
-        """
-        self.write(
-            "/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {module}  Thu Jan 1\n"
-        )
-        library = library or module
-        text = STUB.format(version=library) + ("" if library == module else "init 18\n")
-        environ: dict[str, str] = self.stub.environment(text, file_version=library if named else None)
-        return {**environ, "BNBENV_SYSROOT": str(self.root)}
-
-    def gpu(self, bus: str, name: str, uuid: str) -> None:
-        self.write(f"/proc/driver/nvidia/gpus/{bus}/information", f"Model: \t\t {name}\nGPU UUID: \t {uuid}\n")
-
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name.lstrip("/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
 
 
 @pytest.fixture
-def host(tmp_path: Path, nvml_stub: Any) -> Host:
-    return Host(tmp_path / "host", nvml_stub)
-
-
-@pytest.fixture
-def box(gpu_box: Callable[..., Any], host: Host) -> Any:
+def box(gpu_box: Callable[..., Any], host: Any) -> Any:
     """A project that was synced on a host with one H200, which NVML and the kernel's files tell."""
     host.gpu("0000:01:00.0", "NVIDIA H200", "GPU-1")
     project = gpu_box(H200)
@@ -63,7 +26,7 @@ def box(gpu_box: Callable[..., Any], host: Host) -> Any:
 
 
 @pytest.mark.real
-def test_a_driver_that_appears_is_named(project: Any, host: Host) -> None:
+def test_a_driver_that_appears_is_named(project: Any, host: Any) -> None:
     host.gpu("0000:01:00.0", "NVIDIA H200", "GPU-1")
     found = project.drift(**host.driver("580.65.06"))
     assert set(found) == {"host-changed"}
@@ -72,7 +35,7 @@ def test_a_driver_that_appears_is_named(project: Any, host: Host) -> None:
 
 
 @pytest.mark.real
-def test_where_the_cpu_was_wished_for_a_new_driver_only_asks_for_a_new_look(project: Any, host: Host) -> None:
+def test_where_the_cpu_was_wished_for_a_new_driver_only_asks_for_a_new_look(project: Any, host: Any) -> None:
     project.done("sync", "--no-verify", "--backend", "cpu")
     environ = host.driver("580.65.06")
     assert set(project.drift(**environ)) == {"host-changed", "unverified"}
@@ -83,7 +46,7 @@ def test_where_the_cpu_was_wished_for_a_new_driver_only_asks_for_a_new_look(proj
 
 
 @pytest.mark.real
-def test_a_driver_that_does_not_work_is_said_and_the_environment_kept(project: Any, host: Host) -> None:
+def test_a_driver_that_does_not_work_is_said_and_the_environment_kept(project: Any, host: Any) -> None:
     host.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Thu Jan 1\n")
     environ = {"BNBENV_SYSROOT": str(host.root)}
     assert "driver module is new" in project.drift(**environ)["host-changed"]
@@ -95,7 +58,7 @@ def test_a_driver_that_does_not_work_is_said_and_the_environment_kept(project: A
     assert project.drift() == {}
 
 
-def test_changes_of_driver_and_gpus_are_named_and_a_sync_renews_the_record(box: Any, host: Host) -> None:
+def test_changes_of_driver_and_gpus_are_named_and_a_sync_renews_the_record(box: Any, host: Any) -> None:
     host.driver("590.48.01")
     assert "driver module 580.65.06 -> 590.48.01" in box.drift()["host-changed"]
     done = box.done("sync", "--no-verify")
@@ -117,7 +80,7 @@ def test_changes_of_driver_and_gpus_are_named_and_a_sync_renews_the_record(box: 
     assert "GPU 0000:02:00.0 gone (was NVIDIA H200)" in box.drift()["host-changed"]
 
 
-def test_a_lock_that_no_longer_fits_the_driver_is_refused_and_the_environment_kept(box: Any, host: Host) -> None:
+def test_a_lock_that_no_longer_fits_the_driver_is_refused_and_the_environment_kept(box: Any, host: Any) -> None:
     host.driver("535.183.01")
     assert "driver module 580.65.06 -> 535.183.01" in box.drift()["host-changed"]
     before = box.listing()
@@ -130,7 +93,7 @@ def test_a_lock_that_no_longer_fits_the_driver_is_refused_and_the_environment_ke
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["by the file's name", "by NVML error 18"])
-def test_with_a_half_upgraded_driver_nothing_is_touched(box: Any, host: Host, named: bool) -> None:
+def test_with_a_half_upgraded_driver_nothing_is_touched(box: Any, host: Any, named: bool) -> None:
     environ = host.driver("580.65.06", library="590.48.01", named=named)
     (box.root / ".venv-bnb").unlink()  # there would be something to do
     before = box.listing()

@@ -25,30 +25,17 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ENV = "bnb"
-BNBENV = (sys.executable, "-m", "bnbenv")
-PATIENCE = 600.0  # seconds that any one command may take
+from soak_project import PATIENCE, QUANTIZE, Broken, Project, descendants, make_wheel
+
 NEAR = 0.02  # seconds around the switch within which a kill falls
-QUANTIZE = """\
-import bitsandbytes.functional as F, torch
-torch.manual_seed(0)
-rows = torch.randn(64, 64)
-packed, state = F.quantize_4bit(rows, quant_type="nf4")
-error = (F.dequantize_4bit(packed, state) - rows).abs().mean().item()
-assert 0 < error < 0.1, error  # the mean error of NF4 on normal values is 0.073
-"""
-PHASES = ("locking", "installing", "verifying", "around the switch", "going back", "deleting")
-
-
-class Broken(Exception):
-    """What was found wrong after a kill."""
+SWITCH = "around the switch"
+PHASES = ("locking", "installing", "verifying", SWITCH, "going back", "deleting")
 
 
 @dataclass(frozen=True)
@@ -67,96 +54,6 @@ class Shot:
         return f"{' '.join(self.words)}{rivals}: {self.signal.name} to {self.target}, {self.aim}+{self.delay:.3f} s"
 
 
-@dataclass(frozen=True)
-class Project:
-    """The folder under fire, and bnbenv in it."""
-
-    root: Path
-    environ: dict[str, str]
-
-    @property
-    def generations(self) -> Path:
-        return self.root / ".bnbenv" / "generations" / ENV
-
-    @property
-    def link(self) -> Path:
-        return self.root / f".venv-{ENV}"
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*BNBENV, *words, "--json"],
-            cwd=self.root,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> Any:
-        """The document of a command that has to end with one of these codes. Raises Broken."""
-        process = self.start(*words)
-        out, err = process.communicate(timeout=PATIENCE)
-        if process.returncode not in codes:
-            raise Broken(f"{' '.join(words)} ended with {process.returncode}: {err.strip()}")
-        return json.loads(out)
-
-    def python(self, code: str) -> None:
-        """Run the environment's own Python, with nothing activated."""
-        words = [str(self.link / "bin" / "python"), "-c", code]
-        try:
-            done = subprocess.run(
-                words, env=self.environ, capture_output=True, text=True, timeout=PATIENCE, check=False
-            )
-        except OSError as error:
-            raise Broken(f"the environment's Python cannot be started: {error}") from None
-        if done.returncode:
-            raise Broken(f"the environment's Python ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
-
-    def leftovers(self) -> list[str]:
-        """What a run that was killed may leave and the next sync has to delete."""
-        found = [path.name for path in self.root.iterdir() if ".new-" in path.name or path.name.endswith(".part")]
-        found += [path.name for path in (self.root / ".bnbenv").iterdir() if path.name.endswith(".part")]
-        finished = {path.stem for path in self.generations.glob("[0-9]*.json")}
-        return found + [p.name for p in self.generations.iterdir() if p.name.split(".")[0] not in finished]
-
-    def next_number(self) -> int:
-        names = [path.name.split(".")[0] for path in self.generations.iterdir()]
-        return max((int(name) for name in names if name.isdecimal()), default=0) + 1
-
-    def wish(self, version: str) -> None:
-        """Ask for another version of a tiny package, so that the next sync has to lock anew."""
-        text = f'[envs.{ENV}]\nrequirements = ["soaktiny=={version}"]\n[sources]\nfind-links = ["wheels"]\n'
-        (self.root / "bnbenv.toml").write_text(text)
-
-
-def make_wheel(folder: Path, version: str) -> None:
-    info = f"soaktiny-{version}.dist-info"
-    files = {
-        "soaktiny.py": f"VERSION = '{version}'\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: soaktiny\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: soak\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"soaktiny-{version}-py3-none-any.whl", "w") as archive:
-        for name, text in files.items():
-            archive.writestr(zipfile.ZipInfo(name), text)
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """The processes below one, with their command lines."""
-    found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        with contextlib.suppress(OSError):
-            for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-                for child in map(int, file.read_text().split()):
-                    found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-                    waiting.append(child)
-    return found
-
-
 def phase(project: Project, pid: int, words: tuple[str, ...], number: int, link: str) -> str:
     """What a bnbenv is at, from its children and from what it has made."""
     if words[0] != "sync":
@@ -168,7 +65,7 @@ def phase(project: Project, pid: int, words: tuple[str, ...], number: int, link:
         return "installing"
     new = project.generations / str(number)
     if str(project.link.readlink()) != link or any(new.glob("lib/python*/site-packages/*.dist-info")):
-        return "around the switch"
+        return SWITCH
     return "installing" if new.exists() else "locking"
 
 
@@ -205,7 +102,7 @@ class Soak:
         self.verbose = verbose
         self.hits: Counter[str] = Counter()
         self.signals: Counter[str] = Counter()
-        self.seconds: dict[tuple[str, ...], float] = {}  # how long a command takes where nobody kills it
+        self.seconds: dict[tuple[str, ...], float] = {}
         self.rounds = self.quantized = self.tracebacks = 0
 
     @property
@@ -213,20 +110,23 @@ class Soak:
         return sum(self.hits.values())
 
     def prepare(self) -> None:
-        """A project in sync, and how long each kind of sync takes here."""
+        """A project in sync, and how long each command takes here where nobody kills it."""
         for version in ("1.0", "2.0"):
             make_wheel(self.project.root / "wheels", version)
         self.project.wish("1.0")
         self.project.run("sync", "--no-verify")
         self.project.python(QUANTIZE)
-        for words in (("sync", "--fresh", "--no-verify"), ("sync", "--fresh"), ("sync", "--no-verify"), ("sync",)):
-            if "--no-verify" not in words and not self.verify:
-                continue
+        for words in (("sync", "--fresh", "--no-verify"), ("sync", "--no-verify"), ("sync", "--fresh")):
             self.ready(words)
             started = time.monotonic()
             self.project.run(*words)
             self.seconds[words] = time.monotonic() - started
-        self.seconds[("rollback",)] = self.seconds[("gc", "--keep", "0")] = 0.25
+        fresh, locked, verified = self.seconds.values()
+        self.seconds |= {
+            ("sync",): locked + verified - fresh,
+            ("rollback",): fresh / 2,
+            ("gc", "--keep", "0"): fresh / 2,
+        }
 
     def ready(self, words: tuple[str, ...]) -> None:
         """Make sure that the command has something to do."""
@@ -248,7 +148,7 @@ class Soak:
         sig = chance.choices((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), (8, 1, 1))[0]
         rivals = chance.choices((0, 1, 2), (8, 1, 1))[0]
         aim, delay = "anytime", chance.uniform(0, self.seconds[words])
-        if words[0] == "sync" and target != "children" and chance.random() < 0.55:
+        if words[0] == "sync" and target != "children" and self.hits[SWITCH] * 2 <= self.kills:
             aim = chance.choice(["verified" if verify else "installed", "record", "link"])
             delay = chance.uniform(0, NEAR)
         return Shot(words, aim, delay, target, signal.SIGKILL if target != "it" else sig, rivals)
@@ -301,7 +201,7 @@ class Soak:
         """The environment in use is whole and runs, and the next sync brings all in order. Raises Broken."""
         project = self.project
         try:
-            target = project.generations.parent / ENV / project.link.readlink().name
+            target = project.generations / project.link.readlink().name
             record = json.loads(target.with_name(f"{target.name}.json").read_bytes())
         except (OSError, ValueError) as error:
             raise Broken(f"the link leads to no finished generation: {error}") from None

@@ -115,7 +115,8 @@ def _policy(project: Project) -> str:
 
 def _host_row(host: Host | None) -> dict[str, Any]:
     found = host.fingerprint if host else {}
-    known = (found.get(name) for name in ("driver module", "driver", "driver version", "driver library"))
+    names = ("driver module", "driver version", "driver", "driver library", "driver userland")
+    known = (found.get(name) for name in names)
     gpus = [value for name, value in found.items() if name.startswith("GPU ") and not name.endswith(" UUID")]
     driver = next((version for version in known if version and version[0].isdigit()), None)
     return {"state": host.state if host else "unknown", "driver": driver, "gpus": gpus}

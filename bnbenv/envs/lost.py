@@ -107,7 +107,7 @@ def find_loss(record: Record, sight: Sight, archs: Iterable[GpuArch], wished: It
             last, first = against.last_branch, against.first_driver
             remedy = f"go back to a driver of branch {last}" if last else f"install driver {first} or newer"
             lost.append(LostGpu(gpu, against.because, remedy))
-        elif sight.trouble is not None or not (gpu.uuid in sight.uuids or sight.nameless):
+        elif sight.trouble is not None or not (gpu.uuid in sight.uuids or sight.nameless or not gpu.uuid):
             lost.append(LostGpu(gpu, *_why_gone(sight, before if changed else None, before)))
         else:
             left.append(gpu)
@@ -180,19 +180,27 @@ def seen_in_fingerprint(state: str, fingerprint: Mapping[str, str], record: Reco
     """What the quick fingerprint says; the platform is the record's."""
     names = ("driver module", "driver version", "driver", "driver library", "driver userland")
     versions = (fingerprint.get(name, "") for name in names)
-    own = {name.removeprefix("GPU ") for name in fingerprint if name.startswith("GPU ")}
-    told = [value for name, value in fingerprint.items() if name.startswith("GPU ") and name.endswith(" UUID")]
+    # A GPU that the record's own fingerprint did not tell by its UUID is missed only where its place is empty.
+    known = _uuids(record.host)
+    gone = {value for name, value in record.host.items() if name.startswith("GPU ") and name not in fingerprint}
+    blind = {gpu.uuid for gpu in made_for(record) if gpu.uuid not in known and gpu.name not in gone}
     troubles = {"ok": None, "absent": "there is no NVIDIA driver"}
     platform = record.facts.get("platform")
     where = platform if isinstance(platform, dict) else {}
     return Sight(
         driver=next((version for version in versions if version[:1].isdigit()), None),
-        uuids=frozenset({*own, *told}) if state == "ok" else frozenset(),
-        nameless=told.count("unknown"),
+        uuids=frozenset(_uuids(fingerprint) | blind) if state == "ok" else frozenset(),
+        nameless=sum(name.endswith(" UUID") and value == "unknown" for name, value in fingerprint.items()),
         trouble=troubles.get(state, "the NVIDIA driver does not answer"),
         windows=where.get("os") == "windows" or bool(where.get("wsl")),
         container=bool(where.get("container")),
     )
+
+
+def _uuids(fingerprint: Mapping[str, str]) -> set[str]:
+    """The UUIDs in a fingerprint: ``GPU GPU-...`` as a name, or the value of ``GPU <bus> UUID``."""
+    names = {name.removeprefix("GPU ") for name in fingerprint if name.startswith("GPU GPU-")}
+    return names | {value for name, value in fingerprint.items() if name.endswith(" UUID") and value != "unknown"}
 
 
 def driver_reasons(record: Record, state: str, fingerprint: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -57,8 +57,8 @@ def unsupported(arch: GpuArch | None, version: str | None, windows: bool) -> Uns
 
 def family_minimum(rows: Iterable[CudaDriver], cuda: str) -> CudaDriver | None:
     """The row of a CUDA version, or of another one of its major: any driver of the family runs all its releases."""
-    major = cuda.split(".")[0]
-    family = [row for row in rows if row.cuda.split(".")[0] == major]
+    major = cuda.partition(".")[0] + "."
+    family = [row for row in rows if row.cuda.startswith(major)]
     return next((row for row in family if row.cuda == cuda), family[0] if family else None)
 
 

@@ -78,7 +78,7 @@ def compiles_ptx(situation: Situation, cuda: str) -> bool:
 def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
     """Minor-version compatibility: any driver of the CUDA major's family runs the SASS of all its releases."""
     driver = situation.driver
-    row = family_minimum(situation.drivers.values(), cuda)
+    row = situation.drivers.get(cuda) or family_minimum(situation.drivers.values(), cuda)
     if row is None:
         fails["driver-cuda"] = Reason(f"no row says which driver CUDA {cuda} needs", "the matrix")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -219,10 +220,10 @@ def downloadable(matrix: Matrix) -> list[str]:
     The very newest Python comes last: other packages follow it later than torch does.
     """
     counts: dict[int, int] = {}
-    for build in matrix.torch:
-        for tag in build.pythons:
+    for tags, builds in Counter(build.pythons for build in matrix.torch).items():
+        for tag in tags:
             if tag.startswith("cp3") and tag[3:].isdigit():
-                counts[int(tag[3:])] = counts.get(int(tag[3:]), 0) + 1
+                counts[int(tag[3:])] = counts.get(int(tag[3:]), 0) + builds
     half = len(matrix.torch) / 2
     return [f"3.{minor}" for minor in sorted(counts, key=lambda minor: (counts[minor] >= half, minor), reverse=True)]
 

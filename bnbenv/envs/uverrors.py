@@ -82,7 +82,7 @@ def _about_disk(text: str, chain: str, task: str) -> BnbenvError | None:
     """A full disk ends builds too, so all of the text is looked at."""
     if not _NO_SPACE.search(text):
         return None
-    file = re.search(r"(?:`([^`]+)`|.* to ([^`\n]+)): (?:No space|Disk quota|There is not)", chain, re.I)
+    file = re.search(r"(?:`([^`\n]+)`| to ((?:(?! to )[^`\n])+)): (?:No space|Disk quota|There is not)", chain, re.I)
     place = f" at {file[1] or file[2]}" if file else ""
     message = f"no space left on the device to {task}{place}; the environment in use was kept"
     return Failed("no-space", message, "Free some space (bnbenv gc, uv cache prune), then run it again.")
@@ -166,7 +166,7 @@ def _about_packages(chain: str) -> BnbenvError | None:
 
 def own_words(text: str) -> str:
     """uv's own sentences, without what a build printed."""
-    return re.split(r"^\s*\[(?:stdout|stderr)\]\s*$", text, maxsplit=1, flags=re.M)[0]
+    return re.split(r"^[ \t]*\[(?:stdout|stderr)\][ \t]*$", text, maxsplit=1, flags=re.M)[0]
 
 
 def headline(text: str) -> str:
@@ -181,7 +181,7 @@ def cause(chain: str) -> str:
     git = re.search(r"unable to access '[^']*': (.+)", chain)
     if git:
         return git[1].strip()
-    causes = re.findall(r"^\s*cause: (.+)$", chain, re.M)
+    causes = re.findall(r"^[ \t]*cause: (.+)$", chain, re.M)
     said = [one for one in causes if not re.match(r"client error \(|error sending request", one)] or causes
     return _OS_ERROR.sub("", said[-1]).strip() if said else headline(chain)
 

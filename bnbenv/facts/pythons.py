@@ -78,7 +78,7 @@ def parse_list(text: str) -> tuple[Python, ...]:
     """The interpreters in uv's JSON; rows of another shape are ignored."""
     try:
         rows = msgspec.json.decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return ()
     usual: dict[str, Python] = {}
     free_threaded: dict[str, Python] = {}

@@ -48,7 +48,7 @@ def parse_version_json(text: str) -> str | None:
     """The compiler's version in a toolkit's version.json: ``{"cuda_nvcc": {"name": ..., "version": "12.8.93"}}``."""
     try:
         document: Any = msgspec.json.decode(text)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
     part = document.get("cuda_nvcc") if isinstance(document, dict) else None
     version = part.get("version") if isinstance(part, dict) else None

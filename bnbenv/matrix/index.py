@@ -76,7 +76,7 @@ def project_files(session: requests.Session, endpoint: str, project: str) -> tup
         raise SourceUnreachable(
             "no-index", f"The index {shown} does not answer: {type(error).__name__}.", "Check the network."
         ) from None
-    except (UnsupportedRepoVersionError, ValueError) as error:
+    except (UnsupportedRepoVersionError, ValueError, RecursionError) as error:
         raise SourceUnreachable(
             "no-index", f"What {shown} answers is no package index ({type(error).__name__}).", "Check its address."
         ) from None

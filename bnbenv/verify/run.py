@@ -143,7 +143,7 @@ def read_events(text: str) -> list[dict[str, Any]]:
             continue
         try:
             event = msgspec.json.decode(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
         if isinstance(event, dict) and isinstance(event.get("event"), str):
             events.append(event)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnbenv.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Sysroot:
+class Sysroot(NamedTuple):
     """A prefix for what is read under /proc, /sys, /etc and /usr/lib/wsl (``BNBENV_SYSROOT``); ``/`` by default."""
 
     prefix: Path = Path("/")
@@ -91,16 +91,32 @@ def user_home() -> Path:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step, so that a reader sees the old or the new text and a kill leaves one of them.
 
-    Raises OSError (no space, no permission); the former file is then untouched.
+    It keeps the rights that the former file had. Raises OSError (no space, no permission); that file is then untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # What lies there is left of a bnbenv with the same number, or a link that somebody put there to be written through.
+    partial.unlink(missing_ok=True)
+    rights = _rights(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(partial, flags, 0o666 if rights is None else rights)
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as stream:
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:  # noqa: PTH123 - a descriptor
+            if rights is not None and os.name != "nt":
+                os.fchmod(descriptor, rights)
             stream.write(text)
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(descriptor)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _rights(path: Path) -> int | None:
+    """Who may read and write a file. A bnbenv.toml with a password in an address may be closed to others."""
+    try:
+        found = path.lstat().st_mode
+    except OSError:
+        return None
+    return stat.S_IMODE(found) & 0o777 if stat.S_ISREG(found) else None

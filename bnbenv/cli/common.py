@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bnbenv.cli.command import Context
 from bnbenv.envs.check import Host, Reason, in_use
 from bnbenv.envs.project import Project, check_env_name, find_project
+from bnbenv.envs.trust import check_trust
 
 if TYPE_CHECKING:
     from bnbenv.envs.resolve import Setting
@@ -36,11 +37,12 @@ def add_wishes(parser: argparse.ArgumentParser) -> None:
 
 
 def project_of(args: argparse.Namespace, ctx: Context) -> Project:
-    """The project a command is about. Raises UsageError (an environment that there is not, too), InputError."""
+    """The project a command is about. Raises UsageError (not to be trusted, no such environment), InputError."""
     env = getattr(args, "env", None)
     if env is not None:
         check_env_name(env, "--env", "")
     project = find_project(ctx.cwd, ctx.environ, args.project)
+    check_trust(project, ctx.environ)
     if env is not None and not project.generations(env).exists() and not os.path.lexists(project.link(env)):
         from bnbenv.envs.wishes import load_wishes
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from bnbenv.errors import BnbenvError, Failed
 from bnbenv.paths import write_atomically
 
 SHOWN = 4
+FULL = 1 << 20  # bytes that are free on a disk that is as good as full
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Filling:
             self.every_byte,
         )
         damage = look.new()
+        if damage and shutil.disk_usage(generation.prefix).free < FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(generation.prefix))  # uv does not always say so
         packages = blamed(damage, look.site, cache)
         if damage and packages:
             self._tell(damage, packages, look.site)

@@ -10,6 +10,7 @@ from bnbenv.cli.common import add_env, reason_rows, selected, stop_on_mismatch
 from bnbenv.envs import status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
+from bnbenv.envs.trust import check_trust
 from bnbenv.errors import BnbenvError, Exit, RebootRequired
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _project(args: argparse.Namespace, ctx: Context) -> Project:
     if args.env is not None:
         check_env_name(args.env, "--env", "")
     project = find_project(ctx.cwd, ctx.environ, args.project)
+    check_trust(project, ctx.environ)
     if args.env is not None and args.env not in project.envs_made():
         from bnbenv.envs.wishes import load_wishes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,25 @@ def test_the_options_of_a_refusal_solve(capsys: pytest.CaptureFixture[str]) -> N
             f"bitsandbytes {choice['bitsandbytes']['version']} with torch {choice['torch']['version']} "
             in option["gives"]
         )
+
+
+def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is pasted has to lead to what the option gives, whatever stands in bnbenv.toml."""
+    base = ["solve", "--json", "--shipped", "--facts", str(V100)]
+    assert main([*base, "--torch", ">=2.15", "--bitsandbytes", "<0.51", "--python", "3.12"]) == 4
+    options = json.loads(capsys.readouterr().out)["options"]
+    for option in options:
+        assert shlex.split(option["command"]) == ["bnbenv", "sync", *option["solve_args"]]
+    assert "bnbenv sync --torch '*' --bitsandbytes '<0.51' --python '==3.12.*'" in [one["command"] for one in options]
+    # What hangs on a driver that is not there yet, or on a line in bnbenv.toml, has no command.
+    assert main([*base, "--torch", ">=2.15", "--driver", "570"]) == 4
+    options = json.loads(capsys.readouterr().out)["options"]
+    ahead = [option for option in options if "--driver" in option["solve_args"]]
+    assert [option["command"] for option in ahead] == [None]
+    assert ahead[0]["change"].endswith(", with the NVIDIA driver 570")
+    assert main([*base, "--build"]) == 4
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert [(option["command"], option["solve_args"]) for option in options] == [(None, [])]
 
 
 def test_facts_from_a_pipe_and_from_the_environment() -> None:

@@ -99,7 +99,9 @@ def check_refused(document: dict[str, Any], expect: dict[str, Any]) -> None:
     for text in expect.get("because", []):
         assert any(text in part["because"] for part in conflict), conflict
     for wanted in expect.get("options", []):
-        assert pairs(wanted) in [pairs(option["solve_args"]) for option in options if option["solve_args"]], options
+        assert pairs(wanted) in [
+            pairs(option["solve_args"]) for option in options if option["solve_args"] is not None
+        ], options
     for text in expect.get("people", []):
         assert any(text in option["change"] for option in options if option["solve_args"] is None), options
     for text in expect.get("no_options", []):

@@ -129,7 +129,6 @@ def _teller(options: Any, environ: Mapping[str, str], log: RunLog) -> Teller:
 def _context(environ: Mapping[str, str], teller: Teller, log: RunLog) -> Context:
     from bnbenv.cli.command import Context
     from bnbenv.cli.progress import TellingRunner
-    from bnbenv.process import SystemRunner
 
     try:
         cwd = Path.cwd()
@@ -138,7 +137,7 @@ def _context(environ: Mapping[str, str], teller: Teller, log: RunLog) -> Context
 
         message = "the current folder does not exist any more"
         raise UsageError("no-folder", message, "Change into another one, then run it again.") from None
-    return Context(environ, cwd, TellingRunner(SystemRunner(), teller), teller, log.open)
+    return Context(environ, cwd, TellingRunner(None, teller), teller, log.open)
 
 
 def _print(name: str, outcome: Outcome, options: Any, environ: Mapping[str, str], log: RunLog) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnbenv.errors import Exit
 
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from bnbenv.progress import Progress
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """The effects a command may use. ``progress`` tells, on standard error, what is being done.
 
     ``log_to`` has this run's log kept below a project's ``.bnbenv``: commands that change something call it.
@@ -28,8 +26,7 @@ class Context:
     log_to: Callable[[Path], None] = lambda home: None
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A command's result: the exit code, and the document that ``--json`` prints and the renderer shows.
 
     ``view`` is what the renderer is told beside it: which parts of the document people asked to see.
@@ -37,4 +34,4 @@ class Outcome:
 
     exit: Exit
     document: dict[str, Any]
-    view: Mapping[str, Any] = field(default_factory=dict)
+    view: Mapping[str, Any] = {}

@@ -140,12 +140,19 @@ def draw(text: str) -> None:
 
 
 class TellingRunner:
-    """Runs commands, and tells which, how they ended and what they said if they failed."""
+    """Runs commands, and tells which, how they ended and what they said if they failed.
 
-    def __init__(self, runner: Runner, progress: Progress) -> None:
+    Without a ``runner`` it is the system's, made when the first command is run: most commands of bnbenv run none.
+    """
+
+    def __init__(self, runner: Runner | None, progress: Progress) -> None:
         self._runner, self._progress = runner, progress
 
     def run(self, command: Command) -> Finished:
+        if self._runner is None:
+            from bnbenv.process import SystemRunner
+
+            self._runner = SystemRunner()
         try:
             done = self._runner.run(command)
         except OSError as error:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bnbenv.envs.project import DEFAULT_ENV, Project, env_python, site_packages
 from bnbenv.envs.record import Record, file_digest, made_by_newer, observe_files, observe_packages, read_record
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 RECORDED = "facts file"  # stands in a fingerprint that was taken from BNBENV_FACTS
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(NamedTuple):
     """Why an environment is not in sync: a stable code and one sentence."""
 
     env: str
@@ -31,16 +29,14 @@ class Reason:
     because: str
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """What is quickly known of the host: the driver's state and a named fingerprint."""
 
     state: str
     fingerprint: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class InUse:
+class InUse(NamedTuple):
     """The generation that the link leads to; ``record`` is None where it is not a finished one of bnbenv."""
 
     generation: int | None

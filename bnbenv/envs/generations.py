@@ -10,8 +10,8 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnbenv.envs.check import in_use, is_link
 from bnbenv.envs.project import Project, env_python
@@ -22,8 +22,7 @@ from bnbenv.paths import write_atomically
 WAIT = 5.0  # seconds a second bnbenv waits for the first
 
 
-@dataclass(frozen=True)
-class Generation:
+class Generation(NamedTuple):
     """One environment that was made. ``record`` is None while it is unfinished.
 
     ``newer``: a newer bnbenv finished it. It is neither used nor deleted by this one.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnbenv.errors import InputError, UsageError
 from bnbenv.paths import config_home, data_home, expand
@@ -17,8 +17,7 @@ DEFAULT_ENV = "bnb"
 _ENV_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(NamedTuple):
     """A folder with environments: ``root`` holds the links and locks, ``config`` is its bnbenv.toml (may be absent)."""
 
     root: Path

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnbenv.paths import write_atomically
 
@@ -22,8 +21,7 @@ WATCHED = ("torch", "bitsandbytes")
 PTH = "bnbenv-environment.pth"
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """What a generation was made of and for.
 
     ``wishes`` is the digest of the wishes, ``config`` that of bnbenv.toml's bytes (None: no file), ``environments`` the
@@ -46,12 +44,12 @@ class Record:
     files: dict[str, list[int]]
     decision: dict[str, Any]
     verified: bool
-    verification: dict[str, Any] = field(default_factory=dict)
+    verification: dict[str, Any]
     verified_at: str | None = None
 
     def write(self, path: Path) -> None:
         """Write it in one step. Raises OSError."""
-        write_atomically(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, sort_keys=True) + "\n")
+        write_atomically(path, json.dumps({"schema": SCHEMA, **self._asdict()}, indent=1, sort_keys=True) + "\n")
 
 
 def read_record(path: Path) -> Record | None:
@@ -60,7 +58,7 @@ def read_record(path: Path) -> Record | None:
         data = json.loads(path.read_bytes())
         if data.pop("schema") != SCHEMA:
             return None
-        record = Record(**{name: value for name, value in data.items() if name in Record.__dataclass_fields__})
+        record = Record(**{name: value for name, value in data.items() if name in Record._fields})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     return record if _sound(record) else None

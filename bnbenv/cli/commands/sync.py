@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
@@ -122,6 +121,8 @@ def _document(
 
 
 def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) -> Outcome:
+    from dataclasses import replace
+
     from bnbenv.envs.adapt import stop_on_loss
     from bnbenv.envs.generations import held
     from bnbenv.envs.stage import Options
@@ -135,7 +136,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         config = _wished(project, changes, args.env) if changes else None
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         names = selected(wishes, args.env, project)
-        setting = dataclasses.replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config)
+        setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config)
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
         options = Options(
             args.locked, args.fresh, not args.no_verify, recorded, not {"gpus", "backend"}.isdisjoint(changes)

@@ -162,6 +162,8 @@ def growth(bench: Bench) -> Iterator[Row]:
         grown = ", ".join(f"{n}: {cost.seconds * 1000:.0f}" for n, cost in zip(MANY, costs, strict=True))
         yield row(f"{name}, {MANY[-1]} environments", last, None, f"{grown}; {each:.2f} ms of CPU for each further one")
         yield ratio(f"{name}, {MANY[-1]} environments / 1", last, first, limit)
+    for folder in folders.values():
+        shutil.rmtree(folder)
 
 
 def shown(row: Row) -> str:

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -162,8 +162,7 @@ def many(bench: Bench, count: int) -> Path:
             (generation.prefix / name).symlink_to(made / name)
         generation.lock_file.write_text(lock)
         project.lock(env).write_text(lock)
-        record = replace(
-            known,
+        record = known._replace(
             generation=1,
             wishes=wishes.digest(env),
             config=file_digest(project.config),

@@ -209,7 +209,7 @@ class Project:
 def tool_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """This machine's environment with a user folder of its own for bnbenv, no GPU, and bytecode cached."""
     own = tmp_path_factory.mktemp("user")
-    foreign = ("BNB", "CUDA", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX", "NVML_STUB")
+    foreign = ("BNB", "CUDA", "LD_LIBRARY_PATH", "PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX", "NVML_STUB", "FORCE_COLOR")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     (own / "sysroot").mkdir()
     return {**environ, "BNBENV_HOME": str(own / "home"), "BNBENV_SYSROOT": str(own / "sysroot")}

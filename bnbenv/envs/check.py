@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from bnbenv.envs.project import DEFAULT_ENV, Project, env_python, site_packages
 from bnbenv.envs.record import Record, file_digest, made_by_newer, observe_files, observe_packages, read_record
 
 if TYPE_CHECKING:
+    from bnbenv.envs.wishes import Wishes
     from bnbenv.process import Runner
 
 
@@ -43,6 +45,32 @@ class InUse(NamedTuple):
     prefix: Path | None
     record: Record | None
     problem: Reason | None = None
+
+
+class Look:
+    """One look at a project while nothing is changed: what is asked about each of its environments is read once."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self._uses: dict[str, InUse] = {}
+
+    @cached_property
+    def config(self) -> str | None:
+        """The digest of bnbenv.toml's bytes; None: no file."""
+        return file_digest(self.project.config)
+
+    @cached_property
+    def wishes(self) -> Wishes:
+        """Raises InputError."""
+        from bnbenv.envs.wishes import load_wishes
+
+        return load_wishes(self.project)
+
+    def in_use(self, env: str) -> InUse:
+        """As the function of that name."""
+        if env not in self._uses:
+            self._uses[env] = in_use(self.project, env)
+        return self._uses[env]
 
 
 def observe_host(environ: Mapping[str, str], runner: Runner) -> Host:
@@ -94,9 +122,10 @@ def is_link(path: Path) -> bool:
     return path.is_symlink()
 
 
-def check_env(project: Project, env: str, host: Host) -> tuple[Reason, ...]:
-    """Every reason why an environment is not in sync; none: it is."""
-    use = in_use(project, env)
+def check_env(project: Project, env: str, host: Host, look: Look | None = None) -> tuple[Reason, ...]:
+    """Every reason why an environment is not in sync; none: it is. Raises InputError for a bnbenv.toml that changed."""
+    look = look or Look(project)
+    use = look.in_use(env)
     if use.problem is not None:
         return (use.problem,)
     assert use.prefix is not None and use.record is not None
@@ -104,7 +133,7 @@ def check_env(project: Project, env: str, host: Host) -> tuple[Reason, ...]:
     reasons = [
         *_environment_reasons(env, use.prefix, record),
         *_host_reasons(env, host, record),
-        *_wishes_reasons(project, env, record),
+        *_wishes_reasons(look, env, record),
     ]
     lock = project.lock(env)
     if not lock.exists():
@@ -172,36 +201,32 @@ def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:
     return [*worse, *(Reason(env, "host-changed", change) for change in changes)]
 
 
-def _wishes_reasons(project: Project, env: str, record: Record) -> list[Reason]:
+def _wishes_reasons(look: Look, env: str, record: Record) -> list[Reason]:
     """The bytes are compared first; only a changed file is read."""
-    if file_digest(project.config) == record.config:
+    if look.config == record.config:
         return []
-    from bnbenv.envs.wishes import load_wishes
-
-    wishes = load_wishes(project)
-    if env not in wishes.envs:
-        return [Reason(env, "not-wished", f"{project.config.name} does not name {env} any more")]
-    if wishes.digest(env) == record.wishes:
+    name = look.project.config.name
+    if env not in look.wishes.envs:
+        return [Reason(env, "not-wished", f"{name} does not name {env} any more")]
+    if look.wishes.digest(env) == record.wishes:
         return []
-    return [Reason(env, "wishes-changed", f"{project.config.name} asks for something else than before")]
+    return [Reason(env, "wishes-changed", f"{name} asks for something else than before")]
 
 
-def env_names(project: Project, only: str | None) -> tuple[str, ...]:
+def env_names(project: Project, only: str | None, look: Look | None = None) -> tuple[str, ...]:
     """The environments that a command is about: the one named, else those of bnbenv.toml, else the default.
 
     On the fast path the records tell which environments there are, as long as bnbenv.toml is as it was.
     """
     if only is not None:
         return (only,)
+    look = look or Look(project)
     made = project.envs_made()
-    config = file_digest(project.config)
-    if config is None and not os.path.lexists(project.config):
+    if look.config is None and not os.path.lexists(project.config):
         return made or (DEFAULT_ENV,)
-    records = [use.record for use in (in_use(project, env) for env in made)]
-    if made and all(record is not None and record.config == config for record in records):
+    records = [look.in_use(env).record for env in made]
+    if made and all(record is not None and record.config == look.config for record in records):
         known = records[0].environments if records[0] else []
         if set(known) == set(made):
             return tuple(known)
-    from bnbenv.envs.wishes import load_wishes
-
-    return tuple(load_wishes(project).envs)
+    return tuple(look.wishes.envs)

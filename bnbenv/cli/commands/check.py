@@ -6,7 +6,7 @@ import argparse
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, project_of, reason_rows, stop_on_mismatch
-from bnbenv.envs.check import check_env, env_names, observe_host
+from bnbenv.envs.check import Look, check_env, env_names, observe_host
 from bnbenv.errors import Exit
 
 SUMMARY = """\
@@ -25,8 +25,9 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
     stop_on_mismatch(host, project)
-    names = env_names(project, args.env)
-    reasons = tuple(reason for env in names for reason in check_env(project, env, host))
+    look = Look(project)
+    names = env_names(project, args.env, look)
+    reasons = tuple(reason for env in names for reason in check_env(project, env, host, look))
     actions = [{"env": env, "action": "sync"} for env in dict.fromkeys(reason.env for reason in reasons)]
     document = {
         "schema": "bnbenv.check/1",

@@ -18,7 +18,7 @@ from bnbenv.cli.common import (
     wishes_from,
 )
 from bnbenv.cli.help import seconds
-from bnbenv.envs.check import Host, check_env, env_names, in_use, observe_host
+from bnbenv.envs.check import Host, Look, check_env, env_names, in_use, observe_host
 from bnbenv.envs.project import Project, env_python
 from bnbenv.errors import Exit, UsageError
 
@@ -59,16 +59,17 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     asked = any(getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend"))
     if not asked and not args.fresh:
-        names = env_names(project, args.env)
-        if not any(check_env(project, env, host) or any(left_over(project, env)) for env in names):
-            return Outcome(Exit.DONE, _nothing(project, names))
+        look = Look(project)
+        names = env_names(project, args.env, look)
+        if not any(check_env(project, env, host, look) or any(left_over(project, env)) for env in names):
+            return Outcome(Exit.DONE, _nothing(look, names))
     return _sync(args, ctx, project, host)
 
 
-def _nothing(project: Project, names: tuple[str, ...]) -> dict[str, Any]:
-    rows = []
+def _nothing(look: Look, names: tuple[str, ...]) -> dict[str, Any]:
+    project, rows = look.project, []
     for env in names:
-        use = in_use(project, env)
+        use = look.in_use(env)
         decision = use.record.decision if use.record else {}
         verified = bool(use.record and use.record.verified)
         rows.append(_row(project, env, use.generation, False, decision, None, verified, []))
@@ -131,7 +132,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     from bnbenv.paths import write_atomically
 
     changes = wishes_from(args)
-    with held(project, args.wait):
+    with held(project, args.wait, ctx.environ, ctx.progress.say):
         ctx.log_to(project.home)
         config = _wished(project, changes, args.env) if changes else None
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))

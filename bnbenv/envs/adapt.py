@@ -104,7 +104,8 @@ def as_if(setting: Setting, version: str, use: InUse) -> HostFacts:
     driver = as_installed(version, setting.facts, setting.matrix)
     facts = setting.facts
     gpus = facts.gpus if use.record is None else _with_recorded(facts, use.record)
-    unknown = tuple(item for item in facts.unknown if item.fact.split(".")[0] not in ("driver", "gpus"))
+    answered = ("driver", "gpus") if len(gpus) > len(facts.gpus) else ("driver",)
+    unknown = tuple(item for item in facts.unknown if item.fact.split(".")[0] not in answered)
     return msgspec.structs.replace(facts, driver=driver, gpus=gpus, unknown=unknown)
 
 

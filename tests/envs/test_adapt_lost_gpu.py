@@ -105,6 +105,11 @@ def test_after_the_upgrade_nothing_goes_on_without_a_word(mixed: Any) -> None:
         assert error["next_step"] == ("Go back to a driver of branch 580, or go on without: bnbenv sync --gpus all")
     # Another wish is no word about GPUs.
     stopped(project, "sync", "--bitsandbytes", ">=0.50")
+    config = project.root / "bnbenv.toml"
+    text = config.read_text()
+    config.write_text(text + '[envs.other]\nbackend = "cpu"\n')
+    assert stopped(project, "sync")["next_step"].endswith("bnbenv sync --env bnb --gpus all")
+    config.write_text(text)
     # Ahead of going back: all is as it was.
     ended = project("plan", "--driver", "580.95.05", "--json")
     assert (ended.code, [one["action"] for one in ended.document["actions"]]) == (3, ["verify"])
@@ -199,6 +204,15 @@ def test_a_downgrade_below_the_first_driver_of_a_gpu(gpu_box: Callable[..., Any]
     put(project, lambda facts: facts.update(driver=driver("565.57.01"), gpus=[]))
     error = stopped(project, "sync")
     assert error["next_step"].startswith("Install driver 570.26 or newer, or")
+
+
+def test_ahead_of_an_environment_unknown_gpus_stay_unknown(gpu_box: Callable[..., Any]) -> None:
+    """Nothing is recorded yet and the present driver tells nothing: another one is no reason to take the CPU."""
+    project = gpu_box(DROPPED)
+    put(project, lambda facts: facts.update(unknown=recorded(DROPPED)["unknown"]))
+    ended = project("plan", "--driver", "580", "--json")
+    assert (ended.code, ended.document["error"]["code"]) == (4, "no-combination")
+    assert "its GPUs are unknown" in ended.document["error"]["detail"]
 
 
 def test_a_downgrade_below_what_torch_needs_is_named(gpu_box: Callable[..., Any]) -> None:

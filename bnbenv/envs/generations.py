@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from bnbenv.envs.check import in_use, is_link
 from bnbenv.envs.project import Project, env_python
 from bnbenv.envs.record import Record, made_by_newer, read_record
-from bnbenv.errors import Busy, Failed
+from bnbenv.errors import Failed
 from bnbenv.paths import write_atomically
 
 WAIT = 5.0  # seconds a second bnbenv waits for the first
@@ -47,25 +47,24 @@ class Generation(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(project: Project, wait: float = WAIT) -> Iterator[None]:
-    """Hold the project against a second bnbenv. Raises Busy if another one keeps it longer than ``wait`` seconds."""
-    from filelock import FileLock, Timeout
+def held(
+    project: Project,
+    wait: float = WAIT,
+    environ: Mapping[str, str] = os.environ,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[None]:
+    """Hold the project against a second bnbenv. Raises Busy if another one keeps it longer than ``wait`` seconds.
+
+    ``say`` hears it where the file system has no locks, and a marker file does instead.
+    """
+    from bnbenv.envs.hold import hold
 
     project.home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(project.home / "lock")
-    try:
-        lock.acquire(timeout=wait)
-    except Timeout:
-        raise Busy(
-            "busy", f"another bnbenv is at work on {project.root}", "Wait until it has finished, then run it again."
-        ) from None
-    try:
+    with hold(project.home, str(project.root), wait, environ, say):
         ignore = project.home / ".gitignore"
         if not ignore.exists():
             write_atomically(ignore, "*\n")
         yield
-    finally:
-        lock.release()
 
 
 def generations(project: Project, env: str) -> list[Generation]:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     project = project_of(args, ctx)
     rows = []
-    with held(project):
+    with held(project, environ=ctx.environ, say=ctx.progress.say):
         ctx.log_to(project.home)
         for env in env_names(project, args.env):
             removed = clean_up(project, env)

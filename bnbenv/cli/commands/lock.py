@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     stop_on_mismatch(observe_host(ctx.environ, ctx.runner), project)
     wishes = load_wishes(project)
     rows = []
-    with held(project):
+    with held(project, environ=ctx.environ, say=ctx.progress.say):
         ctx.log_to(project.home)
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
         names = selected(wishes, args.env, project)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.generations import check_link, held, previous, switch
 
     project = project_of(args, ctx)
-    with held(project):
+    with held(project, environ=ctx.environ, say=ctx.progress.say):
         ctx.log_to(project.home)
         before = in_use(project, args.env).generation
         target = previous(project, args.env, args.generation)

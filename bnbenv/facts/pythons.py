@@ -27,7 +27,7 @@ _MANAGERS = (
     ("MISE_DATA_DIR", ".local/share/mise", "installs/python"),
 )
 # ``3.12.4``, ``3.14.0rc2``
-_VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}[0-9a-z.+-]{0,16}")
+_VERSION = re.compile(r"(?!.*[0-9]{6})[0-9]+(\.[0-9]+){1,2}[0-9a-z.+-]{0,16}")
 _CONDA_HOMES = ("miniconda3", "miniforge3", "anaconda3", "mambaforge", "micromamba")
 
 

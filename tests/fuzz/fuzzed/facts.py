@@ -186,6 +186,6 @@ TARGETS = (
     Target("system-texts", "text", _system, lambda: (*_WORDS, *system_texts()), slow=True),
     Target("version-texts", "text", _words, lambda: _WORDS),
     Target("toolkits", "text", _toolkits, lambda: _TOOLKITS),
-    Target("pythons", "json", _pythons, _python_seeds),
+    Target("pythons", "json", _pythons, _python_seeds, slow=True),
     Target("devices", "text", _devices, lambda: (b"all", b"0\ncpu", b"GPU-", b"cpu"), (UsageError, Failed)),
 )

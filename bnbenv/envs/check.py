@@ -155,7 +155,7 @@ def _environment_reasons(env: str, prefix: Path, record: Record) -> list[Reason]
     site = site_packages(prefix)
     if site is None:
         return [Reason(env, "packages-changed", f"{prefix} has no site-packages any more")]
-    return _package_reasons(env, record, observe_packages(site), observe_files(site))
+    return _package_reasons(env, record, observe_packages(site, record), observe_files(site))
 
 
 def _package_reasons(

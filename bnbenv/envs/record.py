@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ class Record(NamedTuple):
     names in it, ``lock`` the digest of the lock's bytes; ``host`` the quick fingerprint of the host, ``facts`` the
     platform, driver and GPUs it was solved for; ``packages`` maps ``<name>-<version>`` of every installed distribution
     to the digest of its RECORD (watched packages only, else empty); ``files`` maps watched files to [size, mtime in
-    ns]; ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed, ``verified_at`` when.
+    ns], ``stamps`` likewise the distributions whose RECORD was digested: one as it was is not read again;
+    ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed, ``verified_at`` when.
     """
 
     generation: int
@@ -46,6 +48,7 @@ class Record(NamedTuple):
     verified: bool
     verification: dict[str, Any]
     verified_at: str | None = None
+    stamps: dict[str, list[int]] | None = None
 
     def write(self, path: Path) -> None:
         """Write it in one step. Raises OSError."""
@@ -85,6 +88,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "generation": int,
     "environments": list,
     "verified_at": (str, type(None)),
+    "stamps": (dict, type(None)),
 }
 
 
@@ -111,16 +115,35 @@ def file_digest(path: Path) -> str | None:
         return None
 
 
-def observe_packages(site: Path) -> dict[str, str]:
-    """The installed distributions as ``<name>-<version>``, watched ones with the digest of their RECORD."""
+def observe_packages(site: Path, known: Record | None = None) -> dict[str, str]:
+    """The installed distributions as ``<name>-<version>``, watched ones with the digest of their RECORD.
+
+    That of torch has more than a megabyte: where size and time are those of the record ``known``, so is the digest.
+    """
     found: dict[str, str] = {}
+    before, digests = (known.stamps or {}, known.packages) if known else ({}, {})
+    for stem, path in _distributions(site):
+        if stem.partition("-")[0] not in WATCHED:
+            found[stem] = ""
+        elif stem in digests and stem in before and before[stem] == _stamp(path):
+            found[stem] = digests[stem]
+        else:
+            found[stem] = file_digest(path) or ""
+    return found
+
+
+def observe_stamps(site: Path) -> dict[str, list[int]]:
+    """Size and time of the RECORDs of the watched distributions."""
+    stamps = {stem: _stamp(path) for stem, path in _distributions(site) if stem.partition("-")[0] in WATCHED}
+    return {stem: stamp for stem, stamp in stamps.items() if stamp is not None}
+
+
+def _distributions(site: Path) -> Iterator[tuple[str, Path]]:
+    """``<name>-<version>`` and RECORD of each distribution that is installed."""
     with os.scandir(site) as entries:
         for entry in entries:
             if entry.name.endswith(".dist-info"):
-                stem = entry.name[: -len(".dist-info")]
-                watched = stem.partition("-")[0] in WATCHED
-                found[stem] = (file_digest(Path(entry.path) / "RECORD") or "") if watched else ""
-    return found
+                yield entry.name[: -len(".dist-info")], Path(entry.path) / "RECORD"
 
 
 def observe_files(site: Path) -> dict[str, list[int]]:
@@ -128,8 +151,8 @@ def observe_files(site: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for folder in ("bitsandbytes", "torch/lib", "torch"):
         _observe_folder(site, folder, found)
-    _observe_file(site / PTH, PTH, found)
-    return found
+    stamp = _stamp(site / PTH)
+    return found if stamp is None else {**found, PTH: stamp}
 
 
 def _observe_folder(site: Path, folder: str, found: dict[str, list[int]]) -> None:
@@ -143,9 +166,10 @@ def _observe_folder(site: Path, folder: str, found: dict[str, list[int]]) -> Non
         return
 
 
-def _observe_file(path: Path, name: str, found: dict[str, list[int]]) -> None:
+def _stamp(path: Path) -> list[int] | None:
+    """Size and time of a file; None where there is none."""
     try:
         stat = path.stat()
     except OSError:
-        return
-    found[name] = [stat.st_size, stat.st_mtime_ns]
+        return None
+    return [stat.st_size, stat.st_mtime_ns]

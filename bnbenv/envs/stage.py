@@ -17,7 +17,7 @@ from bnbenv.envs.inspection import Inspection
 from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
-from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages
+from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages, observe_stamps
 from bnbenv.envs.resolve import Setting, interpreter, sources_of, uv_for
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
@@ -189,6 +189,7 @@ class Job:
             verified=verification is not None,
             verification=verification or {},
             verified_at=earlier if verification is not None else None,
+            stamps=observe_stamps(site),
         )
 
     def _decision(self, known: Record | None) -> dict[str, Any]:

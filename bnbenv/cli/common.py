@@ -30,10 +30,12 @@ def add_one_env(parser: argparse.ArgumentParser) -> None:
 def add_wishes(parser: argparse.ArgumentParser) -> None:
     """Options that are wishes; sync writes them into bnbenv.toml."""
     parser.add_argument("--torch", metavar="SPEC", help='a version or specifier of torch, such as "2.9.1" or ">=2.8"')
-    parser.add_argument("--bitsandbytes", metavar="SPEC", help="likewise for bitsandbytes")
-    parser.add_argument("--python", metavar="SPEC", help="likewise for Python")
-    parser.add_argument("--gpus", metavar="WHICH", help='"all", indices "0,1", or UUIDs')
-    parser.add_argument("--backend", choices=("auto", "cuda", "cpu"), help="cpu: make no use of the GPUs")
+    parser.add_argument("--bitsandbytes", metavar="SPEC", help="a version or specifier of bitsandbytes")
+    parser.add_argument("--python", metavar="SPEC", help="a version or specifier of Python")
+    parser.add_argument("--gpus", metavar="WHICH", help='which GPUs: "all", indices "0,1", or UUIDs')
+    parser.add_argument(
+        "--backend", choices=("auto", "cuda", "cpu"), help="auto, cuda or cpu; cpu makes no use of the GPUs"
+    )
 
 
 def project_of(args: argparse.Namespace, ctx: Context) -> Project:

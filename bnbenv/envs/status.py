@@ -6,6 +6,7 @@ What cannot be read becomes a ``Problem`` or a ``Reason``; all the rest is told 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 from bnbenv.envs.check import Host, InUse, Reason, check_env, env_names, in_use
 from bnbenv.envs.generations import Generation, generations
+from bnbenv.envs.hold import MARKER
 from bnbenv.envs.project import DEFAULT_ENV, Project
 from bnbenv.envs.record import Record
 from bnbenv.errors import BnbenvError
@@ -162,7 +164,20 @@ def at_work(project: Project) -> bool:
                 return True
     except OSError:  # there is none, or it is not ours to try
         pass
-    return False
+    return _marked(project.home / MARKER)
+
+
+def _marked(marker: Path) -> bool:
+    """Where a file system has no locks, a file names the process that is at work, and its machine."""
+    try:
+        number, host, *_ = marker.read_text(encoding="utf-8", errors="replace").split()
+        if host.partition("?")[0] == platform.node():
+            os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, ValueError, OverflowError):
+        return marker.exists()
+    return True
 
 
 def _held_on_windows(path: Path) -> bool:

@@ -46,7 +46,7 @@ def pairings(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: Bit
         fails["python"] = Reason(because, wheel.filename)
     loader = loader_of(matrix, wheel)
     if loader is None:
-        fails["loader"] = Reason(f"no row says what bitsandbytes {wheel.version} loads", "the matrix")
+        fails["loader"] = Reason(f"the matrix does not say what bitsandbytes {wheel.version} loads", "the matrix")
         return [Pairing(build, wheel, None, None, python, (), fails)]
     if situation.backend == "cpu" or build.cuda is None:
         return [_cpu_pairing(situation, matrix, build, wheel, python, fails)]

@@ -80,7 +80,7 @@ def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
     driver = situation.driver
     row = situation.drivers.get(cuda) or family_minimum(situation.drivers.values(), cuda)
     if row is None:
-        fails["driver-cuda"] = Reason(f"no row says which driver CUDA {cuda} needs", "the matrix")
+        fails["driver-cuda"] = Reason(f"the matrix does not say which driver CUDA {cuda} needs", "the matrix")
         return
     need = row.family_min_windows if situation.windows_driver else row.family_min_linux
     if driver.version is not None:
@@ -129,9 +129,11 @@ def _reachable(situation: Situation, build: TorchBuild, fails: Fails) -> None:
     reason = situation.availability.unreachable.get(key)
     offered = situation.availability.torch.get(key)
     if reason is not None:
-        fails["reachable"] = Reason(f"{key} cannot be reached: {reason}", "asked just now")
+        fails["reachable"] = Reason(f"{key} cannot be reached: {reason}", "the package sources, asked just now")
     elif offered is not None and build.version not in offered:
-        fails["reachable"] = Reason(f"{key} does not offer torch {build.version}", "asked just now")
+        fails["reachable"] = Reason(
+            f"{key} does not offer torch {build.version}", "the package sources, asked just now"
+        )
 
 
 def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
@@ -147,7 +149,7 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
         fails["python"] = Reason(reason, wheel.filename)
     offered = situation.availability.bitsandbytes
     if offered is not None and wheel.filename not in offered:
-        fails["reachable"] = Reason(f"no source here offers {wheel.filename}", "asked just now")
+        fails["reachable"] = Reason(f"no source here offers {wheel.filename}", "the package sources, asked just now")
     if situation.facts.platform.jetson and situation.backend == "cuda":
         release = situation.facts.platform.jetson
         because = f"Jetson with L4T {release} is not the server kind of aarch64: wheels do not run there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,13 @@ def test_another_bnbenv_at_work_and_the_last_runs(project: Any) -> None:
         document, text = status(project, code=0)
         assert document["at_work"] is True
         assert "at work now: another bnbenv: sync, since " in text
+    marker = project.root / ".bnbenv" / "lock.held"  # where a file system has no locks
+    for number, machine, held in [(os.getpid(), platform.node(), True), (2**22 + 1, platform.node(), False)]:
+        marker.write_text(f"{number}\n{machine}\n")
+        assert status(project, code=0)[0]["at_work"] is held
+    marker.write_text("4711\nanother-machine\n")
+    assert status(project, code=0)[0]["at_work"] is True
+    marker.unlink()
     assert project("sync").code == 0  # status held nothing back
     assert status(project, code=0)[0]["at_work"] is False
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--build", action="store_true", help="ask for a source build of bitsandbytes")
     build.add_argument("--no-build", action="store_true", help="published wheels only")
     parser.add_argument("--reachable", action="store_true", help="take only what the package sources offer now")
-    parser.add_argument("--shipped", action="store_true", help="judge by the rows in the package only")
+    parser.add_argument("--shipped", action="store_true", help="judge by what came with bnbenv alone")
     parser.add_argument("--all", action="store_true", help="list everything passed over, and whole digests")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, reason_rows, selected, stop_on_mismatch
+from bnbenv.cli.render.check import next_step
 from bnbenv.envs import status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
@@ -26,8 +27,6 @@ EXAMPLE = """\
 bnbenv status
 bnbenv status --env bnb --why    what was chosen, why, and what it rests on"""
 EXITS = "0 in sync, 2 wrong usage, 3 not in sync or something cannot be read, 6 reboot required"
-
-SYNC = "bnbenv sync (bnbenv plan shows what it would do)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
             for one in status.runs(project)
         ],
         "problems": [{"code": one.code, "because": one.because} for one in problems],
-        "next_step": _next_step(problems, in_sync, at_work),
+        "next_step": _next_step(problems, rows, in_sync, at_work),
     }
     view = {"why": _policy(project) if args.why else None, "everything": args.all or args.verbose}
     return Outcome(Exit.REBOOT if reboot else Exit.DONE if in_sync else Exit.PENDING, document, view)
@@ -97,12 +96,16 @@ def _reboot(host: Host | None, project: Project) -> tuple[status.Problem, ...]:
     return ()
 
 
-def _next_step(problems: tuple[status.Problem, ...], in_sync: bool, at_work: bool) -> str | None:
+def _next_step(
+    problems: tuple[status.Problem, ...], rows: list[dict[str, Any]], in_sync: bool, at_work: bool
+) -> str | None:
     if problems:
         return problems[0].next_step or "correct that file, then run: bnbenv status"
     if in_sync:
         return None
-    return "wait until the other bnbenv has finished, then run: bnbenv status" if at_work else SYNC
+    if at_work:
+        return "wait until the other bnbenv has finished, then run: bnbenv status"
+    return next_step([reason["code"] for row in rows for reason in row["reasons"]])
 
 
 def _policy(project: Project) -> str:

@@ -6,7 +6,6 @@ What cannot be read becomes a ``Problem`` or a ``Reason``; all the rest is told 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -171,6 +170,8 @@ def _marked(marker: Path) -> bool:
     """Where a file system has no locks, a file names the process that is at work, and its machine."""
     try:
         number, host, *_ = marker.read_text(encoding="utf-8", errors="replace").split()
+        import platform
+
         if host.partition("?")[0] == platform.node():
             os.kill(int(number), 0)
     except ProcessLookupError:

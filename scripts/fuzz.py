@@ -135,10 +135,12 @@ def one_target(name: str, guided: bool, options: argparse.Namespace, targets: in
     outcome, log = folder / "outcome.json", folder / "log.txt"
     outcome.unlink(missing_ok=True)
     begun = time.monotonic()
-    with log.open("wb") as stream:
+    # A process that libFuzzer ends deletes nothing of its own.
+    with log.open("wb") as stream, tempfile.TemporaryDirectory(prefix="bnbenv-fuzz-") as scratch:
+        own = {**os.environ, "TMPDIR": scratch}
         try:
-            code = subprocess.run(argv, stdout=stream, stderr=stream, timeout=seconds + 120, check=False).returncode
-            how = f"exit code {code}"
+            done = subprocess.run(argv, stdout=stream, stderr=stream, env=own, timeout=seconds + 120, check=False)
+            how = f"exit code {done.returncode}"
         except subprocess.TimeoutExpired:
             how = "no end"
     try:
@@ -203,14 +205,11 @@ def run_target(table: ModuleType, target: Any, options: argparse.Namespace) -> i
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     limit_memory()
-    scratch = tempfile.TemporaryDirectory(prefix="bnbenv-fuzz-")
-    tempfile.tempdir = scratch.name  # the process ends at once, and what targets wrote is deleted by the next line
     session = Session(table, target, options)
     for data in (*target.seeds, *earlier_failures(session.folder)):
         session.give(data)
     inside = by_atheris if options.inside == "atheris" else by_chance
     inside(session, random.Random(f"{options.seed} {target.name}"))
-    scratch.cleanup()
     session.finish()
     return 0
 

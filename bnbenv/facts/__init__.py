@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from bnbenv.paths import Sysroot
     from bnbenv.process import Runner
 
+LARGEST = 16 << 20  # bytes of a facts file; real ones have a few thousand
+
 
 def read_facts(environ: Mapping[str, str], sysroot: Sysroot, runner: Runner, file: str | None = None) -> HostFacts:
     """The facts in ``file`` (``-`` is standard input), else in the file ``BNBENV_FACTS`` names, else probed.
@@ -38,7 +40,14 @@ def _read(source: str, name: str) -> bytes:
     from bnbenv.errors import InputError
 
     try:
-        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source == "-":
+            data = sys.stdin.buffer.read(LARGEST + 1)
+        else:
+            with Path(source).open("rb") as stream:
+                data = stream.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(name, "", f"cannot be read ({reason})", "Record facts with: bnbenv facts --json") from None
+    if len(data) > LARGEST:
+        raise InputError(name, "", f"expected the facts of a host, found more than {LARGEST >> 20} MB")
+    return data

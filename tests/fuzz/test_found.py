@@ -57,6 +57,7 @@ FOUND: list[tuple[str, str, bytes, bool]] = [
     ("an end before any step", "verification-events", b'{"event": "done"}', READ),
     ("a memory that is text", "verification-events", b'{"event": "environment", "memory_total": "x"}', READ),
     ("events nested too deeply", "verification-events", b'{"a":' * 40_000, READ),
+    ("facts without end", "command-lines", b"solve\n--facts\n/dev/zero", READ),
     ("an empty word", "command-lines", b"check\n", READ),
     ("a long token in an address", "redaction", b"word\n1", READ),
 ]

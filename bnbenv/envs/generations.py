@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -108,28 +107,31 @@ def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]
     known = generations(project, env)
     alive = {str(generation.number) for generation in known}
     unfinished = [one for one in known if one.record is None and not one.newer and one.number != current]
+    folder, config = project.generations(env), project.config
     files = [
-        path
-        for path in _files(project.generations(env))
-        if path.suffix == ".part" or (path.name[0].isdecimal() and path.name.split(".")[0] not in alive)
+        folder / name
+        for name in _files(folder)
+        if name.endswith(".part") or (name[0].isdecimal() and name.partition(".")[0] not in alive)
     ]
-    files += [path for path in _files(project.home) if path.suffix == ".part"]
+    files += [project.home / name for name in _files(project.home) if name.endswith(".part")]
     started = (f"{project.link(env).name}.new-", f".{project.lock(env).name}.")
-    files += [path for path in _files(project.root) if path.name.startswith(started)]
-    config = f".{project.config.name}."
-    files += [path for path in _files(project.config.parent) if path.name.startswith(config) and path.suffix == ".part"]
+    files += [project.root / name for name in _files(project.root) if name.startswith(started)]
+    beside = (name for name in _files(config.parent) if name.startswith(f".{config.name}.") and name.endswith(".part"))
+    files += [config.parent / name for name in beside]
     return unfinished, files
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[str]:
     try:
-        return [Path(entry.path) for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
+        return [entry.name for entry in os.scandir(folder) if not entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
 
 
 def remove(generation: Generation) -> None:
     """Delete a generation: the record first, so that what a kill leaves is seen as unfinished."""
+    import shutil
+
     _delete(generation.record_file)
     shutil.rmtree(generation.prefix, ignore_errors=True)
     if not generation.prefix.exists():
@@ -139,6 +141,8 @@ def remove(generation: Generation) -> None:
 def _delete(path: Path) -> None:
     """Whatever it is: somebody may have put a folder where a file was."""
     if path.is_dir() and not path.is_symlink():
+        import shutil
+
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

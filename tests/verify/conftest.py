@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
+from uv import find_uv_bin
 
+from bnbenv.envs.pipconfig import PipConfig, read_pip_config
+from bnbenv.paths import Sysroot
 from bnbenv.process import SystemRunner
 from bnbenv.verify.devices import CPU
 from bnbenv.verify.run import Report, verify_environment
 
 BITSANDBYTES = "bitsandbytes==0.50.2"
+MODEL_PACKAGES = ("transformers==5.23.0", "accelerate==1.15.0", "peft==0.21.2")
 
 
 @pytest.fixture(scope="session")
@@ -25,30 +30,34 @@ def real_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = os.environ.get("BNBENV_TEST_PYTHON")
     if given:
         return Path(given)
-    from uv import find_uv_bin
-
-    from bnbenv.envs.pipconfig import read_pip_config
-    from bnbenv.paths import Sysroot
-
-    config = read_pip_config(os.environ, Sysroot.from_environment(os.environ), Path.home())
+    config = pip_config()
     wheels = [wheel for folder in config.find_links for wheel in Path(folder).glob("torch-*+cpu-*.whl")]
     if not wheels:
         pytest.skip("no CPU build of torch in a find-links folder of pip's configuration; or set BNBENV_TEST_PYTHON")
     newest = max(wheels, key=_version)
     interpreter = sorted(tag.interpreter for tag in parse_wheel_filename(newest.name)[3])[0]
     prefix = tmp_path_factory.mktemp("real") / "env"
+    requirements = [f"torch=={_version(newest)}", BITSANDBYTES]
+    uv("venv", "-q", str(prefix), "-p", f"{interpreter[2]}.{interpreter[3:]}")
+    uv("pip", "install", "-q", "--python", str(prefix), *requirements)
+    return prefix / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def pip_config() -> PipConfig:
+    """Where packages come from on this machine."""
+    return read_pip_config(os.environ, Sysroot.from_environment(os.environ), Path.home())
+
+
+def uv(*words: str) -> None:
+    """Run uv with this machine's package sources; skips where it cannot do what it is told."""
+    config = pip_config()
     environment = {**os.environ, "UV_FIND_LINKS": ",".join(config.find_links)}
     if config.index_url:
         environment["UV_DEFAULT_INDEX"] = config.index_url
-    requirements = [f"torch=={_version(newest)}", BITSANDBYTES]
-    for command in (
-        [find_uv_bin(), "venv", "-q", str(prefix), "-p", f"{interpreter[2]}.{interpreter[3:]}"],
-        [find_uv_bin(), "pip", "install", "-q", "--python", str(prefix), *requirements],
-    ):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"no environment with CPU torch can be made here: {done.stderr.strip()[-300:]}")
-    return prefix / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    command = [find_uv_bin(), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"uv {words[0]} cannot install what this test needs: {done.stderr.strip()[-300:]}")
 
 
 def _version(wheel: Path) -> Version:
@@ -64,20 +73,33 @@ def bytecode(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None]:
     }
 
 
+@pytest.fixture(scope="session")
+def model_packages(real_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with transformers, accelerate, peft and what they need but torch, to be named by PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "overrides.txt").write_text("torch ; sys_platform == 'never'\n")
+    place = ["--target", str(folder / "packages"), "--overrides", str(folder / "overrides.txt")]
+    uv("pip", "install", "-q", "--python", str(real_python), *place, *MODEL_PACKAGES)
+    return folder / "packages"
+
+
 @pytest.fixture
-def broken(real_python: Path, bytecode: dict[str, str | None], tmp_path: Path) -> Callable[..., Report]:
-    """Verify with a copy of bitsandbytes that is broken on purpose, placed first by PYTHONPATH.
+def broken_packages(real_python: Path, tmp_path: Path) -> Callable[..., str]:
+    """A PYTHONPATH with a copy of bitsandbytes that is broken on purpose.
 
     A fault is Python text, the body of ``fault(name, kernel, arguments, options)``, which is called instead of every
     kernel with its name (``dequantize_4bit``), one fault around the other; ``after`` is text added at the end of the
-    package's ``__init__``; ``spoil`` is called with the copy's folder.
+    package's ``__init__``; ``spoil`` is called with the copy's folder. ``patches`` is text to run at the end of other
+    modules, by their names; ``packages`` is a folder of more packages.
     """
 
-    def verify(
+    def make(
         *faults: str,
         after: str = "",
         spoil: Callable[[Path], None] = lambda folder: None,
-    ) -> Report:
+        patches: Mapping[str, str] | None = None,
+        packages: Path | None = None,
+    ) -> str:
         copy = copy_of_bitsandbytes(real_python, tmp_path / "packages")
         with (copy / "_ops.py").open("a") as stream:
             for fault in faults:
@@ -86,7 +108,21 @@ def broken(real_python: Path, bytecode: dict[str, str | None], tmp_path: Path) -
         with (copy / "__init__.py").open("a") as stream:
             stream.write(f"\n{after}\n")
         spoil(copy)
-        environ = {**bytecode, "PYTHONPATH": str(copy.parent)}
+        if patches:
+            (copy.parent / "sitecustomize.py").write_text(PATCHING.replace("PATCHES", repr(dict(patches))))
+        return os.pathsep.join(str(folder) for folder in (copy.parent, packages) if folder)
+
+    return make
+
+
+@pytest.fixture
+def broken(
+    real_python: Path, bytecode: dict[str, str | None], broken_packages: Callable[..., str]
+) -> Callable[..., Report]:
+    """Verify with packages that are broken on purpose; the arguments are those of ``broken_packages``."""
+
+    def verify(*faults: str, **options: Any) -> Report:
+        environ = {**bytecode, "PYTHONPATH": broken_packages(*faults, **options)}
         return verify_environment(real_python, (CPU,), SystemRunner(), environ=environ)
 
     return verify
@@ -123,4 +159,30 @@ def _breaking(register, fault=_fault):
 
 
 register_kernel = _breaking(register_kernel)
+"""
+
+# A module is patched at the end of its import, so that nobody has the right one before.
+PATCHING = """
+import sys
+from importlib.machinery import PathFinder
+
+patches = PATCHES
+
+
+class Patching:
+    def find_spec(self, name, path=None, target=None):
+        if name not in patches:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            exec(patches[name], vars(module))
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Patching())
 """

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from bnbenv.cli.render.verify import render
 from bnbenv.process import Command, Finished, SystemRunner
 from bnbenv.progress import Quiet
 from bnbenv.verify.devices import CPU, Device
 from bnbenv.verify.report import DeviceReport, Report, Step, explain_failure, explain_step
 from bnbenv.verify.run import verify_environment
+from bnbenv.verify.standalone import reference
 
 pytestmark = pytest.mark.real
 
@@ -32,6 +37,20 @@ class RunnerIn:
 
     def run(self, command: Command) -> Finished:
         return SystemRunner().run(dataclasses.replace(command, cwd=str(self.folder)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunnerWithoutPatience:
+    """The time limit comes when the process has written a word; no machine is too slow for that."""
+
+    word: str
+
+    def run(self, command: Command) -> Finished:
+        def watch(pid: int, stdout: str, stderr: str) -> None:
+            if self.word in stderr:
+                raise subprocess.TimeoutExpired(command.argv, command.timeout)
+
+        return SystemRunner().run(dataclasses.replace(command, timeout=600, watch=watch))
 
 
 def steps_of(report: Report) -> dict[str, Step]:
@@ -260,6 +279,59 @@ def test_the_stub_instead_of_the_native_library_is_caught(
     assert failed(report) == {"native-library"}
     assert tuple(steps_of(report))[-1] == "native-library"
     assert "bitsandbytes loaded no native library" in explain_failure(report)
+
+
+# Where bitsandbytes makes the 256 values of 8 bits that it hands to its kernels.
+FLIPPED_MAP = """
+from . import functional
+_map = functional.create_dynamic_map
+def _flipped(*arguments, **options):
+    values = _map(*arguments, **options)
+    values.view(functional.torch.int32)[201] ^= 1 << 16
+    return values
+functional.create_dynamic_map = _flipped
+"""
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_bit_flipped_in_a_table_of_codes_is_caught(
+    which: int, real_python: Path, broken: Callable[..., Report]
+) -> None:
+    (library,) = real_python.parent.parent.glob("[Ll]ib/**/site-packages/bitsandbytes/libbitsandbytes_cpu.so")
+    data, table = bytearray(library.read_bytes()), struct.pack("<16f", *reference.NF4)
+    # One for vector instructions, one for what is left over; a library for other processors may have fewer.
+    tables = [at for at in range(0, len(data), 4) if data[at : at + len(table)] == table]
+    if which >= len(tables):
+        pytest.skip(f"this library holds {len(tables)} tables of NF4 in float32")
+    data[tables[which] + 4 * 14 + 2] ^= 8  # 0.723 becomes 0.692
+
+    def flip(folder: Path) -> None:
+        (folder / library.name).unlink()
+        (folder / library.name).write_bytes(data)
+
+    report = broken(spoil=flip, after=FLIPPED_MAP)
+    assert {"blockwise-8bit", "nf4-64", "nf4-128", "nf4-256"} <= failed(report)
+    assert not {"fp4-64", "fp4-128", "fp4-256", "linear8bit"} & failed(report)
+    shown = render(msgspec.to_builtins(report)).splitlines()
+    assert shown[0].startswith("FAILED on cpu: blockwise-8bit, ")
+    assert "models loaded in 4 bits (QLoRA) would have wrong weights" in " ".join(shown)
+
+
+def test_a_kernel_that_hangs_is_ended_and_named(
+    real_python: Path, bytecode: dict[str, str | None], broken_packages: Callable[..., str]
+) -> None:
+    hang = before_kernel(
+        "if name == 'quantize_4bit':\n    import os, time\n    os.write(2, b'it hangs')\n    time.sleep(3600)"
+    )
+    environ = {**bytecode, "PYTHONPATH": broken_packages(hang)}
+    report = verify_environment(real_python, (CPU,), RunnerWithoutPatience("it hangs"), environ=environ)
+    device = died(report)
+    assert device.died is not None
+    assert (device.died.timed_out, device.died.step) == (True, "nf4-64")
+    assert "in _fault" in device.died.stderr
+    assert render(msgspec.to_builtins(report)).splitlines()[0] == (
+        "FAILED on cpu: no end within the time limit in nf4-64"
+    )
 
 
 def died(report: Report) -> DeviceReport:

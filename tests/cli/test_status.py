@@ -62,6 +62,16 @@ def test_facts_that_cannot_be_read_are_one_line_of_many(empty: Any, faults: Call
     assert "because there is no .venv-bnb yet" in text
 
 
+def test_a_folder_that_nobody_should_believe_is_one_line_of_many(empty: Any) -> None:
+    (empty.root / "bnbenv.toml").write_text("[envs.bnb]\n")
+    empty.root.chmod(0o777)
+    assert empty("check").code == 2
+    document, text = status(empty, code=3)
+    assert [problem["code"] for problem in document["problems"]] == ["open-to-all"]
+    assert f"next: Close it: chmod o-w {empty.root}" in text
+    assert "because there is no .venv-bnb yet" in text
+
+
 def test_a_driver_half_upgraded_is_a_reboot(empty: Any, faults: Callable[[Any], list[str]]) -> None:
     facts = str(HOSTS / "linux-x86_64__mismatch__nogpu" / "facts.json")
     document, text = status(empty, code=6, BNBENV_FACTS=facts)

@@ -12,7 +12,7 @@ from bnbenv.envs import status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
 from bnbenv.envs.trust import check_trust
-from bnbenv.errors import BnbenvError, Exit, RebootRequired
+from bnbenv.errors import BnbenvError, Exit, RebootRequired, UsageError
 
 if TYPE_CHECKING:
     from bnbenv.envs.record import Record
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     host, trouble = _host(ctx)
     rows = [_row(project, status.look(project, env, host), args) for env in names]
     reboot = _reboot(host, project)
-    problems = (*reboot, *problems, *trouble)
+    problems = (*reboot, *_distrust(project, ctx), *problems, *trouble)
     in_sync = not problems and all(row["in_sync"] for row in rows)
     at_work = status.at_work(project)
     document = {
@@ -70,7 +70,6 @@ def _project(args: argparse.Namespace, ctx: Context) -> Project:
     if args.env is not None:
         check_env_name(args.env, "--env", "")
     project = find_project(ctx.cwd, ctx.environ, args.project)
-    check_trust(project, ctx.environ)
     if args.env is not None and args.env not in project.envs_made():
         from bnbenv.envs.wishes import load_wishes
 
@@ -93,6 +92,15 @@ def _reboot(host: Host | None, project: Project) -> tuple[status.Problem, ...]:
     except RebootRequired as error:
         rest = (status.Problem(error.code, line, error.next_step) for line in error.detail.splitlines())
         return (status.Problem.of(error), *rest)
+    return ()
+
+
+def _distrust(project: Project, ctx: Context) -> tuple[status.Problem, ...]:
+    """Why no other command believes what lies here, if that is so. To read it does no harm: nothing of it is run."""
+    try:
+        check_trust(project, ctx.environ)
+    except UsageError as error:
+        return (status.Problem.of(error),)
     return ()
 
 

@@ -18,6 +18,9 @@ SUMMARY = """\
 Run the kernels of torch and bitsandbytes, and compare each result with a
 reference computed independently: 8-bit and 4-bit quantization in every block
 size and float type, 4-bit and int8 products, the 8-bit AdamW, a QLoRA step.
+Where transformers and accelerate are installed, also a small model, made on the
+spot without network: loaded in 4 and in 8 bits, run, made to generate text, and
+trained with LoRA adapters where peft is installed.
 
 One process per GPU or MIG slice, each with a time limit; on a host without a
 GPU the CPU library is run. --python takes any environment, one that bnbenv did

@@ -41,7 +41,7 @@ class Window:
 
     def damaged(self, because: str) -> Failed:
         """The error for content that cannot be what it claims to be."""
-        return Failed("bad-binary", f"{self.what} is damaged: {because}.", "Download the file again.")
+        return Failed("bad-binary", f"{self.what} is damaged: {because}", "Download the file again.")
 
     def unpack(self, layout: struct.Struct, offset: int) -> tuple[int, ...]:
         """The fields at an offset in bytes. Raises Failed (``bad-binary``) outside the window."""

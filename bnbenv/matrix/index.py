@@ -71,14 +71,14 @@ def project_files(session: requests.Session, endpoint: str, project: str) -> tup
     try:
         page = PyPISimple(endpoint, session=session).get_project_page(project, timeout=TIMEOUT)
     except NoSuchProjectError:
-        raise Failed("no-project", f"The index {shown} knows no project {project}.") from None
+        raise Failed("no-project", f"the index {shown} knows no project {project}") from None
     except requests.RequestException as error:
         raise SourceUnreachable(
-            "no-index", f"The index {shown} does not answer: {type(error).__name__}.", "Check the network."
+            "no-index", f"the index {shown} does not answer: {type(error).__name__}", "Check the network."
         ) from None
     except (UnsupportedRepoVersionError, ValueError, RecursionError) as error:
         raise SourceUnreachable(
-            "no-index", f"What {shown} answers is no package index ({type(error).__name__}).", "Check its address."
+            "no-index", f"what {shown} answers is no package index ({type(error).__name__})", "Check its address."
         ) from None
     return tuple(
         IndexFile(file.filename, file.url, file.digests["sha256"], file.requires_python, file.is_yanked)
@@ -103,9 +103,9 @@ def download(session: requests.Session, file: IndexFile, folder: Path) -> Path:
                 stream.write(block)
     except requests.RequestException as error:
         raise SourceUnreachable(
-            "no-answer", f"{file.filename} cannot be downloaded: {type(error).__name__}.", "Check the network."
+            "no-answer", f"{file.filename} cannot be downloaded: {type(error).__name__}", "Check the network."
         ) from None
     if digest.hexdigest() != file.sha256:
         target.unlink()
-        raise Failed("bad-hash", f"{file.filename} is not the file that the index promises.", "Try again.")
+        raise Failed("bad-hash", f"{file.filename} is not the file that the index promises", "Try again.")
     return target

@@ -55,7 +55,7 @@ def wheel_name(filename: str) -> WheelName:
     try:
         project, version, build, tags = parse_wheel_filename(filename)
     except InvalidWheelFilename:
-        raise Failed("bad-wheel", f"{shown(filename)} is no name of a wheel.") from None
+        raise Failed("bad-wheel", f"{shown(filename)} is no name of a wheel") from None
     platforms = sorted({tag.platform for tag in tags})
     pythons = {tag.interpreter + "t" * tag.abi.endswith("t") for tag in tags}
     system, machine = _system_and_machine(platforms)
@@ -110,7 +110,7 @@ def measure_torch(wheel: Wheel, source: TorchSource, pythons: Iterable[str] = ()
     requires_python, requires_dist = _metadata(wheel)
     text = wheel.read("torch/version.py", TEXT_LIMIT).decode("utf-8", "replace")
     if version_field(text, "hip") or version_field(text, "xpu"):
-        raise Failed("not-cuda", f"{wheel.filename} is built for other GPUs.", "Use a CUDA or a CPU build of torch.")
+        raise Failed("not-cuda", f"{wheel.filename} is built for other GPUs", "Use a CUDA or a CPU build of torch.")
     cuda = version_field(text, "cuda")
     return TorchBuild(
         version=name.version,
@@ -152,7 +152,7 @@ def arch_list(data: bytes, what: str) -> tuple[str, ...]:
     found = {match[0][:-1].decode() for match in _ARCH_LIST.finditer(data)}
     lists = {text for text in found if " " in text} or found
     if len(lists) != 1:
-        raise Failed("bad-binary", f"{what} holds {len(lists)} lists of architectures, one was expected.")
+        raise Failed("bad-binary", f"{what} holds {len(lists)} lists of architectures, one was expected")
     return tuple(lists.pop().split())
 
 
@@ -204,7 +204,7 @@ def _arch_list(wheel: Wheel) -> tuple[str, ...]:
     for library in ARCH_LIBRARIES:
         if library in members:
             return arch_list(wheel.read(library), f"{library} in {wheel.filename}")
-    raise Failed("bad-wheel", f"{wheel.filename} is a CUDA build and holds none of {', '.join(ARCH_LIBRARIES)}.")
+    raise Failed("bad-wheel", f"{wheel.filename} is a CUDA build and holds none of {', '.join(ARCH_LIBRARIES)}")
 
 
 def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
@@ -213,7 +213,7 @@ def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
 
     name = next((name for name in wheel.names() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)), None)
     if name is None:
-        raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA.")
+        raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA")
     raw, _ = parse_email(wheel.read(name, TEXT_LIMIT))
     # Some wheels repeat a requirement.
     python = raw.get("requires_python")

@@ -34,7 +34,7 @@ def read_native(data: bytes | memoryview, name: str) -> NativeLibrary:
         return _row(name, elf.read_elf(data, name))
     if magic[:2] == pe.MAGIC:
         return _row(name, pe.read_pe(data, name))
-    raise Failed("bad-binary", f"{name} is no ELF, PE or Mach-O library.", "Download the file again.")
+    raise Failed("bad-binary", f"{name} is no ELF, PE or Mach-O library", "Download the file again.")
 
 
 def _row(name: str, binary: Binary) -> NativeLibrary:

@@ -76,7 +76,7 @@ class RangeFile(io.RawIOBase):
         self._held_from = start
         if len(self._held) != size:
             raise SourceUnreachable(
-                "short-answer", f"The server sent {len(self._held)} of {size} bytes of {self._name}."
+                "short-answer", f"the server sent {len(self._held)} of {size} bytes of {self._name}"
             )
 
     def _fetch(self, span: str, limit: int) -> tuple[bytes, int]:
@@ -88,24 +88,24 @@ class RangeFile(io.RawIOBase):
             with self._session.get(self._url, headers=headers, timeout=TIMEOUT, stream=True) as answer:
                 if answer.status_code >= 400 and answer.status_code != 416:
                     raise SourceUnreachable(
-                        "no-file", f"The server answers {answer.status_code} for {self._name}.", "Try again later."
+                        "no-file", f"the server answers {answer.status_code} for {self._name}", "Try again later."
                     )
                 total = answer.headers.get("Content-Range", "").rpartition("/")[2]
                 if answer.status_code != 206 or not total.isdigit():
                     raise Failed(
                         "no-ranges",
-                        f"The server of {self._name} does not serve parts of files.",
+                        f"the server of {self._name} does not serve parts of files",
                         "Download the file and measure it from the disk.",
                     )
                 data = bytearray()
                 for block in answer.iter_content(1 << 20):
                     data += block
                     if len(data) > limit:
-                        raise SourceUnreachable("long-answer", f"The server sends more of {self._name} than asked for.")
+                        raise SourceUnreachable("long-answer", f"the server sends more of {self._name} than asked for")
                 return bytes(data), int(total)
         except requests.RequestException as error:
             raise SourceUnreachable(
-                "no-answer", f"{self._name} cannot be read: {type(error).__name__}.", "Check the network and try again."
+                "no-answer", f"{self._name} cannot be read: {type(error).__name__}", "Check the network and try again."
             ) from None
 
 
@@ -137,7 +137,7 @@ class Wheel:
         try:
             member = self._zip.getinfo(name)
         except KeyError:
-            raise Failed("bad-wheel", f"{self.filename} holds no {name}.") from None
+            raise Failed("bad-wheel", f"{self.filename} holds no {name}") from None
         if member.file_size > limit:
             raise self._damaged(f"{name} would unpack to {member.file_size} bytes, the limit is {limit}")
         if self._hold:
@@ -153,7 +153,7 @@ class Wheel:
         return data
 
     def _damaged(self, because: object) -> Failed:
-        return Failed("bad-wheel", f"{self.filename} cannot be read: {because}.", "Download the file again.")
+        return Failed("bad-wheel", f"{self.filename} cannot be read: {because}", "Download the file again.")
 
 
 @contextmanager

@@ -82,6 +82,23 @@ def _generation(folder: Path, number: int) -> Generation:
     return Generation(number, folder / str(number), record, record is None and made_by_newer(file))
 
 
+def note_wishes_file(project: Project, env: str) -> None:
+    """Tell the record in use of a bnbenv.toml that asks for the same in other bytes: checks need not read it then.
+
+    The caller holds the project. Where the record cannot be written, they go on reading it.
+    """
+    from bnbenv.envs.wishes import as_wished
+
+    use = in_use(project, env)
+    seen = as_wished(project, env, use.record.wishes) if use.record else None
+    if use.record is None or use.prefix is None or seen is None:
+        return
+    if (use.record.config, use.record.environments) != seen:
+        record = use.record._replace(config=seen[0], environments=seen[1])
+        with contextlib.suppress(OSError):
+            record.write(Generation(record.generation, use.prefix, record).record_file)
+
+
 def new_generation(project: Project, env: str) -> Generation:
     """The next number and its place; nothing is made yet. Numbers are not used twice while a trace is left."""
     folder = project.generations(env)

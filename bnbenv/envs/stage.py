@@ -19,6 +19,7 @@ from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages, observe_stamps
 from bnbenv.envs.resolve import Setting, interpreter, sources_of, uv_for
+from bnbenv.envs.wishes import as_wished
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
 from bnbenv.progress import About, during
@@ -172,14 +173,19 @@ class Job:
         setting = self.setting
         facts = msgspec.to_builtins(setting.facts)
         now, known = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), generation.record
+        wished = setting.wishes.digest(self.env)
+        if setting.config is None:  # where the file asks for something else by now, the next check has to read it
+            config, environments = as_wished(setting.project, self.env, wished) or ("", [])
+        else:
+            config, environments = digest(setting.config.encode()), list(setting.wishes.envs)
         earlier = known.verified_at if known and verification is known.verification else now
         return Record(
             generation=generation.number,
             created=known.created if known else now,
             python=python,
-            wishes=setting.wishes.digest(self.env),
-            config=file_digest(setting.project.config) if setting.config is None else digest(setting.config.encode()),
-            environments=list(setting.wishes.envs),
+            wishes=wished,
+            config=config,
+            environments=environments,
             lock=digest(self.locked.text.encode()),
             host=dict(self.host.fingerprint),
             facts={key: facts[key] for key in ("platform", "driver", "gpus")},

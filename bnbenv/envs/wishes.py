@@ -87,6 +87,21 @@ def load_wishes(project: Project) -> Wishes:
     return decode_wishes(data, str(project.config))
 
 
+def as_wished(project: Project, env: str, wished: str) -> tuple[str | None, list[str]] | None:
+    """The digest of bnbenv.toml's bytes (None: no file) and the environments in it.
+
+    None where it does not ask for that of which ``wished`` is the digest: somebody edits it while a sync is under way.
+    """
+    try:
+        data = project.config.read_bytes() if project.config.exists() else None
+        wishes = load_wishes(project) if data is None else decode_wishes(data, str(project.config))
+    except (OSError, InputError):
+        return None
+    if env not in wishes.envs or wishes.digest(env) != wished:
+        return None
+    return None if data is None else hashlib.sha256(data).hexdigest(), list(wishes.envs)
+
+
 def decode_wishes(data: bytes, file: str) -> Wishes:
     """Read bnbenv.toml strictly. Raises InputError with the line or the path in it and what was expected."""
     if len(data) > LARGEST:

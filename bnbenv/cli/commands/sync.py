@@ -62,8 +62,24 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         look = Look(project)
         names = env_names(project, args.env, look)
         if not any(check_env(project, env, host, look) or any(left_over(project, env)) for env in names):
+            _note_wishes_file(ctx, look, names)
             return Outcome(Exit.DONE, _nothing(look, names))
     return _sync(args, ctx, project, host)
+
+
+def _note_wishes_file(ctx: Context, look: Look, names: tuple[str, ...]) -> None:
+    """After a change of bnbenv.toml that changes no wish. Where it cannot be done now, checks go on reading it."""
+    stale = [env for env in names if (use := look.in_use(env)).record and use.record.config != look.config]
+    if not stale:
+        return
+    import contextlib
+
+    from bnbenv.envs.generations import held, note_wishes_file
+    from bnbenv.errors import Busy
+
+    with contextlib.suppress(Busy, OSError), held(look.project, 0, ctx.environ, ctx.progress.say):
+        for env in stale:
+            note_wishes_file(look.project, env)
 
 
 def _nothing(look: Look, names: tuple[str, ...]) -> dict[str, Any]:
@@ -125,7 +141,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     from dataclasses import replace
 
     from bnbenv.envs.adapt import stop_on_loss
-    from bnbenv.envs.generations import held
+    from bnbenv.envs.generations import held, note_wishes_file
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import sync_env
     from bnbenv.envs.wishes import decode_wishes, load_wishes
@@ -147,6 +163,8 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         done = [sync_env(setting, env, host, options) for env in names]
         if config is not None:
             write_atomically(project.config, config)  # where nothing else had to be done
+        for env in names:
+            note_wishes_file(project, env)
     notes = _told(project, changes)
     reasons = [row for one in done for row in reason_rows(one.plan.reasons)]
     actions = [action for one in done for action in one.actions]

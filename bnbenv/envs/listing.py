@@ -116,10 +116,10 @@ def _offers(packages: Iterable[DistributionPackage], projects: set[str]) -> tupl
 
 
 def _offer(filename: str, url: str) -> Offer | None:
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+    from packaging.utils import parse_wheel_filename
 
     try:
         name, version, _, _ = parse_wheel_filename(filename)
-    except InvalidWheelFilename:
+    except ValueError:  # among them a number of thousands of digits
         return None
     return Offer(str(name), str(version), filename, url)

@@ -14,7 +14,7 @@ from bnbenv.decode import shown
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, NativeLibrary, TorchBuild, TorchSource
 from bnbenv.matrix.native import read_native
-from bnbenv.matrix.rows import is_specifier
+from bnbenv.matrix.rows import is_specifier, is_version
 from bnbenv.matrix.wheel import Wheel, local_wheel
 
 TEXT_LIMIT = 4 << 20  # bytes of METADATA or version.py
@@ -50,11 +50,11 @@ class WheelName:
 
 def wheel_name(filename: str) -> WheelName:
     """Take a file name apart. Raises Failed (``bad-wheel``) for what is no wheel's name."""
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+    from packaging.utils import parse_wheel_filename
 
     try:
         project, version, build, tags = parse_wheel_filename(filename)
-    except InvalidWheelFilename:
+    except ValueError:  # among them a number of thousands of digits
         raise Failed("bad-wheel", f"{shown(filename)} is no name of a wheel") from None
     platforms = sorted({tag.platform for tag in tags})
     pythons = {tag.interpreter + "t" * tag.abi.endswith("t") for tag in tags}
@@ -161,20 +161,21 @@ def triton_version(requires_dist: Iterable[str], system: str, machine: str, pyth
 
     Torch pinned one version (``==3.7.1``) through 2.13 and a series (``~=3.8.0``) since; of a series it is the lowest.
     """
-    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.requirements import Requirement
 
     for text in requires_dist:
         try:
             requirement = Requirement(text)
-        except InvalidRequirement:
+            if requirement.name != "triton":
+                continue
+            exact = [item.version for item in requirement.specifier if item.operator in ("==", "~=")]
+            versions = [version for version in (one.removesuffix(".*") for one in exact) if is_version(version)]
+            for tag in pythons if versions else ():
+                marker = requirement.marker
+                if marker is None or marker.evaluate(_marker_environment(system, machine, tag)):
+                    return versions[0]
+        except ValueError:  # no requirement, or a condition that cannot be judged
             continue
-        if requirement.name != "triton":
-            continue
-        versions = [item.version for item in requirement.specifier if item.operator in ("==", "~=")]
-        for tag in pythons if versions else ():
-            marker = requirement.marker
-            if marker is None or marker.evaluate(_marker_environment(system, machine, tag)):
-                return versions[0]
     return None
 
 

@@ -21,12 +21,18 @@ def check_row(row: BitsandbytesWheel | TorchBuild, file: str, where: str, next_s
 
 def check_version(text: str, file: str, where: str, next_step: str = "") -> None:
     """Raises InputError for what is no PEP 440 version."""
+    if not is_version(text):
+        raise InputError(file, where, f'expected a version, found "{shown(text)}"', next_step)
+
+
+def is_version(text: str) -> bool:
+    """Whether a text is a PEP 440 version."""
     from packaging.version import Version
 
     try:
-        Version(text)
+        return Version(text) is not None
     except ValueError:  # among them a number of thousands of digits
-        raise InputError(file, where, f'expected a version, found "{shown(text)}"', next_step) from None
+        return False
 
 
 def is_specifier(text: str) -> bool:

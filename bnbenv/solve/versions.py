@@ -63,6 +63,8 @@ def apart(have: str, other: str) -> tuple[int, bool, bool, bool]:
 def requirement_on(name: str, requires_dist: tuple[str, ...]) -> str | None:
     """The specifier that a wheel's requirements put on a package, without extras; None where there is none."""
     for text in requires_dist:
+        if len(text) > LONGEST:
+            continue
         try:
             requirement = Requirement(text)
         except InvalidRequirement:

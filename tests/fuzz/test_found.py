@@ -51,6 +51,13 @@ FOUND: list[tuple[str, str, bytes, bool]] = [
     ("a specifier with a number of 5000 digits", "specifiers", b"~=2." + NINES, REFUSED),
     ("a specifier of nothing but a comma", "specifiers", b",", READ),
     ("a platform tag of 5000 digits", "wheel-names", b"a-1-py3-none-manylinux_" + NINES + b"_1_x86_64.whl", READ),
+    ("a version of 5000 digits in a name", "wheel-names", b"a-1." + NINES + b"-py3-none-any.whl", REFUSED),
+    (
+        "a version of 5000 digits on a page",
+        "index-pages",
+        b'<a href="torch-1.' + NINES + b'-py3-none-any.whl">x</a>',
+        READ,
+    ),
     ("a Python tag of 5000 digits", "wheel-names", b"a-1-py" + NINES + b"-none-any.whl", READ),
     ("a step without a name", "verification-events", b'{"event": "end", "ok": true}', READ),
     ("a failure without numbers", "verification-events", b'{"event": "end", "name": "nf4", "ok": false}', READ),

@@ -16,7 +16,16 @@ from pathlib import Path
 
 from bnbenv.envs import generations as gens
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.integrity import BadRecord, Damage, Row, examine, package_of, parse_record, read_records, same_files
+from bnbenv.envs.integrity import (
+    BadRecord,
+    Damage,
+    Row,
+    examine,
+    package_of,
+    parse_record,
+    read_records,
+    same_files,
+)
 from bnbenv.envs.lockfile import Locked, read_lock
 from bnbenv.envs.project import Project, site_packages
 from bnbenv.envs.provenance import installed_otherwise, local_file, not_asked_for
@@ -172,8 +181,12 @@ def _record_of(wheel: Path, hashes: frozenset[str]) -> tuple[Row, ...] | None:
         if digest.hexdigest() not in hashes:
             return None
         with zipfile.ZipFile(wheel) as archive:
-            name = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
-            return parse_record(archive.read(name).decode("utf-8"))
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+            record = next(name for name in names if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
+            rows = parse_record(archive.read(record).decode("utf-8"))
+            listed = {row.path for row in rows}
+            # uv adds the files that a wheel's RECORD leaves out, without a hash.
+            return (*rows, *(Row(name, "", None) for name in names if name not in listed))
     except (OSError, zipfile.BadZipFile, StopIteration, UnicodeDecodeError, BadRecord):
         return None
 

@@ -91,7 +91,8 @@ def _foreign(path: Path, owner: int, user: int, project: Project) -> UsageError:
     allow = f"{VARIABLE}={project.root} bnbenv ..."
     if user == 0:
         message = f"{path} belongs to {name}, and what root made in that project its owner could not change"
-        return UsageError("not-yours", message, f"Run it as {name} (sudo -u {name} bnbenv ...), or as root: {allow}")
+        account = name if name != f"user {owner}" else f"'#{owner}'"
+        return UsageError("not-yours", message, f"Run it as {name} (sudo -u {account} bnbenv ...), or as root: {allow}")
     message = f"{path} belongs to {name}, and what is in that project would be run as {_name(user)}"
     return UsageError("not-yours", message, f"If you trust {name}: {allow}")
 

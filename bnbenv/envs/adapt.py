@@ -60,7 +60,10 @@ def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False,
     (``accepted``). ``ahead``: the facts are of a driver that is not installed yet.
     """
     wish = setting.wishes.request(env, str(setting.project.config))
-    if use.record is None or wish.backend == "cpu":
+    if wish.backend == "cpu":
+        return []
+    if use.record is None:
+        _stop_without_record(setting, env, use, accepted)
         return []
     loss = find_loss(use.record, seen_in_facts(setting.facts), setting.matrix.archs, wish.gpus)
     if loss is None:
@@ -73,6 +76,22 @@ def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False,
         f"{_way_back(setting, use.record, loss, ahead)}, or {after}{_accepting(setting, env, wish.gpus, loss, ahead)}"
     )
     raise NoCombination("gpu-lost", "; ".join(said), step)
+
+
+def _stop_without_record(setting: Setting, env: str, use: InUse, accepted: bool) -> None:
+    """An environment whose record is damaged still has its lock, which says that it was made for GPUs."""
+    if accepted or use.generation is None or use.prefix is None or setting.facts.gpus:
+        return
+    locked = _read(Generation(use.generation, use.prefix, None).lock_file) or _read(setting.project.lock(env))
+    if locked is None or locked.decision.solution.backend != "cuda":
+        return
+    why = seen_in_facts(setting.facts).trouble or "the driver lists none"
+    step = f"Bring back the NVIDIA driver, or go on without: bnbenv sync{_env_option(setting, env)} --backend cpu"
+    raise NoCombination("gpu-lost", f"the environment in use was made for GPUs, and there is none: {why}", step)
+
+
+def _env_option(setting: Setting, env: str) -> str:
+    return f" --env {env}" if len(setting.wishes.envs) > 1 else ""
 
 
 def _way_back(setting: Setting, record: Record, loss: Loss, ahead: bool) -> str:
@@ -96,7 +115,7 @@ def _accepting(setting: Setting, env: str, wished: tuple[str, ...], loss: Loss, 
     else:
         left = [gpu.uuid or str(gpu.index) for gpu in loss.left] or [gpu.uuid or str(gpu.index) for gpu in usable]
         words = f"--gpus {','.join(left)}"
-    return f"bnbenv sync{f' --env {env}' if len(setting.wishes.envs) > 1 else ''} {words}"
+    return f"bnbenv sync{_env_option(setting, env)} {words}"
 
 
 def as_if(setting: Setting, version: str, use: InUse) -> HostFacts:

@@ -147,6 +147,10 @@ def test_where_the_last_gpu_is_lost_the_cpu_is_never_taken_by_itself(mixed: Any)
     error = stopped(project, "sync", BNBENV_FACTS=None)
     assert error["next_step"].startswith("Set BNBENV_FACTS, as it was when the environment was made")
 
+    # A damaged record is no way to the CPU either.
+    (project.root / ".bnbenv/generations/bnb/1.json").write_text("{}")
+    assert stopped(project, "sync", BNBENV_FACTS=None)["message"].startswith("the environment in use was made for GPUs")
+
     done = project.done(*pasted(error), "--no-verify")
     assert done["generations"][0]["backend"] == "cpu"
     assert project.drift() == {}

@@ -129,7 +129,7 @@ FAULTS = {
         {"blockwise-8bit": "decoded", "blockwise-8bit-nested": "decoded", "adamw8bit": "step"},
     ),
     "one value is not a number": Fault(
-        after_kernel("if name == 'dequantize_4bit':\n    result.view(-1)[77] = float('nan')"),
+        after_kernel("if name == 'dequantize_4bit':\n    result.view(-1)[77 % result.numel()] = float('nan')"),
         dict.fromkeys((*FOUR_BIT, "gemv-4bit", "gemm-4bit", "qlora"), "not a finite number"),
     ),
     "scales are 1% too large": Fault(
@@ -142,7 +142,8 @@ FAULTS = {
     ),
     "one code is read wrongly in dequantizing": Fault(
         before_kernel(
-            "if name == 'dequantize_4bit':\n    packed = arguments[0].clone()\n    packed.view(-1)[100] ^= 16\n"
+            "if name == 'dequantize_4bit':\n    packed = arguments[0].clone()\n"
+            "    packed.view(-1)[100 % packed.numel()] ^= 16\n"
             "    arguments = (packed, *arguments[1:])"
         ),
         dict.fromkeys((*FOUR_BIT, "gemv-4bit", "gemm-4bit"), "error"),

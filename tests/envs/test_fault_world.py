@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -108,16 +109,15 @@ def own_python(place: Path) -> Path:
 def test_a_python_that_vanished(locked: Any, tmp_path: Path) -> None:
     place = tmp_path / "own-python"
     program = own_python(place)
-    path = f"{program.parent}{os.pathsep}{locked.environ['PATH']}"
-    made = locked.done("sync", "--no-verify", PATH=path)
-    record = json.loads((locked.root / ".bnbenv" / "generations" / "bnb" / "1.json").read_bytes())
-    if not record["python"].startswith(str(place)):
-        pytest.skip(f"another Python of this version comes first: {record['python']}")
-    assert made["generations"][0]["generation"] == 1
+    # Facts that name this one alone, so that no other Python of its version is taken.
+    facts = locked.done("facts") | {"pythons": [{"path": str(program), "version": platform.python_version()}]}
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    recorded = {"BNBENV_FACTS": str(tmp_path / "facts.json")}
+    assert locked.done("sync", "--no-verify", **recorded)["generations"][0]["generation"] == 1
     shutil.rmtree(place)
-    found = locked.drift()
-    assert set(found) <= {"python-gone", "unverified"}
-    assert "its Python is gone" in found["python-gone"]
+    found = locked.drift(**recorded)
+    assert list(found) == ["python-gone"]
+    assert f"its Python is gone ({place}" in found["python-gone"]
     assert locked.done("sync", "--no-verify")["generations"][0]["generation"] == 2
     assert set(locked.drift()) == {"unverified"}
     assert locked.quantizes()

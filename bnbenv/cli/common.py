@@ -67,7 +67,7 @@ def check_driver(text: str) -> None:
     from bnbenv.errors import InputError
 
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}", text):
-        raise InputError("--driver", "", f'expected a version such as "580.65.06" or a branch, found "{text[:60]}"')
+        raise InputError("--driver", "", f'expected a version such as "580.65.06", found "{text[:60]}"')
 
 
 def wishes_from(args: argparse.Namespace) -> dict[str, Any]:

@@ -141,11 +141,11 @@ def test_what_people_see_of_a_solution(capsys: pytest.CaptureFixture[str]) -> No
     words = ["--bitsandbytes", "0.49.1", "--torch", ">=2.15"]
     assert main(["solve", "--shipped", "--facts", str(H200), *words]) == 0
     printed = " ".join(capsys.readouterr().out.split())  # lines may be folded
-    assert "bitsandbytes 0.49.1 with torch 2.15.0 (CUDA 13.2, default-index), Python 3.12" in printed
+    assert "bitsandbytes 0.49.1, torch 2.15.0 (CUDA 13.2), Python 3.12" in printed
     assert "libbitsandbytes_cuda130.so" in printed
     assert "BNB_CUDA_VERSION=130" in printed
-    assert "GPU 0 (sm_90): torch sass sm_90, bitsandbytes sass sm_90" in printed
-    assert "measured:" in printed
+    assert "GPU 0 (sm_90): torch and bitsandbytes run native code (SASS sm_90)" in printed
+    assert "measured 20" in printed
 
 
 def test_what_people_see_of_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def apart(have: str, other: str) -> tuple[int, bool, bool, bool]:
     the same series (2.13); else by the number of series in between, the later one of two that are as near.
     """
     old, new = public(have), public(other)
-    series = abs(new.major - old.major) * 1000 + abs(new.minor - old.minor)
+    series = abs((new.major - old.major) * 1000 + new.minor - old.minor)
     return series, bool(series) and new < old, old != new, have != other
 
 

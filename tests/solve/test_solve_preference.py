@@ -171,6 +171,27 @@ def test_minimal_change_counts_python_too(rows: Any) -> None:
     assert (pair(solution), solution.choice.python) == (("0.49.0", "2.9.5"), "3.12")
 
 
+def test_minimal_change_takes_what_is_nearest(rows: Any) -> None:
+    """Of torch another build of the release, then the series, then the next one; of bitsandbytes likewise."""
+    offered = ["2.9.0+cu126", "2.9.1", "2.10.0", "2.8.0", "2.15.0"]
+    wheels = [rows.wheel(version, {"cuda130": "sm_80"}) for version in ("0.49.2", "0.50.0")]
+    request = Request(current=CURRENT, prefer="minimal-change")
+    while offered:
+        matrix = rows.matrix(*map(rows.torch, offered), *wheels)
+        assert pair(chosen(rows.host("8.0"), matrix, request)) == ("0.49.2", offered.pop(0))
+
+
+def test_minimal_change_keeps_python_before_torch_and_torch_before_bitsandbytes(rows: Any) -> None:
+    python, torch = rows.torch("2.15.0"), rows.torch("2.9.0", pythons=("cp313",))
+    kept, newer = rows.wheel("0.49.0", {"cuda130": "sm_80"}), rows.wheel("0.50.0", {"cuda130": "sm_80"})
+    facts = rows.host("8.0", pythons=("3.13.1", "3.12.3"))
+    request = Request(current=CURRENT, prefer="minimal-change")
+    assert chosen(facts, rows.matrix(python, torch, kept), request).choice.python == "3.12"
+    only_newer = rows.wheel("0.49.0", {"cuda130": "sm_80"}, requires="torch>=2.10")
+    matrix = rows.matrix(rows.torch("2.9.0"), rows.torch("2.10.0"), only_newer, newer)
+    assert pair(chosen(rows.host("8.0"), matrix, request)) == ("0.50.0", "2.9.0")
+
+
 def test_minimal_change_does_not_buy_an_override(rows: Any) -> None:
     """No override before an override counts more than what is there."""
     matrix = rows.matrix(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bnbenv.errors import InputError
 from bnbenv.matrix.drivers import at_least, number
 from bnbenv.solve.situation import read_gpus
-from bnbenv.solve.versions import admits, read_specifier, requirement_on
+from bnbenv.solve.versions import admits, apart, is_version, read_specifier, requirement_on
 
 
 @pytest.mark.parametrize(
@@ -123,3 +123,15 @@ def test_at_least_orders_as_numbers_do(left: list[int], right: list[int]) -> Non
     width = max(len(left), len(right))
     padded = [one + [0] * (width - len(one)) for one in (left, right)]
     assert at_least(have, need) == (padded[0] >= padded[1])
+
+
+def test_how_near_a_version_is() -> None:
+    """That very one, another build, the same series, the next series up, the next one down, and so on."""
+    nearest = ["2.9.0+cu128", "2.9.0", "2.9.1", "2.10.0", "2.8.0", "2.11.0", "2.7.1", "3.0.0", "1.13.1"]
+    keys = [apart("2.9.0+cu128", other) for other in nearest]
+    assert keys == sorted(set(keys))
+
+
+@pytest.mark.parametrize(("text", "known"), [("2.9.0+cu128", True), ("3.12", True), ("", False), ("newest", False)])
+def test_what_is_a_version(text: str, known: bool) -> None:
+    assert is_version(text) is known

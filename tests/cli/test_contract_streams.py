@@ -77,12 +77,11 @@ def test_closed_outputs(tool_environ: dict[str, str], tmp_path: Path) -> None:
     assert shell('"$@" <&-', tool_environ, tmp_path, "check").returncode == 3
 
 
-def test_a_terminal_gets_plain_text(tool_environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_terminal_without_colour_gets_plain_text(tool_environ: dict[str, str], tmp_path: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
-    environ = {**tool_environ, "TERM": "xterm-256color", "FORCE_COLOR": "1"}
-    environ.pop("NO_COLOR", None)
+    environ = {**tool_environ, "TERM": "xterm-256color", "FORCE_COLOR": "1", "NO_COLOR": "1"}
     for words in (["check"], ["check", "--env", "x"], ["sync", "--help"]):
         subprocess.run(
             [*BNBENV, *words],

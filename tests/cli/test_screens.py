@@ -167,7 +167,16 @@ def test_an_error_obeys_no_codes_and_shows_no_login() -> None:
 
 @pytest.mark.real
 def test_what_a_real_project_shows(project: Any) -> None:
-    for words in (["check"], ["plan"], ["list"], ["gc"], ["lock"], ["verify"]):
+    for words in (
+        ["check"],
+        ["plan"],
+        ["list"],
+        ["gc"],
+        ["lock"],
+        ["status"],
+        ["status", "--why", "--all"],
+        ["verify"],
+    ):
         ended = project(*words)
         assert ended.code == 0, ended
         assert too_wide(ended.stdout.replace(str(project.root), "~")) == [], words

@@ -160,11 +160,11 @@ class Job:
         )
         document: dict[str, Any] = msgspec.to_builtins(report)
         if not report.ok:
-            from bnbenv.verify.run import explain_failure
+            from bnbenv.verify.report import explain_all, explain_failure
 
-            message = f"the kernels of {describe(self.solution)} failed: {explain_failure(report)}"
-            step = "The environment in use was kept. Look closer with: bnbenv verify, and report the combination."
-            raise VerificationFailed("verification-failed", message, step)
+            message = f"{describe(self.solution)} failed its verification: {explain_failure(report)}"
+            step = "The environment in use was kept. Ask for other versions (bnbenv sync --help), or report this one."
+            raise VerificationFailed("verification-failed", message, step, explain_all(report))
         return document
 
     def _record(self, generation: Generation, python: str, verification: dict[str, Any] | None) -> Record:

@@ -86,6 +86,17 @@ def explain_failure(report: Report) -> str:
     return ""
 
 
+def explain_all(report: Report) -> str:
+    """A line for each step that failed, and the last words of each process that died."""
+    lines = []
+    for device in report.devices:
+        failed = [step for step in device.steps if step.ok is False]
+        lines += [f"{device.device}: {step.name}: {explain_step(step)}" for step in failed]
+        if device.died is not None:
+            lines += [f"{device.device}: {explain_death(device.died)}", *device.died.stderr.splitlines()]
+    return "\n".join(lines)
+
+
 def explain_step(step: Step) -> str:
     """Why a step failed, or was skipped."""
     if step.skipped or step.message:

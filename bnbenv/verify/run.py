@@ -75,7 +75,7 @@ def _run(runner: Runner, command: Command) -> Finished:
 
 def _tell(progress: Progress, device: str, pid: int, stdout: str, stderr: str) -> None:
     step, done = step_at_hand(read_events(stdout))
-    progress.at(f"{device}: {f'{done} kernel checks done, ' if done else ''}running {step or 'Python'}")
+    progress.at(f"{device}: {f'{done} checks done, ' if done else ''}running {step or 'Python'}")
 
 
 @contextlib.contextmanager

@@ -197,6 +197,7 @@ def test_kernels_that_fail_are_exit_5_and_never_switched_to(project: Any, wheel_
     error = failure(project, 5, "sync")
     assert error["code"] == "verification-failed"
     assert "import" in error["message"]
+    assert "cpu: import: " in error["detail"]
     assert project.generation() == 1
     assert (project.root / "pylock.bnb.toml").read_bytes() == lock
     assert project.leftovers() == []

@@ -103,7 +103,7 @@ def _verification(row: dict[str, Any]) -> str:
     alike: dict[int, list[str]] = {}
     for one in row["verified_on"]:
         alike.setdefault(one["checks"], []).append(one["name"])
-    devices = [f"{listed(_counted(names))} ({checks} kernel checks agreed)" for checks, names in alike.items()]
+    devices = [f"{listed(_counted(names))} ({checks} checks agreed)" for checks, names in alike.items()]
     return f"verified{when}" + (f" on {listed(devices)}" if devices else "")
 
 

@@ -41,7 +41,7 @@ def _verification(row: dict[str, Any]) -> list[str]:
     lines = []
     for device in verification["devices"]:
         passed = sum(1 for step in device["steps"] if step["ok"])
-        lines += wrap(f"verified on {device['device']}: {passed} kernel checks agree with their references", "  ")
+        lines += wrap(f"verified on {device['device']}: {passed} checks agree with their references", "  ")
     for warning in verification["warnings"]:
         lines += wrap(f"warning: {warning}", "  ")
     return lines

@@ -169,7 +169,7 @@ def _look(
             return "lies outside the environment", False
         try:
             found = os.stat(place)  # noqa: PTH116
-        except OSError:
+        except (OSError, ValueError):  # the latter: no name of a file
             return "is missing", False
     if not stat.S_ISREG(found.st_mode):
         return "is no regular file", False

@@ -13,7 +13,7 @@ _TELLING = re.compile(
     r"(?:Using (?:C?Python) |(?:Resolved|Prepared|Installed|Uninstalled|Audited|Checked) (?=\d)|"
     r" {0,6}(?:Downloading|Downloaded|Building|Built|Updating|Updated) | [+~-] )\S.*"
 )
-_DOWNLOADING = re.compile(r"^Downloading (\S+) \(([\d.]+)([KMG]?i?B)\)$", re.M)
+_DOWNLOADING = re.compile(r"^Downloading (\S+) \(([0-9]+(?:\.[0-9]+)?)([KMG]?i?B)\)$", re.M)
 _DOWNLOADED = re.compile(r"^ Downloaded (\S+)$", re.M)
 _BUILDING = re.compile(r"^ *Building (\S+)", re.M)
 _BUILT = re.compile(r"^ *Built (\S+)", re.M)
@@ -40,10 +40,10 @@ class Stage:
 
 def read_stage(text: str) -> Stage:
     """The stage after what uv printed so far. Pure."""
-    here = _DOWNLOADED.findall(text)
+    here = set(_DOWNLOADED.findall(text))
     announced = {name: float(number) * _UNITS.get(unit, 1.0) for name, number, unit in _DOWNLOADING.findall(text)}
     coming = {name: size for name, size in announced.items() if name not in here}
-    built = _BUILT.findall(text)
+    built = set(_BUILT.findall(text))
     building = tuple(name for name in _BUILDING.findall(text) if name not in built)
     return Stage(coming, len(here), building, bool(_PREPARED.search(text)))
 

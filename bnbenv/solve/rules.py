@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from bnbenv.facts.model import Gpu
-from bnbenv.matrix.drivers import at_least, family_minimum
+from bnbenv.matrix.drivers import at_least, family_minimum, number
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.situation import DRIVER_RULES_SOURCE, Fails, PythonOption, Reason, Situation
@@ -90,7 +90,7 @@ def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
     elif driver.cuda is None:
         because = f"the driver's version is unknown and CUDA {cuda} needs {need} or newer"
         fails["driver-cuda"] = Reason(because, row.source)
-    elif int(driver.cuda.split(".")[0]) < int(cuda.split(".")[0]):
+    elif number(driver.cuda)[:1] < number(cuda)[:1]:
         because = f"CUDA {cuda} needs a driver for CUDA {cuda.split('.')[0]}; this one supports {driver.cuda}"
         fails["driver-cuda"] = Reason(because, DRIVER_RULES_SOURCE)
 

@@ -65,6 +65,8 @@ FOUND: list[tuple[str, str, bytes, bool]] = [
     ("a memory that is text", "verification-events", b'{"event": "environment", "memory_total": "x"}', READ),
     ("events nested too deeply", "verification-events", b'{"a":' * 40_000, READ),
     ("facts without end", "command-lines", b"solve\n--facts\n/dev/zero", READ),
+    ("a file whose name is none", "package-records", b"pkg/\0,sha256=AA,1\n", READ),
+    ("a size with two points", "uv-progress", b"Downloading torch (1.2.3MiB)\n", READ),
     ("an empty word", "command-lines", b"check\n", READ),
     ("a long token in an address", "redaction", b"word\n1", READ),
 ]
@@ -98,6 +100,21 @@ def test_versions_that_are_none_are_refused_where_they_stand(name: str, old: str
     target = fuzzed.TARGETS[name]
     seeds = [seed for seed in target.seeds if old in seed.decode()]
     assert isinstance(fuzzed.check(target, changed(seeds[0], old, new)), InputError)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("projects", {'"backend": "cpu"': '"backend": "\\ud800"'}),  # half a character, in a record
+        ("facts-used", {'"cuda": "13.0"': '"cuda": "1e999"', '"version": "580.65.06"': '"version": null'}),
+    ],
+)
+def test_odd_values_are_used_or_passed_over(name: str, changes: dict[str, str], fuzzed: ModuleType) -> None:
+    target = fuzzed.TARGETS[name]
+    data = next(seed for seed in target.seeds if all(old in seed.decode() for old in changes))
+    for old, new in changes.items():
+        data = changed(data, old, new)
+    assert fuzzed.check(target, data) is None
 
 
 def test_requirements_that_are_none_are_passed_over_in_a_wheel(fuzzed: ModuleType) -> None:

@@ -27,7 +27,7 @@ from .oracle import Fault, Target
 from .places import H200, HOSTS, MIG, MIXED, NO_GPU, finished, matrix, put, recorded, scratch
 
 # Commands that only look; the others make environments, delete them or start programs.
-LOOKING = ("solve", "check", "plan", "list", "path", "facts")
+LOOKING = ("solve", "check", "plan", "status", "list", "path", "facts", "completion")
 
 
 def _specifier(data: bytes) -> None:
@@ -86,7 +86,7 @@ def _project(data: bytes) -> None:
     (root / ".bnbenv/generations/bnb/1/bin/python").touch()
     if not os.path.lexists(root / ".venv-bnb"):
         (root / ".venv-bnb").symlink_to(".bnbenv/generations/bnb/1")
-    for words in (["check"], ["list"], ["list", "--json"], ["path"], ["plan"], ["plan", "--json"]):
+    for words in (["check"], ["list"], ["path"], ["plan"], ["status"], ["status", "--why", "--all", "--json"]):
         _run(words, root, {"BNBENV_FACTS": str(root / "facts.json")})
 
 
@@ -128,7 +128,7 @@ def _judge(words: list[str], code: int, said: str, told: str) -> None:
         errors = [line for line in told.splitlines() if line.startswith("error: ")]
         if len(errors) != 1 or not errors[0].isprintable():
             raise Fault(f"no single sentence: {told[:500]!r}")
-    if "--json" in words and said and "--help" not in words:
+    if "--json" in words and said and "--help" not in words and words[0] in LOOKING[:-1]:
         document = json.loads(said)
         if not document["schema"].startswith("bnbenv."):
             raise Fault(f"no document: {said[:300]}")
@@ -143,6 +143,8 @@ def _lines() -> tuple[bytes, ...]:
         ["check", "--env", "bnb", "--project", "."],
         ["plan", "--env=bnb", "--json"],
         ["list"],
+        ["status", "--why", "--all", "--env", "bnb"],
+        ["completion", "bash"],
         ["path", "--python", "--env", "x"],
         ["facts", "--facts", "-", "--json"],
         ["facts", "--facts", facts],

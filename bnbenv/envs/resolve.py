@@ -12,6 +12,7 @@ from bnbenv.envs.project import Project
 from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
 from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
+from bnbenv.envs.trust import check_trust
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.wishes import Wishes
 from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable, UsageError
@@ -49,7 +50,10 @@ def user_matrix(environ: Mapping[str, str]) -> Matrix:
         overlay = data_home(environ) / "matrix"
     except UsageError:  # a user without a home has no rows of their own
         return load_matrix()
-    return load_matrix(overlay if overlay.is_dir() else None)
+    if not overlay.is_dir():
+        return load_matrix()
+    check_trust(Project(overlay, overlay), environ)  # its rows decide what is installed
+    return load_matrix(overlay)
 
 
 def sources_of(setting: Setting) -> PackageSources:

@@ -116,7 +116,7 @@ WRONG = [
     (UV + "[tool]\nbnbenv = 1\n", "tool.bnbenv: expected a table, found a whole number"),
     (UV + "[tool.bnbenv]\n", "tool.bnbenv.env: missing required field"),
     (
-        without(r'^schema = "[^"]*"', 'schema = "bnbenv.lock/2"'),
+        without(r'^schema = "[^"]*"', 'schema = "bnbenv.lock/0"'),
         'tool.bnbenv.schema: expected "bnbenv.lock/1", found "',
     ),
     (

@@ -107,7 +107,7 @@ def in_use(project: Project, env: str) -> InUse:
         because = f"generation {number} was made by a newer bnbenv, whose record this one cannot read"
         return InUse(number, target, None, Reason(env, "record-newer", because))
     if record is None:
-        because = f"generation {number} has no usable completion record"
+        because = f"the record of generation {number} is missing or damaged"
         return InUse(number, target, None, Reason(env, "record-missing", because))
     return InUse(number, target, record)
 
@@ -188,7 +188,8 @@ def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:
     before, now = dict(record.host), dict(host.fingerprint)
     changes = []
     if (RECORDED in now) != (RECORDED in before):
-        changes.append(f"the facts are {'recorded (BNBENV_FACTS)' if RECORDED in now else 'probed'} and were not then")
+        present, then = ("from a recorded file (BNBENV_FACTS)", "probed")[:: 1 if RECORDED in now else -1]
+        changes.append(f"the facts are {present} now, and were {then} when it was made")
         for found in (before, now):
             for name in [name for name in found if not name.startswith(("driver", "GPU", "MIG"))]:
                 del found[name]

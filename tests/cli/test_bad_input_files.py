@@ -117,6 +117,6 @@ def test_a_lock_that_is_no_file(refused: Any, tmp_path: Path) -> None:
     lock = tmp_path / "project" / "pylock.bnb.toml"
     lock.parent.mkdir()
     step = "Make one with: bnbenv lock"
-    assert refused("sync", "--locked", "--project", ".", step=step) == f"{lock}: there is no such lock"
+    assert refused("sync", "--locked", "--project", ".", step=step) == f"{lock}: --locked needs a lock, and there is none"
     lock.mkdir()
     assert refused("sync", "--locked", "--project", ".") == f"{lock}: cannot be read (Is a directory)"

@@ -55,9 +55,9 @@ def make_wheel(
 class IndexServer:
     """The server. ``url(kind)`` is the address of an index of a kind:
 
-    ``simple`` PEP 503, ``json`` PEP 691 · ``auth`` wants the login, for its files too, ``token`` a token ·
-    ``login-in-links`` writes a login and a token into its links · ``links`` a plain page of links · ``drop`` hangs
-    up, ``flaky`` the first time only · ``slow`` sends nothing for 30 s · ``trickle`` never ends · ``throttled`` has files
+    ``simple`` PEP 503, ``json`` PEP 691 · ``auth`` wants the login, for its files too, ``token`` a token · ``login-
+    in-links`` writes a login and a token into its links · ``links`` a plain page of links · ``drop`` hangs up,
+    ``flaky`` the first time only · ``slow`` sends nothing for 30 s · ``trickle`` never ends · ``throttled`` has files
     that come at 1 MB/s · ``garbage`` a login page with status 200 · ``cut`` broken JSON · ``huge`` 25 MB · ``loop``
     redirects to itself · ``status-403`` and the like.
 

@@ -109,7 +109,7 @@ CHANGES: dict[str, tuple[Callable[[Hands], None], str, str, int]] = {
         "bnbenv.toml asks for something else",
         1,
     ),
-    "record deleted": (unlink(RECORD), "record-missing", "no usable completion record", 2),
+    "record deleted": (unlink(RECORD), "record-missing", "is missing or damaged", 2),
 }
 
 

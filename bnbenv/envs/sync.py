@@ -50,7 +50,8 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     locked, why = usable_lock(setting, env)
     if locked is None and options.locked:
         if not project.lock(env).exists():
-            raise InputError(str(project.lock(env)), "", "--locked needs a lock, and there is none", "Make one with: bnbenv lock")
+            expected = "--locked needs a lock, and there is none"
+            raise InputError(str(project.lock(env)), "", expected, "Make one with: bnbenv lock")
         message = f"{project.lock(env).name} cannot be used: {why}"
         raise NoCombination("lock-does-not-fit", message, "Choose again with: bnbenv lock")
     step, reuse = _step(setting, env, use, reasons, locked, options.fresh)

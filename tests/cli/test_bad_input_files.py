@@ -117,6 +117,7 @@ def test_a_lock_that_is_no_file(refused: Any, tmp_path: Path) -> None:
     lock = tmp_path / "project" / "pylock.bnb.toml"
     lock.parent.mkdir()
     step = "Make one with: bnbenv lock"
-    assert refused("sync", "--locked", "--project", ".", step=step) == f"{lock}: --locked needs a lock, and there is none"
+    said = f"{lock}: --locked needs a lock, and there is none"
+    assert refused("sync", "--locked", "--project", ".", step=step) == said
     lock.mkdir()
     assert refused("sync", "--locked", "--project", ".") == f"{lock}: cannot be read (Is a directory)"

@@ -58,11 +58,11 @@ class Record(NamedTuple):
 def read_record(path: Path) -> Record | None:
     """A generation's record; None where there is none or it cannot be used (damaged, or see ``made_by_newer``)."""
     try:
-        text = path.read_bytes()
+        text = path.read_bytes().decode()  # json itself lets half characters pass
         data = json.loads(text)
         if data.pop("schema") != SCHEMA:
             return None
-        if b"\\u" in text:
+        if "\\u" in text:
             json.dumps(data, ensure_ascii=False).encode()  # half a character, which nobody could write or show
         record = Record(**{name: value for name, value in data.items() if name in Record._fields})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

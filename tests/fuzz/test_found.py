@@ -117,6 +117,11 @@ def test_odd_values_are_used_or_passed_over(name: str, changes: dict[str, str], 
     assert fuzzed.check(target, data) is None
 
 
+def test_half_a_character_in_bytes_makes_no_record(fuzzed: ModuleType) -> None:
+    target = fuzzed.TARGETS["record"]
+    assert fuzzed.check(target, target.seeds[0].replace(b'"cpu"', b'"\xed\xa0\x80"')) is None
+
+
 def test_requirements_that_are_none_are_passed_over_in_a_wheel(fuzzed: ModuleType) -> None:
     import io
     import zipfile

@@ -10,6 +10,7 @@ import msgspec
 from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
 from bnbenv.envs.project import Project
 from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
+from bnbenv.envs.record import digest, file_digest
 from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.trust import check_trust
@@ -18,7 +19,7 @@ from bnbenv.envs.wishes import Wishes
 from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable, UsageError
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
-from bnbenv.paths import Sysroot, data_home, user_home
+from bnbenv.paths import Sysroot, data_home, user_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import About, Progress, Quiet, during
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
@@ -30,6 +31,7 @@ class Setting:
     """What resolving needs to know besides the wishes of one environment.
 
     ``config`` is a new text of bnbenv.toml that the wishes stand in, written once they are fulfilled; None: it stays.
+    ``config_before`` is the digest of the file that it was made from.
     """
 
     project: Project
@@ -40,6 +42,17 @@ class Setting:
     runner: Runner
     config: str | None = None
     progress: Progress = field(default_factory=Quiet)
+    config_before: str | None = None
+
+    def write_wishes(self) -> None:
+        """Write the new bnbenv.toml, if there is one. Raises Failed if somebody edited the file meanwhile, OSError."""
+        now = file_digest(self.project.config)
+        if self.config is None or now == digest(self.config.encode()):
+            return
+        if now != self.config_before:
+            message = f"{self.project.config} was edited meanwhile, so the options were not written into it"
+            raise Failed("edited-meanwhile", message, "Run the same command again; what was made is taken up.")
+        write_atomically(self.project.config, self.config)
 
 
 def user_matrix(environ: Mapping[str, str]) -> Matrix:

@@ -70,6 +70,7 @@ class Job:
             self._write_pth(generation.prefix)
             verification = self._verify(generation.prefix)
             record = self._record(generation, python, verification)
+            record.write(generation.record_file)
         except BaseException:
             with during(self.setting.progress, f"{self.env}: clearing away what was begun"):
                 gens.remove(generation)
@@ -86,6 +87,7 @@ class Job:
         current = known.verified and known.host == dict(self.host.fingerprint)
         verification = None if current else self._verify(generation.prefix)
         record = self._record(generation, known.python, known.verification if current else verification)
+        record.write(generation.record_file)
         self._finish(generation, record)
         return record, verification
 
@@ -97,6 +99,7 @@ class Job:
         verification = self._verify(generation.prefix)
         write_atomically(generation.lock_file, self.locked.text)
         record = self._record(generation, generation.record.python, verification)
+        record.write(generation.record_file)
         self._finish(generation, record)
         return record, verification
 
@@ -116,12 +119,10 @@ class Job:
         return bool(damage)
 
     def _finish(self, generation: Generation, record: Record) -> None:
-        """The record last, wishes and lock beside the project, then the switch; each in one step."""
-        project, config = self.setting.project, self.setting.config
+        """Wishes and lock beside the project, then the switch; each in one step."""
+        project = self.setting.project
         lock = project.lock(self.env)
-        record.write(generation.record_file)
-        if config is not None:
-            write_atomically(project.config, config)
+        self.setting.write_wishes()
         if file_digest(lock) != record.lock:
             write_atomically(lock, self.locked.text)
         gens.switch(project, self.env, generation)

@@ -69,3 +69,20 @@ def test_two_projects_do_not_wait_for_each_other(project: Any, first: Any, locke
     assert locked.done("sync", "--no-verify", "--wait", "0")["generations"][0]["generation"] == 1
     assert Path(project.root) != Path(locked.root)
     assert first.poll() is None
+
+
+def test_an_edit_while_sync_is_at_work_is_not_written_over(project: Any) -> None:
+    words = ("sync", "--fresh", "--no-verify", "--bitsandbytes", ">=0.45", "--json")
+    process = project.start(str(project.root), "stop", "10", *words, command=(DRIVER,))
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    edited = project.replace("bnbenv.toml", lambda text: text + b"# mine\n").read_bytes()
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert '"edited-meanwhile"' in out
+    assert (project.root / "bnbenv.toml").read_bytes() == edited
+    assert project.generation() == 1
+    project.done("sync", "--no-verify", "--bitsandbytes", ">=0.45")
+    text = (project.root / "bnbenv.toml").read_text()
+    assert "# mine\n" in text
+    assert 'bitsandbytes = ">=0.45"' in text

@@ -142,18 +142,19 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
 
     from bnbenv.envs.adapt import stop_on_loss
     from bnbenv.envs.generations import held, note_wishes_file
+    from bnbenv.envs.record import file_digest
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import sync_env
     from bnbenv.envs.wishes import decode_wishes, load_wishes
-    from bnbenv.paths import write_atomically
 
     changes = wishes_from(args)
     with held(project, args.wait, ctx.environ, ctx.progress.say):
         ctx.log_to(project.home)
+        before = file_digest(project.config)
         config = _wished(project, changes, args.env) if changes else None
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         names = selected(wishes, args.env, project)
-        setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config)
+        setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config, config_before=before)
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
         options = Options(
             args.locked, args.fresh, not args.no_verify, recorded, not {"gpus", "backend"}.isdisjoint(changes)
@@ -161,8 +162,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         for env in names:  # before the first of them is touched
             stop_on_loss(setting, env, in_use(project, env), options.accepted)
         done = [sync_env(setting, env, host, options) for env in names]
-        if config is not None:
-            write_atomically(project.config, config)  # where nothing else had to be done
+        setting.write_wishes()  # where nothing else had to be done
         for env in names:
             note_wishes_file(project, env)
     notes = _told(project, changes)

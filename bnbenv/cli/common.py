@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context
@@ -87,6 +89,18 @@ def wishes_from(args: argparse.Namespace) -> dict[str, Any]:
     if args.backend is not None:
         changes["backend"] = args.backend
     return changes
+
+
+@contextlib.contextmanager
+def holding(project: Project, ctx: Context, wait: float = 5.0) -> Iterator[None]:
+    """Hold the project while something is changed in it, and keep this run's log there. Raises Busy."""
+    from bnbenv.envs.generations import held
+
+    ctx.progress.at(f"waiting for another bnbenv at work on {project.root}")
+    with held(project, wait, ctx.environ, ctx.progress.say):
+        ctx.progress.at("")
+        ctx.log_to(project.home)
+        yield
 
 
 def setting_of(project: Project, wishes: Wishes, facts: HostFacts, ctx: Context) -> Setting:

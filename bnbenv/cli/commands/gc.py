@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_env, project_of
+from bnbenv.cli.common import add_env, holding, project_of
 from bnbenv.cli.help import whole_number
 from bnbenv.envs.check import env_names, in_use
 from bnbenv.errors import Exit
@@ -24,12 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.generations import clean_up, generations, held, remove
+    from bnbenv.envs.generations import clean_up, generations, remove
 
     project = project_of(args, ctx)
     rows = []
-    with held(project, environ=ctx.environ, say=ctx.progress.say):
-        ctx.log_to(project.home)
+    with holding(project, ctx):
         for env in env_names(project, args.env):
             removed = clean_up(project, env)
             current = in_use(project, env).generation

@@ -7,7 +7,7 @@ import argparse
 import msgspec
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_env, facts_of, project_of, selected, setting_of, stop_on_mismatch
+from bnbenv.cli.common import add_env, facts_of, holding, project_of, selected, setting_of, stop_on_mismatch
 from bnbenv.envs.check import in_use, observe_host
 from bnbenv.errors import Exit
 from bnbenv.paths import write_atomically
@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.adapt import stop_on_loss
-    from bnbenv.envs.generations import held
     from bnbenv.envs.sync import new_lock
     from bnbenv.envs.wishes import load_wishes
 
@@ -37,8 +36,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     stop_on_mismatch(observe_host(ctx.environ, ctx.runner), project)
     wishes = load_wishes(project)
     rows = []
-    with held(project, environ=ctx.environ, say=ctx.progress.say):
-        ctx.log_to(project.home)
+    with holding(project, ctx):
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
         names = selected(wishes, args.env, project)
         for env in names:

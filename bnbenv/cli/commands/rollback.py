@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_one_env, project_of
+from bnbenv.cli.common import add_one_env, holding, project_of
 from bnbenv.cli.help import whole_number
 from bnbenv.envs.check import in_use
 from bnbenv.errors import Exit
@@ -27,11 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.generations import check_link, held, previous, switch
+    from bnbenv.envs.generations import check_link, previous, switch
 
     project = project_of(args, ctx)
-    with held(project, environ=ctx.environ, say=ctx.progress.say):
-        ctx.log_to(project.home)
+    with holding(project, ctx):
         before = in_use(project, args.env).generation
         target = previous(project, args.env, args.generation)
         check_link(project, args.env)

@@ -10,6 +10,7 @@ from bnbenv.cli.common import (
     add_env,
     add_wishes,
     facts_of,
+    holding,
     project_of,
     reason_rows,
     selected,
@@ -141,15 +142,14 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     from dataclasses import replace
 
     from bnbenv.envs.adapt import stop_on_loss
-    from bnbenv.envs.generations import held, note_wishes_file
+    from bnbenv.envs.generations import note_wishes_file
     from bnbenv.envs.record import file_digest
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import sync_env
     from bnbenv.envs.wishes import decode_wishes, load_wishes
 
     changes = wishes_from(args)
-    with held(project, args.wait, ctx.environ, ctx.progress.say):
-        ctx.log_to(project.home)
+    with holding(project, ctx, args.wait):
         before = file_digest(project.config)
         config = _wished(project, changes, args.env) if changes else None
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))

@@ -1,6 +1,14 @@
-"""``python -m bnbenv``."""
+"""``python -m bnbenv``, and the program ``bnbenv``."""
 
-from bnbenv.cli import main
+
+def main() -> int:
+    """Run the command line. Ctrl-C while it is still being loaded ends it, too, as it ends any command."""
+    try:
+        from bnbenv.cli import main as run
+    except KeyboardInterrupt:
+        return 130
+    return run()
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

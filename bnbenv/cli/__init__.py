@@ -207,9 +207,7 @@ def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, 
         name = arguments[0] if arguments[0] in COMMANDS else "error"
         with contextlib.suppress(BnbenvError):
             _put(_json(document(error, name, environ)))
-    text = render(error, environ)
-    log.add(text)
-    if log.path is not None and error.exit in (Exit.FAILED, Exit.VERIFY_FAILED, Exit.UNREACHABLE):
-        text += f"\nlog: {log.path}"
-    _warn(_painted(text, sys.stderr, environ))
+    log.add(render(error, environ))
+    more = error.exit in (Exit.FAILED, Exit.VERIFY_FAILED, Exit.UNREACHABLE)
+    _warn(_painted(render(error, environ, log.path if more else None), sys.stderr, environ))
     return int(error.exit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bnbenv.errors import BnbenvError, Exit, Failed
@@ -33,11 +34,9 @@ class Interrupted(BnbenvError):
 def from_exception(error: BaseException) -> BnbenvError:
     """Whatever went wrong, as an error for people."""
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted(
-            "interrupted", "interrupted: nothing was left half done", "See what is in use: bnbenv status"
-        )
+        return Interrupted("interrupted", "interrupted: what is in use is whole", "See it: bnbenv status")
     if isinstance(error, MemoryError):
-        return Failed("out-of-memory", "out of memory; the environment in use was kept")
+        return Failed("out-of-memory", "out of memory; nothing in use was changed")
     if isinstance(error, OSError):
         return from_os_error(error)
     place = error.__traceback__
@@ -55,7 +54,7 @@ def from_os_error(error: OSError) -> BnbenvError:
     # What is written in one step is written under another name first (paths.write_atomically).
     name = re.sub(r"([/\\])\.([^/\\]+)\.\d+\.part$", r"\1\2", str(error.filename or ""))
     place = f"{name}: " if name else ""
-    return Failed(code, f"{place}{message}; the environment in use was kept", next_step)
+    return Failed(code, f"{place}{message}; nothing in use was changed", next_step)
 
 
 def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -71,13 +70,15 @@ def document(error: BnbenvError, command: str, environ: Mapping[str, str]) -> di
     }
 
 
-def render(error: BnbenvError, environ: Mapping[str, str]) -> str:
-    """The error for people, for standard error."""
+def render(error: BnbenvError, environ: Mapping[str, str], log: Path | None = None) -> str:
+    """The error for people, for standard error; ``log`` is named where it tells more. The next step stands last."""
     message = _sentence(error.message, environ)
     lines = [message if isinstance(error, Interrupted) else f"error: {message}"]
     if error.detail:
         detail = _clean(error.detail, environ).strip().splitlines()
         lines += ["", *(f"  {_line(line.expandtabs())}".rstrip() for line in detail), ""]
+    if log is not None:
+        lines.append(f"log: {log}")
     if error.next_step:
         lines.append(f"next: {_sentence(error.next_step, environ)}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bnbenv.process import Command, Finished, Runner
     from bnbenv.progress import Progress
 
-PATIENCE = 1.0  # seconds before a terminal shows what is at hand
+PATIENCE = 1.0  # seconds without a line before a terminal shows what is at hand
 REFRESH = 0.25
 STILL = 15.0  # seconds between two such lines where nothing can be overwritten
 
@@ -40,7 +40,7 @@ class Teller:
         draw: Callable[[str], None] | None = None,
     ) -> None:
         self._put, self._log, self._level, self._draw = put, log, level, draw
-        self._text, self._since = "", 0.0
+        self._text, self._since, self._heard = "", 0.0, time.monotonic()
         self._drawn = False
         self._lock = allocate_lock()
         self._ending: threading.Event | None = None
@@ -83,21 +83,21 @@ class Teller:
         with self._lock:
             self._clear()
             self._put(line)
+            self._heard = time.monotonic()
 
     def _show(self, ending: threading.Event) -> None:
-        told = time.monotonic()
         while not ending.wait(REFRESH):
             with self._lock:
                 now = time.monotonic()
-                passed = now - self._since
+                passed, silent = now - self._since, now - self._heard
                 if not self._text or ending.is_set():
-                    told = now
-                elif self._draw is None:
-                    if now - max(told, self._since) >= STILL:
-                        told = now
+                    continue
+                if self._draw is None:
+                    if silent >= STILL:
+                        self._heard = now
                         self._put(f"{self._text} ({passed:.0f} s so far)")
-                elif passed >= PATIENCE:
-                    self._draw(_CLEAR + _fitting(self._text, f" ({passed:.0f} s)"))
+                elif silent >= PATIENCE:
+                    self._draw(_CLEAR + _fitting(self._text, f" ({passed:.0f} s)" if passed >= 1 else ""))
                     self._drawn = True
 
     def _clear(self) -> None:

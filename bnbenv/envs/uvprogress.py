@@ -58,7 +58,7 @@ def describe(stage: Stage, otherwise: str) -> str:
         name, size = max(stage.coming.items(), key=lambda item: item[1])
         more = f" and {len(stage.coming) - 1} more" if len(stage.coming) > 1 else ""
         total = sum(stage.coming.values())
-        in_all = f", {total:.0f} MiB in all" if more else ""
+        in_all = f", {total:.0f} MiB to come" if more else ""
         here = f"; {stage.here} are here" if stage.here else ""
         return f"downloading {name} ({size:.0f} MiB){more}{in_all}{here}"
     return otherwise
@@ -88,7 +88,7 @@ class Follower:
         self._seen = [*(one for one in self._seen if one[0] >= now - WINDOW), (now, size)]
         began, before = self._seen[0]
         speed = f", {(size - before) / (now - began) / 2**20:.0f} MiB/s" if now - began >= 1 else ""
-        return f": {size / 2**20:.0f} MiB written{speed}" if size >= 2**20 else ""
+        return f": {size / 2**20:.0f} MiB unpacked{speed}" if size >= 2**20 else ""
 
 
 def bytes_written(pid: int) -> int | None:

@@ -86,7 +86,7 @@ def test_what_is_not_there_yet_is_no_wrong_usage(refused: Any) -> None:
 @pytest.mark.parametrize(("command", "file"), [("init", "bnbenv.toml"), ("sync", ".bnbenv"), ("gc", ".bnbenv")])
 def test_a_folder_where_nobody_may_write(command: str, file: str, refused: Any) -> None:
     sentence = refused(command, "--project", "/sys/kernel", code=1)
-    assert re.fullmatch(rf"/sys/kernel/{re.escape(file)}: [a-z -]+; the environment in use was kept", sentence)
+    assert re.fullmatch(rf"/sys/kernel/{re.escape(file)}: [a-z -]+; nothing in use was changed", sentence)
 
 
 NOBODY = """

@@ -168,7 +168,7 @@ def test_ctrl_c_keeps_the_environment(moment: str, project: Any) -> None:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (told, err)
-    assert err.splitlines() == ["interrupted: nothing was left half done", "next: See what is in use: bnbenv status"]
+    assert err.splitlines() == ["interrupted: what is in use is whole", "next: See it: bnbenv status"]
     assert json.loads(out)["error"]["code"] == "interrupted"
     assert project.generation() == 1
     assert project.leftovers() == []

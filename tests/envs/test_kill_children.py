@@ -66,7 +66,7 @@ def test_ended_during(project: Any, during: str, sig: signal.Signals) -> None:
     assert has_ended(child)
     if sig is signal.SIGINT:
         assert process.returncode == 130
-        assert "interrupted: nothing was left half done" in err
+        assert "interrupted: what is in use is whole" in err
         assert out == ""
         assert project.leftovers() == []
     else:

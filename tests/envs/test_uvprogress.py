@@ -36,7 +36,7 @@ Installed 5 packages in 28ms
 
 def test_what_is_on_its_way() -> None:
     stage = read_stage(DOWNLOADS)
-    assert describe(stage, "-") == "downloading torch (1229 MiB) and 1 more, 1245 MiB in all; 1 are here"
+    assert describe(stage, "-") == "downloading torch (1229 MiB) and 1 more, 1245 MiB to come; 1 are here"
     assert describe(read_stage(DOWNLOADS + REST), "-") == "linking the files into the environment"
     assert describe(read_stage("Resolved 1 package in 3ms\n"), "waiting") == "waiting"
     assert describe(read_stage("   Building gptqmodel==7.6.0\n"), "-") == "building gptqmodel==7.6.0"
@@ -52,9 +52,9 @@ def test_bytes_and_rates() -> None:
     assert told == [
         "waiting",
         "waiting",
-        "waiting: 30 MiB written, 20 MiB/s",
+        "waiting: 30 MiB unpacked, 20 MiB/s",
         # The rate is that of the last seconds, and there was nothing in them to compare with.
-        "waiting: 90 MiB written",
+        "waiting: 90 MiB unpacked",
     ]
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import msgspec
 
 from bnbenv.envs.check import RECORDED, InUse, Reason
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.lockfile import Locked, read_lock
+from bnbenv.envs.lockfile import read_saved_lock
 from bnbenv.envs.lost import Loss, driver_of, find_loss, seen_in_facts
 from bnbenv.envs.record import Record
 from bnbenv.envs.resolve import Setting
-from bnbenv.errors import InputError, NoCombination
+from bnbenv.errors import NoCombination
 from bnbenv.facts.model import Gpu, HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.solve.model import Current
@@ -33,8 +32,8 @@ def what_is_there(setting: Setting, env: str, use: InUse) -> tuple[Current | Non
         return None, {}
     locked = None
     if use.generation is not None and use.prefix is not None and use.record is not None:
-        locked = _read(Generation(use.generation, use.prefix, use.record).lock_file)
-    locked = locked or _read(setting.project.lock(env))
+        locked = read_saved_lock(Generation(use.generation, use.prefix, use.record).lock_file)
+    locked = locked or read_saved_lock(setting.project.lock(env))
     if locked is None:
         return None, {}
     choice = locked.decision.solution.choice
@@ -43,13 +42,6 @@ def what_is_there(setting: Setting, env: str, use: InUse) -> tuple[Current | Non
         return None, {}
     others = {name: version for name, version in locked.packages.items() if name not in PINNED}
     return current, {name: version for name, version in others.items() if _NAME.fullmatch(name) and is_version(version)}
-
-
-def _read(path: Path) -> Locked | None:
-    try:
-        return read_lock(path.read_text(encoding="utf-8"), path.name)
-    except (OSError, UnicodeDecodeError, InputError):
-        return None
 
 
 def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False, ahead: bool = False) -> list[str]:
@@ -82,7 +74,8 @@ def _stop_without_record(setting: Setting, env: str, use: InUse, accepted: bool)
     """An environment whose record is damaged still has its lock, which says that it was made for GPUs."""
     if accepted or use.generation is None or use.prefix is None or setting.facts.gpus:
         return
-    locked = _read(Generation(use.generation, use.prefix, None).lock_file) or _read(setting.project.lock(env))
+    saved = Generation(use.generation, use.prefix, None).lock_file
+    locked = read_saved_lock(saved) or read_saved_lock(setting.project.lock(env))
     if locked is None or locked.decision.solution.backend != "cuda":
         return
     why = seen_in_facts(setting.facts).trouble or "the driver lists none"

@@ -26,10 +26,10 @@ from bnbenv.envs.integrity import (
     read_records,
     same_files,
 )
-from bnbenv.envs.lockfile import Locked, read_lock
+from bnbenv.envs.lockfile import Locked, read_saved_lock
 from bnbenv.envs.project import Project, site_packages
 from bnbenv.envs.provenance import installed_otherwise, local_file, not_asked_for
-from bnbenv.errors import Failed, InputError
+from bnbenv.errors import Failed
 from bnbenv.progress import Progress
 
 
@@ -103,7 +103,7 @@ class Inspection:
         others = [one for one in gens.generations(self.project, self.env) if one.usable]
         for earlier in reversed([one for one in others if one.number != self.generation.number]):
             site = site_packages(earlier.prefix)
-            before = _saved_lock(earlier)
+            before = read_saved_lock(earlier.lock_file)
             if site is None or before is None:
                 continue
             same = {name for name, hashes in self.locked.hashes.items() if before.hashes.get(name) == hashes}
@@ -188,13 +188,6 @@ def _record_of(wheel: Path, hashes: frozenset[str]) -> tuple[Row, ...] | None:
             # uv adds the files that a wheel's RECORD leaves out, without a hash.
             return (*rows, *(Row(name, "", None) for name in names if name not in listed))
     except (OSError, zipfile.BadZipFile, StopIteration, UnicodeDecodeError, BadRecord):
-        return None
-
-
-def _saved_lock(generation: Generation) -> Locked | None:
-    try:
-        return read_lock(generation.lock_file.read_text(encoding="utf-8"), generation.lock_file.name)
-    except (OSError, UnicodeDecodeError, InputError):
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -92,6 +93,14 @@ def read_lock(text: str, file: str) -> Locked:
     packages, files = _packages(document, file)
     hashes = {name: frozenset(one.sha256 for one in some) for name, some in files.items()}
     return Locked(text, decision, packages, hashes, files)
+
+
+def read_saved_lock(path: Path) -> Locked | None:
+    """The lock that lies beside a generation; None where it is missing, or nothing can be made of it."""
+    try:
+        return agrees(read_lock(path.read_text(encoding="utf-8"), path.name), path.name)
+    except (OSError, UnicodeDecodeError, InputError):
+        return None
 
 
 def _check_versions(decision: Decision, file: str) -> None:
@@ -186,7 +195,7 @@ def _place(entry: dict[str, Any], name: str, file: str, where: str) -> str:
         raise InputError(file, where, f"expected one address or path for a file of {name}", ANEW)
     filename = file_name(places[0])
     called = entry.get("name", filename)
-    if called != filename or not re.sub(r"[-_.]+", "-", filename).lower().startswith(f"{normalized(name)}-"):
+    if called != filename or not normalized(filename).startswith(f"{normalized(name)}-"):
         raise InputError(file, where, f"expected a file of {name}, found {shown(filename)}", ANEW)
     return places[0]
 

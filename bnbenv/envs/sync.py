@@ -10,7 +10,7 @@ from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, stop_on_loss, what_is_there
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.lockfile import Locked, agrees, measured, read_lock
+from bnbenv.envs.lockfile import Locked, agrees, measured, read_lock, read_saved_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
@@ -169,10 +169,8 @@ def _same_packages(use: InUse, plan: EnvPlan, locked: Locked) -> bool:
         return False
     if not only_look_again(plan.reasons):
         return False
-    saved = Generation(use.generation, use.prefix, use.record).lock_file
-    try:
-        before = read_lock(saved.read_text(encoding="utf-8"), saved.name)
-    except (OSError, InputError):
+    before = read_saved_lock(Generation(use.generation, use.prefix, use.record).lock_file)
+    if before is None:
         return False
     old, new = before.decision.solution, locked.decision.solution
     return before.hashes == locked.hashes and old.choice == new.choice and old.visible_devices == new.visible_devices

@@ -28,8 +28,8 @@ class Teller:
     """Tells people and the log what happens. ``put`` writes one line to standard error.
 
     ``level``: -1 tells nothing (``-q``), 1 tells details (``-v``). ``draw`` writes to a terminal without a line's end,
-    over the same line again and again; None: it is no terminal, or one that cannot, and every 15 seconds a line says
-    that it goes on.
+    over the same line again and again; None: it is no terminal, or one that cannot, and after every ``still`` seconds
+    of silence a line says that it goes on.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class Teller:
         log: RunLog,
         level: int = 0,
         draw: Callable[[str], None] | None = None,
+        still: float = STILL,
     ) -> None:
-        self._put, self._log, self._level, self._draw = put, log, level, draw
+        self._put, self._log, self._level, self._draw, self._still = put, log, level, draw, still
         self._text, self._since, self._heard = "", 0.0, time.monotonic()
         self._drawn = False
         self._lock = allocate_lock()
@@ -93,7 +94,7 @@ class Teller:
                 if not self._text or ending.is_set():
                     continue
                 if self._draw is None:
-                    if silent >= STILL:
+                    if silent >= self._still:
                         self._heard = now
                         self._put(f"{self._text} ({passed:.0f} s so far)")
                 elif silent >= PATIENCE:

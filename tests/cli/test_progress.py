@@ -87,6 +87,28 @@ def test_many_short_things_are_no_long_silence(screen: Screen, teller: Teller) -
         assert time.monotonic() < end
 
 
+def test_the_end_leaves_whole_lines(screen: Screen, teller: Teller) -> None:
+    teller.at("bnb: downloading")
+    soon(lambda: screen.at_hand)
+    teller.close()
+    assert screen.at_hand == ""
+
+
+def test_where_nothing_can_be_overwritten_a_line_says_that_it_goes_on(screen: Screen) -> None:
+    teller = Teller(screen.put, RunLog(["sync"]), 0, None, still=0.5)
+    teller.at("bnb: downloading")
+    soon(lambda: len(screen.lines) >= 2)
+    teller.close()
+    assert screen.lines[0].startswith("bnb: downloading (")
+    assert screen.lines[0].endswith(" s so far)")
+    quiet = Teller(screen.put, RunLog(["sync"]), -1, None, still=0.1)
+    before = len(screen.lines)
+    quiet.at("bnb: downloading")
+    time.sleep(0.6)
+    quiet.close()
+    assert len(screen.lines) == before
+
+
 def test_nothing_wider_than_the_terminal_is_drawn(screen: Screen, teller: Teller) -> None:
     teller.at("x" * 1000)
     soon(lambda: screen.at_hand)

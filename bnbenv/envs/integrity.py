@@ -13,12 +13,16 @@ import csv
 import hashlib
 import io
 import os
+import posixpath
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from bnbenv.envs.lockfile import normalized
 
 LATE = 60.0  # seconds after its package was unpacked, from which on a file is taken for a changed one and hashed
 BATCH = 64  # files that one thread takes at a time
@@ -28,10 +32,16 @@ CHUNK = 1 << 20
 _INSTALLER = ("/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json", "/uv_cache.json")
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 
+# What a wheel has for site-packages, but not in its root: <name>-<version>.data/purelib/pack/module.py
+_SPREAD = re.compile(r"[^/]+\.data/(?:purelib|platlib|data/(?:lib/python[^/]+|Lib)/site-packages)/(.+)")
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a RECORD. ``path`` is relative to site-packages, with ``/``; ``hash`` is ``sha256=...`` or empty."""
+    """One line of a RECORD. ``path`` is relative to site-packages, with ``/`` and without detours (``./a``, ``a//b``).
+
+    ``hash`` is ``sha256=...`` or empty.
+    """
 
     path: str
     hash: str
@@ -62,15 +72,22 @@ def parse_record(text: str) -> tuple[Row, ...]:
             if not entry:
                 continue
             path, digest, size = entry
-            rows.append(Row(path.replace("\\", "/"), digest, int(size) if size else None))
+            rows.append(Row(plain(path), digest, int(size) if size else None))
     except (csv.Error, ValueError) as error:
         raise BadRecord(str(error)) from None
     return tuple(rows)
 
 
+def plain(path: str) -> str:
+    """A path of a RECORD or a wheel, written as those of files that are found. Raises ValueError for what is none."""
+    if "\0" in path:  # some Pythons end the path there
+        raise ValueError("a path with a NUL")
+    return posixpath.normpath(path.replace("\\", "/"))
+
+
 def package_of(dist_info: str) -> str:
     """The normalized name of the package of a folder ``<name>-<version>.dist-info``."""
-    return re.sub(r"[-_.]+", "-", dist_info.partition("-")[0]).lower()
+    return normalized(dist_info.partition("-")[0])
 
 
 def read_records(site: Path) -> tuple[dict[str, tuple[Row, ...]], list[Damage]]:
@@ -90,13 +107,18 @@ def same_files(rows: Iterable[Row], others: Iterable[Row]) -> str | None:
 
     Passed over is what each installation writes for itself: its own notes, and scripts, which name the environment.
     """
-    first, second = ({row.path: row.hash for row in some if _of_the_wheel(row)} for some in (rows, others))
+    first, second = (dict(_of_the_wheel(some)) for some in (rows, others))
     return next((path for path in sorted({**first, **second}) if first.get(path) != second.get(path)), None)
 
 
-def _of_the_wheel(row: Row) -> bool:
-    inside = not row.path.startswith(("../", "/")) and ".data/" not in row.path.partition("/")[0] + "/"
-    return inside and not row.path.endswith(_INSTALLER)
+def _of_the_wheel(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    """Path, where it is installed, and hash of the files that are the same in each environment."""
+    for row in rows:
+        spread = _SPREAD.fullmatch(row.path)
+        path = spread[1] if spread else row.path
+        inside = not path.startswith(("../", "/")) and ".data/" not in path.partition("/")[0] + "/"
+        if inside and not path.endswith(_INSTALLER):
+            yield path, row.hash
 
 
 def examine(
@@ -110,26 +132,36 @@ def examine(
     """What is wrong with the files of an environment, by its RECORDs; nothing: an empty result.
 
     Sizes are compared always; the hashes of all files with ``every_byte``, else those of the files that changed after
-    their package was unpacked. With ``added``, files that no RECORD names are let pass (people add some to an
-    environment in use). ``told`` hears bytes done and in all. Raises OSError where ``site`` cannot be read.
+    their package was unpacked. Of a file that several packages bring, one lies there: it has to be any of theirs.
+    With ``added``, files that no RECORD names are let pass (people add some to an environment in use). ``told`` hears
+    bytes done and in all. Raises OSError where ``site`` cannot be read.
     """
     records, damage = read_records(site)
     present = dict(_files(site))
-    unpacked = {name: _unpacked(present, name) for name in records}
+    owners = Counter(path for path, _ in _named(records))
+    differing: list[Damage] = []
     to_hash: list[tuple[str, str, Row]] = []
     for name, rows in records.items():
+        unpacked = _unpacked(present, name)
         for row in rows:
-            wrong, late = _look(site, prefix, row, present, unpacked[name])
+            wrong, late = _look(site, prefix, row, present, unpacked)
             if wrong:
-                damage.append(Damage(row.path, package_of(name), wrong))
-            elif row.hash and (every_byte or late):
+                differing.append(Damage(row.path, package_of(name), wrong))
+            elif row.hash and (every_byte or late or owners[row.path] > 1):
                 to_hash.append((package_of(name), row.path, row))
-    damage += _hashed(site, to_hash, told)
+    differing += _hashed(site, to_hash, told)
+    refusing = Counter(path for path, _ in {(one.file, one.package) for one in differing})
+    damage += [one for one in differing if refusing[one.file] == owners[one.file]]
     if not added:
-        named = {row.path for rows in records.values() for row in rows}
-        unnamed = sorted(path for path in present if path not in named)
+        unnamed = sorted(path for path in present if path not in owners)
         damage += [Damage(path, None, "is named by no package's RECORD") for path in unnamed]
     return tuple(damage)
+
+
+def _named(records: Mapping[str, Iterable[Row]]) -> set[tuple[str, str]]:
+    """Each path of the RECORDs with each package that brings it."""
+    packages = {name: package_of(name) for name in records}
+    return {(row.path, packages[name]) for name, rows in records.items() for row in rows}
 
 
 def _files(site: Path) -> Iterator[tuple[str, os.stat_result | None]]:

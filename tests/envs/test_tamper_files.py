@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bnbenv.envs.integrity import BadRecord, Damage, examine, parse_record, same_files
+from bnbenv.envs.integrity import BATCH, BadRecord, Damage, examine, parse_record, same_files
 
 FILES = {"pack/__init__.py": b"x = 1\n", "pack/data.bin": b"\0" * 5000, "pack-1.0.dist-info/METADATA": b"Name: pack\n"}
 INFO = "pack-1.0.dist-info"
@@ -151,3 +151,94 @@ def test_two_records_of_one_wheel_agree_whatever_an_installer_added() -> None:
     assert same_files(one, same) is None
     assert same_files(one, other) == "pack/a.py"
     assert same_files(one, more) == "evil.pth"
+
+
+def test_a_file_of_two_packages_is_that_of_either(site: Path) -> None:
+    """pip and uv install both, and what comes last lies there: a tests/__init__.py, a LICENSE."""
+    (site / "tests").mkdir()
+    (site / "other-2.0.dist-info").mkdir()
+    own = "".join(row(name, data) for name, data in FILES.items()) + row("../../../bin/pack", b"#!python\n")
+    write_record(site, own + row("tests/__init__.py", b"ours\n") + row("tests/same.py", b"same\n"))
+    theirs = row("tests/__init__.py", b"theirs\n") + row("tests/same.py", b"same\n")
+    (site / "other-2.0.dist-info/RECORD").write_text(theirs + "other-2.0.dist-info/RECORD,,\n")
+    (site / "tests/same.py").write_bytes(b"same\n")
+    for data in (b"ours\n", b"theirs\n"):
+        (site / "tests/__init__.py").write_bytes(data)
+        assert found(site) == found(site, every_byte=False) == []
+    for data in (b"evil\n", b"theirS\n", b"longer than both\n"):
+        (site / "tests/__init__.py").write_bytes(data)
+        for every_byte in (True, False):
+            damage = examine(site, site.parent.parent.parent, every_byte=every_byte)
+            assert {(one.file, one.package) for one in damage} == {
+                ("tests/__init__.py", "pack"),
+                ("tests/__init__.py", "other"),
+            }
+
+
+def test_a_package_that_is_there_twice_is_not_two_owners(site: Path) -> None:
+    """What an earlier version left behind does not speak for the file of the one that is installed."""
+    (site / "pack-0.9.dist-info").mkdir()
+    evil = b"evil()"
+    rows = row("pack/__init__.py", evil)
+    (site / "pack-0.9.dist-info/RECORD").write_text(rows + "pack-0.9.dist-info/RECORD,,\n")
+    (site / "pack/__init__.py").write_bytes(evil)
+    assert found(site) == ["pack/__init__.py has another content than its package brought"]
+
+
+def test_a_record_that_is_vouched_for_by_another_package_still_has_to_be_read(site: Path) -> None:
+    (site / "other-2.0.dist-info").mkdir()
+    (site / "other-2.0.dist-info/RECORD").write_bytes(b"\xff")
+    own = "".join(row(name, data) for name, data in FILES.items()) + row("../../../bin/pack", b"#!python\n")
+    write_record(site, own + "other-2.0.dist-info/RECORD,,\n")
+    assert found(site) == ["other-2.0.dist-info/RECORD cannot be read"]
+
+
+def test_paths_with_detours_are_those_of_the_files(site: Path) -> None:
+    detours = {name: name.replace("pack/", "./pack//x/../") for name in FILES}
+    rows = "".join(row(detours[name], data) for name, data in FILES.items())
+    write_record(site, rows + row("../../../lib/../bin/pack", b"#!python\n"))
+    assert found(site) == []
+    (site / "pack/data.bin").write_bytes(b"\1" * 5000)
+    assert found(site) == ["pack/data.bin has another content than its package brought"]
+
+
+def test_detours_do_not_lead_out_of_the_environment(site: Path) -> None:
+    assert [one.path for one in parse_record("a/../../../../../out,,\n./../b,,\n/a/../c,,\n")] == [
+        "../../../../out",
+        "../b",
+        "/c",
+    ]
+    with pytest.raises(BadRecord):
+        parse_record("pack/__init__.py\0,,\n")
+
+
+def test_every_one_of_many_files_is_read(site: Path) -> None:
+    """They are read in batches, the large ones first: neither the last of many nor a large one is passed over."""
+    many = {f"pack/m{number}.py": b"x = %03d\n" % number for number in range(2 * BATCH + 5)}
+    many["pack/large.bin"] = b"\0" * (2 << 20)
+    for name, data in many.items():
+        (site / name).write_bytes(data)
+    own = "".join(row(name, data) for name, data in {**FILES, **many}.items())
+    write_record(site, own + row("../../../bin/pack", b"#!python\n"))
+    told: list[tuple[int, int]] = []
+    prefix = site.parent.parent.parent
+    assert examine(site, prefix, every_byte=True, told=lambda *both: told.append(both)) == ()
+    total = sum(map(len, [*FILES.values(), *many.values(), b"#!python\n"]))
+    assert told[-1] == (total, total)
+    assert sorted(done for done, _ in told) == [done for done, _ in told]
+    for name in many:
+        (site / name).write_bytes(many[name][:-1] + b"#")
+    assert [one.file for one in examine(site, prefix, every_byte=True)] == sorted(many)
+
+
+def test_what_a_wheel_spreads_is_what_is_installed() -> None:
+    """<name>.data/purelib and the like hold files of site-packages; scripts and headers go elsewhere."""
+    wheel = (
+        "w-1.data/purelib/w/a.py,sha256=a,1\nw-1.data/platlib/w/b.so,sha256=b,1\nw-1.data/headers/h.h,sha256=h,1\n"
+        "w-1.data/data/lib/python3.11/site-packages/c.py,sha256=c,1\nw-1.data/data/share/q,sha256=q,1\n"
+    )
+    installed = "w/a.py,sha256=a,1\nw/b.so,sha256=b,1\nc.py,sha256=c,1\n../../../share/q,sha256=q,1\n"
+    assert same_files(parse_record(installed), parse_record(wheel)) is None
+    for name, path in {"a": "w/a.py", "b": "w/b.so", "c": "c.py"}.items():
+        other = installed.replace(f"sha256={name},", "sha256=evil,")
+        assert same_files(parse_record(other), parse_record(wheel)) == path

@@ -159,6 +159,12 @@ WRONG = [
         "packages[1].sdist: expected a file of gptqmodel, found evil-7.6.0.tar.gz",
     ),
     (
+        without(
+            r'url = "[^"]*/gptqmodel-7', 'name = "gptqmodel-7.6.0.tar.gz", url = "https://files.example/gptqmodel-6'
+        ),
+        "packages[1].sdist: expected a file of gptqmodel, found gptqmodel-6.6.0.tar.gz",
+    ),
+    (
         without(r"archive = \{ path", 'archive = { url = "https://files.example/torch-2.13.0.whl", path'),
         "packages[2].archive: expected one address or path for a file of torch",
     ),

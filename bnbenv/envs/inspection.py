@@ -17,12 +17,13 @@ from pathlib import Path
 from bnbenv.envs import generations as gens
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.integrity import (
-    BadRecord,
     Damage,
     Row,
     examine,
+    in_threads,
     package_of,
     parse_record,
+    plain,
     read_records,
     same_files,
 )
@@ -67,7 +68,7 @@ class Inspection:
             self._check_packages()
             if self.every_byte:
                 earlier = [] if loaded_again else self._against_earlier()
-                damage = (*_against_wheels(self.site, self.locked), *earlier)
+                damage = (*self._against_wheels(), *earlier)
         return damage
 
     def finished(self) -> tuple[Damage, ...]:
@@ -97,6 +98,25 @@ class Inspection:
             message = f"the lock holds what nobody asked for and nothing in it requires: {names}"
             step = "Choose again with: bnbenv lock; to have it, add it to requirements in bnbenv.toml."
             raise Failed("not-asked-for", message, step)
+
+    def _against_wheels(self) -> list[Damage]:
+        """RECORDs that differ from those of the wheels in local folders, which are the files of the lock."""
+        records, _ = read_records(self.site)
+        wheels = {name: wheel for name in records if (wheel := _wheel(self.locked, package_of(name)))}
+
+        def different(name: str) -> list[Damage]:
+            package = package_of(name)
+            own = _record_of(wheels[name], self.locked.hashes[package])
+            file = same_files(records[name], own) if own else None
+            return [Damage(file, package, "is not the file of its wheel")] if file else []
+
+        def told(done: int, total: int) -> None:
+            self.progress.at(f"{self.env}: reading the wheels, {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+
+        try:
+            return in_threads(different, {name: _size(wheel) for name, wheel in wheels.items()}, told)
+        finally:
+            self.progress.at("")
 
     def _against_earlier(self) -> list[Damage]:
         """RECORDs that differ from those of the newest finished generation with the same file in its lock."""
@@ -151,24 +171,18 @@ def blamed(damage: Sequence[Damage], site: Path, cache: Path | None) -> frozense
     return frozenset(names)
 
 
-def _against_wheels(site: Path, locked: Locked) -> list[Damage]:
-    """RECORDs that differ from those of the wheels in local folders, which are the files of the lock."""
-    records, _ = read_records(site)
-    damage = []
-    for name, rows in records.items():
-        wheel = _wheel(locked, package_of(name))
-        own = _record_of(wheel, locked.hashes[package_of(name)]) if wheel else None
-        different = same_files(rows, own) if own else None
-        if different:
-            damage.append(Damage(different, package_of(name), "is not the file of its wheel"))
-    return damage
-
-
 def _wheel(locked: Locked, package: str) -> Path | None:
     """The one wheel of a package on this machine. Of several, nobody knows which one was installed."""
     files = [local_file(one.place) for one in locked.files.get(package, ())]
     wheels = [path for path in files if path is not None and path.suffix == ".whl"]
     return wheels[0] if len(wheels) == len(files) == 1 else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _record_of(wheel: Path, hashes: frozenset[str]) -> tuple[Row, ...] | None:
@@ -186,8 +200,8 @@ def _record_of(wheel: Path, hashes: frozenset[str]) -> tuple[Row, ...] | None:
             rows = parse_record(archive.read(record).decode("utf-8"))
             listed = {row.path for row in rows}
             # uv adds the files that a wheel's RECORD leaves out, without a hash.
-            return (*rows, *(Row(name, "", None) for name in names if name not in listed))
-    except (OSError, zipfile.BadZipFile, StopIteration, UnicodeDecodeError, BadRecord):
+            return (*rows, *(Row(name, "", None) for name in map(plain, names) if name not in listed))
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError):
         return None
 
 

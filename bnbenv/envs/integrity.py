@@ -18,9 +18,10 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bnbenv.envs.lockfile import normalized
 
@@ -34,6 +35,8 @@ _ALGORITHMS = ("sha256", "sha384", "sha512")
 
 # What a wheel has for site-packages, but not in its root: <name>-<version>.data/purelib/pack/module.py
 _SPREAD = re.compile(r"[^/]+\.data/(?:purelib|platlib|data/(?:lib/python[^/]+|Lib)/site-packages)/(.+)")
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -211,24 +214,33 @@ def _look(
 
 
 def _hashed(site: Path, files: list[tuple[str, str, Row]], told: Callable[[int, int], None]) -> list[Damage]:
-    """The files whose content is another one. Large files first, so that no thread is left alone with one in the end.
-
-    Hashing gives other threads their turn, so it is as many times quicker as there are cores.
-    """
-    if not files:
-        return []
+    """The files whose content is another one."""
     ordered = sorted(files, key=lambda one: -(one[2].size or 0))
-    total = sum(row.size or 0 for _, _, row in files)
     large = sum((row.size or 0) > CHUNK for _, _, row in files)
     batches = [ordered[n : n + 1] for n in range(large)]
     batches += [ordered[n : n + BATCH] for n in range(large, len(ordered), BATCH)]
+    sizes = {tuple(batch): sum(row.size or 0 for _, _, row in batch) for batch in batches}
+    return in_threads(lambda some: _wrong(site, some), sizes, told)
+
+
+def in_threads(
+    look: Callable[[Item], list[Damage]], sizes: Mapping[Item, int], told: Callable[[int, int], None]
+) -> list[Damage]:
+    """What ``look`` finds in each item of so many bytes, by file; ``told`` hears, here, the bytes done and in all.
+
+    Hashing gives other threads their turn, so it is as many times quicker as there are cores. Large items first, so
+    that no thread is left alone with one in the end. What ``look`` raises is raised.
+    """
     damage: list[Damage] = []
-    done = 0
+    done, total = 0, sum(sizes.values())
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            for batch, wrong in zip(batches, pool.map(lambda some: _wrong(site, some), batches), strict=True):
-                damage += wrong
-                done += sum(row.size or 0 for _, _, row in batch)
+            begun = {pool.submit(look, item): sizes[item] for item in sorted(sizes, key=lambda one: -sizes[one])}
+            if begun:
+                told(0, total)
+            for ended in as_completed(begun):
+                damage += ended.result()
+                done += begun[ended]
                 told(done, total)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

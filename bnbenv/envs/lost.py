@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.envs.record import Record
-from bnbenv.matrix.drivers import too_old, unsupported
+from bnbenv.matrix.drivers import number, too_old, unsupported
 
 if TYPE_CHECKING:
     from bnbenv.facts.model import HostFacts
@@ -90,15 +90,17 @@ class Loss:
 def find_loss(record: Record, sight: Sight, archs: Iterable[GpuArch], wished: Iterable[str] = ("all",)) -> Loss | None:
     """The GPUs of a record that are wished for and cannot be used now; None: they all can.
 
-    It stops where the driver took them away (it does not support them, answers for others of the same machine only, or
-    not at all), and where no GPU is left. One that was taken out or replaced under the same driver is told, no more:
-    that is done by hand, and what was made for more GPUs runs on fewer.
+    It stops where the driver took them away (it does not support them, is of another branch and answers for others of
+    the same machine only, or does not answer at all), and where no GPU is left. One that was taken out or replaced, or
+    is not given to this job or container, is told, no more: what was made for more GPUs runs on fewer. A driver of the
+    same branch that answers for other GPUs took none away: support ends between branches.
     """
     rows = {row.compute_capability: row for row in archs}
     words = tuple(wished)
     meant = [gpu for gpu in made_for(record) if words == ("all",) or any(map(gpu.meant_by, words))]
     before = driver_of(record)
-    changed = None not in (before, sight.driver) and before != sight.driver
+    none_left = sight.trouble is not None or not (sight.uuids or sight.nameless)
+    changed = _changed(before, sight, none_left)
     lost, left, refused = [], [], False
     for gpu in meant:
         against = unsupported(rows.get(gpu.capability), sight.driver, sight.windows)
@@ -113,9 +115,18 @@ def find_loss(record: Record, sight: Sight, archs: Iterable[GpuArch], wished: It
             left.append(gpu)
     if not lost:
         return None
-    none_left = sight.trouble is not None or not (sight.uuids or sight.nameless)
     stops = refused or none_left or (changed and (sight.hidden or bool(left)))
     return Loss(tuple(lost), tuple(left), stops)
+
+
+def _changed(before: str | None, sight: Sight, none_left: bool) -> bool:
+    """Whether another driver may be why a GPU does not answer."""
+    if before is None or sight.driver is None or before == sight.driver:
+        return False
+    width = 10 if sight.windows else 1  # a Windows driver of R580 has a number from 580 to 589
+    old, new = (number(version)[:1] for version in (before, sight.driver))
+    same_branch = [part // width for part in old] == [part // width for part in new]
+    return none_left or not same_branch
 
 
 def _why_gone(sight: Sight, former: str | None, before: str | None) -> tuple[str, str]:

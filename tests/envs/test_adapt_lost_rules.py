@@ -49,6 +49,13 @@ def lost(sight: Sight, wished: tuple[str, ...] = ("all",)) -> tuple[list[int], b
         (replace(SEEN, uuids=frozenset({"GPU-x"})), ([0, 1], False)),  # all replaced
         (replace(SEEN, driver="575.57.08", uuids=frozenset({"GPU-x"})), ([0, 1], False)),  # another machine
         (replace(SEEN, driver="575.57.08", uuids=frozenset({"GPU-x"}), hidden=True), ([0, 1], True)),
+        (replace(SEEN, driver="580.95.05", uuids=frozenset({"GPU-a"})), ([1], False)),  # a branch takes none away
+        (replace(SEEN, driver="580.95.05", uuids=frozenset({"GPU-v", "GPU-x"})), ([0], False)),  # another job's GPUs
+        (replace(SEEN, driver="580.95.05", uuids=frozenset({"GPU-a"}), hidden=True), ([1], False)),
+        (replace(SEEN, driver="580.95.05", uuids=frozenset()), ([0, 1], True)),
+        (replace(SEEN, driver="581.57", uuids=frozenset({"GPU-a"}), windows=True), ([1], False)),
+        (replace(SEEN, driver="581.57", uuids=frozenset({"GPU-a"})), ([1], True)),
+        (replace(SEEN, driver="576.02", uuids=frozenset({"GPU-a"}), windows=True), ([1], True)),
         (replace(SEEN, uuids=frozenset()), ([0, 1], True)),
         (replace(SEEN, uuids=frozenset(), nameless=2), None),  # unknown is never no
         (replace(SEEN, driver=None, uuids=frozenset(), trouble="it hangs"), ([0, 1], True)),
@@ -83,6 +90,34 @@ def test_equal_gpus_share_a_sentence_and_each_reason_has_its_own() -> None:
         "GPU 2 (NVIDIA A100) is lost: driver 590.48.01 does not answer for it, and 580.65.06 did",
     ]
     assert loss.remedies == "go back to a driver of branch 580, go back to driver 580.65.06"
+
+
+def test_under_a_driver_of_the_same_branch_it_is_not_the_driver_that_is_blamed() -> None:
+    fewer = find_loss(record(A100, V100), Sight("580.95.05", frozenset({"GPU-a"})), ARCHS)
+    none = find_loss(record(A100, V100), Sight("580.95.05", frozenset()), ARCHS)
+    assert fewer is not None
+    assert none is not None
+    assert fewer.sentences() == ["GPU 1 (Tesla V100) is lost: it is not there any more"]
+    assert none.remedies == "go back to driver 580.65.06"
+
+
+def test_only_a_gpu_that_the_solution_covers_can_be_lost() -> None:
+    made = record(A100, V100)
+    narrow = made._replace(decision={**made.decision, "covers": [{"gpu": 0}]})
+    gone = replace(SEEN, uuids=frozenset({"GPU-x"}))
+    assert [[one.gpu.index for one in loss.lost] for loss in (find_loss(narrow, gone, ARCHS),) if loss] == [[0]]
+    assert find_loss(narrow, replace(SEEN, driver="590.48.01"), ARCHS) is None
+
+
+@pytest.mark.parametrize(("word", "expected"), [("MIG-b", [1]), ("MIG-c", []), ("GPU-v", [1])])
+def test_a_slice_that_is_wished_for_is_its_gpu(word: str, expected: list[int]) -> None:
+    made = record(A100, V100)
+    first, second = made.facts["gpus"]
+    sliced = {**second, "mig": {"devices": [{"uuid": "MIG-a1"}, {"uuid": "MIG-b1"}]}}
+    loss = find_loss(
+        made._replace(facts={**made.facts, "gpus": [first, sliced]}), replace(SEEN, driver="590.48.01"), ARCHS, (word,)
+    )
+    assert ([one.gpu.index for one in loss.lost] if loss else []) == expected
 
 
 FILES = {"driver module": "580.65.06", "GPU 0000:01:00.0": "NVIDIA A100", "GPU 0000:01:00.0 UUID": "GPU-a"}

@@ -154,7 +154,7 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
     except RecursionError:
         raise InputError(file, "", "no JSON document that can be read: nested too deeply", step) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        said = str(error)
+        said = str(error).removeprefix("JSON is malformed: ")
         raise InputError(file, "", f"no JSON document: {said[:1].lower()}{said[1:]}", step) from None
     if facts.schema != SCHEMA:
         raise InputError(file, "schema", f'expected "{SCHEMA}", found "{shown(facts.schema)}"')

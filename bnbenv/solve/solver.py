@@ -1,9 +1,9 @@
 """Which combination fits, or why none does. Pure: facts, rows and wishes in, one value out.
 
-The order of preference (the smaller key wins): on a CPU the kind of torch build (a local CPU wheel, a CPU build of an
-index, a CUDA build); SASS for every GPU before PTX; no override before an override; with ``minimal-change`` what is
-there or next to it; the newest bitsandbytes; the newest torch; the higher evidence; the default index; a Python that
-is there, the newest.
+The order of preference (the smaller key wins): on a CPU a CPU build of torch before a CUDA build; SASS for every GPU
+before PTX; no override before an override; with ``minimal-change`` what is there or next to it; the newest
+bitsandbytes; the newest torch; on a CPU a local wheel, which need not be downloaded; the higher evidence; the default
+index; a Python that is there, the newest.
 """
 
 from __future__ import annotations
@@ -129,28 +129,24 @@ def _best(judged: Judged) -> Pairing | None:
 
 
 def _kind(situation: Situation, build: TorchBuild) -> int:
-    return _cpu_kind(build) if situation.backend == "cpu" else 0
+    """On a CPU, what is several GB of CUDA comes after any CPU build."""
+    return int(situation.backend == "cpu" and build.cuda is not None)
 
 
 def _build_order(situation: Situation, build: TorchBuild) -> Key:
-    """Newest, then highest evidence, then the default index, then the newest CUDA, then the preferred Python."""
+    """Newest, on a CPU local, highest evidence, the default index, the newest CUDA, the preferred Python."""
     cuda = tuple(-part for part in number(build.cuda or ""))
     python = situation.pythons.index(torch_pythons(situation, build)[0])
     source = _SOURCES.index(build.source)
     level = -LEVELS.index(build.evidence.level)
-    return (_descending(build.version), level, source, cuda, source_key(build), python, build.version)
+    download = situation.backend == "cpu" and build.source != "local"
+    return (_descending(build.version), download, level, source, cuda, source_key(build), python, build.version)
 
 
 def _descending(version: str) -> tuple[int, ...]:
     parsed = public(version)
     release = (*parsed.release, 0, 0, 0, 0)[:4]
     return (*(-part for part in release), -(parsed.post or 0))
-
-
-def _cpu_kind(build: TorchBuild) -> int:
-    if build.cuda is not None:
-        return 2
-    return 0 if build.source == "local" else 1
 
 
 def _distance(request: Request, pairing: Pairing) -> Key:
@@ -252,9 +248,8 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
 
 
 def _would_win(situation: Situation, build: TorchBuild, chosen: TorchBuild) -> bool:
-    if situation.backend == "cpu" and _cpu_kind(build) != _cpu_kind(chosen):
-        return _cpu_kind(build) < _cpu_kind(chosen)
-    return _descending(build.version) < _descending(chosen.version)
+    ours, others = _kind(situation, build), _kind(situation, chosen)
+    return (ours, _descending(build.version)) < (others, _descending(chosen.version))
 
 
 def _rejected(judged: Judged, best: Pairing) -> tuple[Rejected, ...]:

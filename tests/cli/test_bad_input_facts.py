@@ -97,7 +97,7 @@ GPU = ("gpus", 0)
 FACTS = [
     ("", "no JSON document: input data was truncated"),
     ("{", "no JSON document: "),
-    ("driver: ok", "no JSON document: "),
+    ("driver: ok", "no JSON document: invalid character (byte 0)"),
     (b"\xff\xfe{}", "no JSON document: "),
     ("[]", "expected an object, found a list [...]"),
     ('{"a":' * 100000, "no JSON document that can be read: nested too deeply"),

@@ -61,7 +61,9 @@ def test_the_reasons_stand_in_the_order_of_preference() -> None:
         lines.index(words) for words in ("1. every GPU has native", "2. bitsandbytes is a pub", "3. no variable", "4.")
     ]
     assert places == sorted(places)
-    assert "bitsandbytes 0.50.2 is the newest that fits host and wishes, torch 2.15.0 the newest" in lines
+    newest = "bitsandbytes 0.50.2 is the newest that fits host and wishes, torch 2.15.0 the newest"
+    assert f"4. of what the package sources offered, {newest}" in lines
+    assert f"4. {newest}" in " ".join(" ".join(why(solution(), "newest", asked=False)).split())
 
 
 def test_what_is_not_so_is_not_given_as_a_reason() -> None:

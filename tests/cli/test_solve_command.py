@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bnbenv.cli import main
+from bnbenv.cli.render.solve import render
 
 HOSTS = Path(__file__).parent.parent / "hosts"
 H200 = HOSTS / "linux-x86_64__580.65.06__h200-sm90" / "facts.json"
@@ -221,3 +222,23 @@ def test_one_document_and_no_other_word() -> None:
     assert answer.returncode == 4
     assert json.loads(answer.stdout)["status"] == "refused"
     assert answer.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "bnbenv sync there, with these wishes, makes it, if its sources offer it"),
+        (["--driver", "590.44.01"], "bnbenv sync there, once driver 590.44.01 is installed"),
+    ],
+)
+def test_what_makes_it_on_another_machine_is_said_so(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["solve", "--shipped", "--facts", str(H200), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: {said}"
+
+
+def test_only_what_was_asked_is_promised() -> None:
+    document = json.loads((Path(__file__).parent / "screens" / "solve-h200.json").read_text())
+    assert render(document).endswith("\nnext: bnbenv sync with these wishes makes it, if the package sources offer it")
+    assert render(document, asked=True).endswith("\nnext: bnbenv sync with these wishes makes it")

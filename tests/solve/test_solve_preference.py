@@ -259,14 +259,20 @@ def test_a_cpu_build_of_an_index_before_a_newer_cuda_build(rows: Any) -> None:
     assert pair(chosen(rows.host(), matrix)) == ("0.50.0", "2.9.0+cpu")
 
 
-def test_a_local_cpu_wheel_before_a_newer_one_of_an_index(rows: Any) -> None:
+@pytest.mark.parametrize(("here", "source"), [("2.9.0+cpu", "pytorch-index"), ("2.10.0+cpu", "local")])
+def test_a_local_cpu_wheel_before_one_of_an_index_that_is_no_newer(rows: Any, here: str, source: str) -> None:
     matrix = rows.matrix(
-        rows.torch("2.10.0+cpu", cuda=None, source="pytorch-index", index="cpu"),
+        rows.torch("2.10.0+cpu", cuda=None, source="pytorch-index", index="cpu", level="verified"),
         rows.wheel("0.50.0", {"cpu": ""}),
     )
+    solution = chosen(rows.host(), matrix, local=(rows.torch(here, cuda=None, source="local"),))
+    assert (solution.choice.torch.version, solution.choice.torch.source) == ("2.10.0+cpu", source)
+
+
+def test_a_local_cpu_wheel_before_a_newer_build_for_cuda(rows: Any) -> None:
+    matrix = rows.matrix(rows.torch("2.10.0"), rows.wheel("0.50.0", {"cpu": "", "cuda130": "sm_80"}))
     local = rows.torch("2.9.0+cpu", cuda=None, source="local")
-    solution = chosen(rows.host(), matrix, local=(local,))
-    assert (solution.choice.torch.version, solution.choice.torch.source) == ("2.9.0+cpu", "local")
+    assert chosen(rows.host(), matrix, local=(local,)).choice.torch.source == "local"
 
 
 def test_the_cuda_build_where_there_is_no_cpu_build(rows: Any) -> None:

@@ -50,9 +50,13 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         found, _ = survey(setting)
     answer = solve(facts, matrix, request, found)
     solved = isinstance(answer, Solution)
-    return Outcome(
-        Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(), {"everything": args.all or args.verbose}
-    )
+    view = {
+        "everything": args.all or args.verbose,
+        "asked": args.reachable,
+        "elsewhere": args.facts is not None,
+        "driver": args.driver,
+    }
+    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(), view)
 
 
 def _request(args: argparse.Namespace) -> Request:

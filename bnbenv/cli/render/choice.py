@@ -43,8 +43,11 @@ def covered(solution: dict[str, Any]) -> list[str]:
     return lines
 
 
-def why(solution: dict[str, Any], prefer: str | None) -> list[str]:
-    """Why this one, by the rules of preference; ``prefer`` is the policy, None where it is not known."""
+def why(solution: dict[str, Any], prefer: str | None, asked: bool = True) -> list[str]:
+    """Why this one, by the rules of preference; ``prefer`` is the policy, None where it is not known.
+
+    ``asked``: only what the package sources offered was a candidate.
+    """
     choice = solution["choice"]
     torch, wheel = choice["torch"]["version"], choice["bitsandbytes"]["version"]
     reasons = [_code_reason(solution)]
@@ -55,7 +58,8 @@ def why(solution: dict[str, Any], prefer: str | None) -> list[str]:
     if prefer == "minimal-change":
         reasons.append('it changes least of what was there, as policy.prefer = "minimal-change" asks')
     elif prefer is not None:
-        newest = f"bitsandbytes {wheel} is the newest that fits host and wishes"
+        offered = "of what the package sources offered, " if asked else ""
+        newest = f"{offered}bitsandbytes {wheel} is the newest that fits host and wishes"
         reasons.append(f"{newest}, torch {torch} the newest that fits with it")
     lines = ["why this one, what counts most first:"]
     for number, reason in enumerate(reasons, 1):

@@ -8,20 +8,37 @@ from bnbenv.cli.render.choice import chosen, passed_over, rests_on, short_source
 from bnbenv.cli.render.text import wrap
 
 
-def render(document: dict[str, Any], everything: bool = False) -> str:
-    solved = document["status"] == "solved"
-    return "\n".join(_solved(document, everything) if solved else _refused(document, everything))
+def render(
+    document: dict[str, Any],
+    everything: bool = False,
+    asked: bool = False,
+    elsewhere: bool = False,
+    driver: str | None = None,
+) -> str:
+    """``asked``: the package sources were; ``elsewhere``: of recorded facts; ``driver``: as if it were installed."""
+    if document["status"] != "solved":
+        return "\n".join(_refused(document, everything))
+    return "\n".join([*_solved(document, everything, asked), f"next: {_to_make_it(asked, elsewhere, driver)}"])
 
 
-def _solved(document: dict[str, Any], everything: bool) -> list[str]:
+def _to_make_it(asked: bool, elsewhere: bool, driver: str | None) -> str:
+    """What makes it, and on what that depends."""
+    where = " there" if elsewhere else ""
+    if driver is not None:
+        return f"bnbenv sync{where}, once driver {driver} is installed"
+    if elsewhere:
+        return "bnbenv sync there, with these wishes, makes it, if its sources offer it"
+    offer = "" if asked else ", if the package sources offer it"
+    return f"bnbenv sync with these wishes makes it{offer}"
+
+
+def _solved(document: dict[str, Any], everything: bool, asked: bool) -> list[str]:
     lines = chosen(document)
     for note in document["notes"]:
         lines += wrap(f"note: {note}", "  ")
-    lines += why(document, "newest")
+    lines += why(document, "newest", asked)
     lines += passed_over(document["rejected"], everything)
-    lines += rests_on(document["evidence"], everything)
-    lines.append("next: bnbenv sync, with the same wishes, makes it")
-    return lines
+    return lines + rests_on(document["evidence"], everything)
 
 
 def _refused(document: dict[str, Any], everything: bool) -> list[str]:

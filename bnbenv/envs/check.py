@@ -139,14 +139,30 @@ def check_env(project: Project, env: str, host: Host, look: Look | None = None) 
     if not lock.exists():
         reasons.append(Reason(env, "lock-missing", f"{lock.name} is gone"))
     elif file_digest(lock) != record.lock:
-        reasons.append(
-            Reason(env, "lock-changed", f"{lock.name} changed since generation {record.generation} was made")
-        )
+        reasons.append(_lock_reason(env, lock, record))
     if not record.verified and RECORDED not in host.fingerprint:
         reasons.append(
             Reason(env, "unverified", f"generation {record.generation} was made without running its kernels")
         )
     return tuple(reasons)
+
+
+def _lock_reason(env: str, lock: Path, record: Record) -> Reason:
+    """What is to be said of a lock in other bytes than the generation was made from: only such a one is read."""
+    from bnbenv.envs.lockfile import agrees, read_lock
+    from bnbenv.errors import InputError
+
+    try:
+        agrees(read_lock(lock.read_text(encoding="utf-8"), lock.name), lock.name)
+    except OSError as error:
+        return Reason(env, "lock-changed", f"{lock.name} cannot be read ({error.strerror})")
+    except UnicodeDecodeError:
+        return Reason(env, "lock-unreadable", f"{lock.name} cannot be read: it is no UTF-8 text")
+    except InputError as error:
+        return Reason(
+            env, "lock-unreadable", f"{lock.name} cannot be read: {error.message.removeprefix(lock.name)[2:]}"
+        )
+    return Reason(env, "lock-changed", f"{lock.name} changed since generation {record.generation} was made")
 
 
 def _environment_reasons(env: str, prefix: Path, record: Record) -> list[Reason]:

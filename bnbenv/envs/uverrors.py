@@ -41,12 +41,15 @@ _NO_PYTHON = re.compile(
     re.I,
 )
 _REQUIREMENT = re.compile(r"Couldn't parse requirement|Distribution not found at: ")
+_LOCK = re.compile(r"Not a valid `pylock\.toml` file|does not match package (?:version|name) `")
 _SETTINGS = re.compile(r"Failed to parse: (\S+)|invalid value '.*' for '--\S+")
 
 _ADDRESS = re.compile(
     r"for url \((\S+?)\)|Failed to fetch: (\S+)|An index(?: URL)? \((\S+?)\)|unexpected (?:JSON|HTML) from `(\S+?)`|"
     r"`Content-Type` header for `(\S+?)`|unable to access '(\S+?)'"
 )
+# It is bnbenv that uses the option, with a uv that it was tried with.
+_EXPERIMENTAL = re.compile(r"^warning: The `--pylock` option is experimental.*\n?", re.M)
 _OS_ERROR = re.compile(r"\s*\(os error \d+\)")
 
 
@@ -55,9 +58,9 @@ def explain(done: Finished, task: str, secrets: Iterable[str] = ()) -> BnbenvErr
 
     ``secrets`` are credentials that are blanked wherever they stand, beside those of addresses.
     """
-    text = redact(done.stderr.strip() or done.stdout.strip(), secrets)
+    text = redact(_EXPERIMENTAL.sub("", done.stderr).strip() or done.stdout.strip(), secrets)
     if done.timed_out:
-        message = f"uv did not {task} within {done.command.timeout:.0f} s; the environment in use was kept"
+        message = f"uv did not {task} within {done.command.timeout:.0f} s; nothing in use was changed"
         return SourceUnreachable("uv-timeout", message, "Run it again: what was downloaded is kept.", shorten(text))
     if done.signal_name:
         message = f"uv was ended by {done.signal_name} while it had to {task}"
@@ -84,8 +87,12 @@ def _about_disk(text: str, chain: str, task: str) -> BnbenvError | None:
         return None
     file = re.search(r"(?:`([^`\n]+)`| to ((?:(?! to )[^`\n])+)): (?:No space|Disk quota|There is not)", chain, re.I)
     place = f" at {file[1] or file[2]}" if file else ""
-    message = f"no space left on the device to {task}{place}; the environment in use was kept"
-    return Failed("no-space", message, "Free some space (bnbenv gc, uv cache prune), then run it again.")
+    message = f"no space left on the device to {task}{place}; nothing in use was changed"
+    return Failed(
+        "no-space",
+        message,
+        "Free some space, then run it again; uv cache prune and bnbenv gc delete what is not needed.",
+    )
 
 
 def _about_sources(chain: str) -> BnbenvError | None:
@@ -117,17 +124,17 @@ def _about_input(chain: str, task: str) -> BnbenvError | None:
     mismatch = _HASH.search(chain)
     if mismatch:
         name = mismatch[1] or "a package"
-        message = (
-            f"the file of {name} is not the one that was locked (its hash differs); the environment in use was kept"
-        )
+        message = f"the file of {name} is not the one that was locked (its hash differs); nothing in use was changed"
         step = "If the source is right and the file was replaced there, choose again with: bnbenv lock"
         return Failed("hash-mismatch", message, step)
     if _DAMAGED.search(chain):
         message = f"a package's file is damaged: {headline(chain)}: {cause(chain)}"
         return Failed("damaged-file", message, "Run it again; if it stays, look at what the source serves.")
+    if _LOCK.search(chain):
+        message = f"uv does not accept the lock, which somebody may have edited: {_with_cause(chain)}"
+        return UsageError("lock-not-accepted", message, "Choose again with: bnbenv lock")
     if _REQUIREMENT.search(chain):
-        reason = headline(chain) if cause(chain) == headline(chain) else f"{headline(chain)}: {cause(chain)}"
-        message = f"one of the requirements in bnbenv.toml cannot be used: {reason}"
+        message = f"one of the requirements in bnbenv.toml cannot be used: {_with_cause(chain)}"
         return UsageError("bad-requirement", message, "Correct it there, then run it again.")
     settings = _SETTINGS.search(chain)
     if settings:
@@ -170,10 +177,15 @@ def own_words(text: str) -> str:
 
 
 def headline(text: str) -> str:
-    """The first line that is no warning, without ``error:``."""
+    """The first line that is no warning and does not tell which Python is used, without ``error:``."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line = next((line for line in lines if not line.lower().startswith("warning")), "it did not say why")
+    told = ("warning", "using python ")
+    line = next((line for line in lines if not line.lower().startswith(told)), "it did not say why")
     return _OS_ERROR.sub("", line.removeprefix("error:").strip())
+
+
+def _with_cause(chain: str) -> str:
+    return headline(chain) if cause(chain) == headline(chain) else f"{headline(chain)}: {cause(chain)}"
 
 
 def cause(chain: str) -> str:

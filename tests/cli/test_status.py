@@ -128,7 +128,7 @@ def test_why_says_what_was_chosen_and_what_it_rests_on(project: Any, faults: Cal
         assert row["date"] in text
         assert f"{row['source'].partition('sha256:')[2][:12]}..." in text
         assert row["source"].partition("sha256:")[2] not in text
-    whole = project("status", "--why", "--all").stdout
+    whole = project("status", "--all").stdout  # which implies --why
     assert all(word in whole for row in decision["evidence"] for word in row["source"].split())
     assert project("status").stdout in whole or "why this one" not in project("status").stdout
 

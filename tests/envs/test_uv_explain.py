@@ -221,6 +221,14 @@ def test_a_lock_for_a_newer_python(install: Any) -> None:
     )
 
 
+def test_a_lock_that_somebody_edited(install: Any) -> None:
+    done = install(lambda text: re.sub(r'^version = "[^"]*"', 'version = "9.9"', text, count=1, flags=re.M))
+    error = told(done, "lock-not-accepted", Exit.USAGE, "does not match package version `9.9`$", "bnbenv lock")
+    assert "experimental" not in error.message + error.detail
+    done = install(lambda text: text + "\n[[[")
+    told(done, "lock-not-accepted", Exit.USAGE, "Not a valid `pylock.toml` file: .*TOML parse error", "bnbenv lock")
+
+
 def test_no_python(real_uv: Any, tmp_path: Path) -> None:
     for words, message in [
         (("venv", str(tmp_path / "v"), "--python", "3.99"), "No interpreter found for Python 3.99"),
@@ -274,7 +282,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
 def test_no_space(full: Path, real_uv: Any, tmp_path: Path) -> None:
     words = ("venv", str(tmp_path / "v"), "--python", sys.executable, *QUIET)
     done = real_uv(*words, changes={**ONE_LINE, "UV_CACHE_DIR": str(full / "cache")})
-    message = rf"^no space left on the device to resolve the packages at {full}/\S+; the environment in use was kept$"
+    message = rf"^no space left on the device to resolve the packages at {full}/\S+; nothing in use was changed$"
     told(done, "no-space", Exit.FAILED, message, "bnbenv gc")
 
 
@@ -292,7 +300,7 @@ def finished(text: str = "", code: int = 1, timed_out: bool = False) -> Finished
             "         OSError: [Errno 28] No space left on device: '/tmp/x.o'\n",
             "no-space",
             Exit.FAILED,
-            "^no space left on the device to resolve the packages; the environment in use was kept$",
+            "^no space left on the device to resolve the packages; nothing in use was changed$",
         ),
         (
             "error: Failed to download and build `foo @ git+https://localhost:9/x/foo`\n  cause: Git operation failed\n"
@@ -316,7 +324,7 @@ def finished(text: str = "", code: int = 1, timed_out: bool = False) -> Finished
             "  cause: failed to copy file from `/cache/a` to `/home/me/b`: Disk quota exceeded (os error 122)\n",
             "no-space",
             Exit.FAILED,
-            "at /home/me/b; the environment in use was kept$",
+            "at /home/me/b; nothing in use was changed$",
         ),
         (
             "warning: old\nerror: something new\n",

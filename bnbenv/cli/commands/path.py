@@ -7,6 +7,7 @@ import argparse
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_one_env, project_of
 from bnbenv.envs.check import in_use
+from bnbenv.envs.generations import check_link
 from bnbenv.envs.project import env_python
 from bnbenv.errors import Exit, Failed
 
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     use = in_use(project, args.env)
     if use.problem is not None:
+        check_link(project, args.env)
         raise Failed(use.problem.code, use.problem.because, "Make it with: bnbenv sync")
     link = project.link(args.env)
     document = {

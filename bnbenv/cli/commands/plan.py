@@ -27,7 +27,7 @@ EXAMPLE = """\
 bnbenv plan
 bnbenv plan --driver 590.44    before the driver is upgraded"""
 EXITS = (
-    "0 nothing to do, 2 unreadable input, 3 changes are pending, 4 no known-good combination, 6 reboot "
+    "0 nothing to do, 1 failed, 2 unreadable input, 3 changes are pending, 4 no known-good combination, 6 reboot "
     "required, 7 a package source cannot be reached"
 )
 

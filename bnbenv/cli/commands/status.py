@@ -32,11 +32,12 @@ EXITS = "0 in sync, 2 wrong usage, 3 not in sync or something cannot be read, 6 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     parser.add_argument("--why", action="store_true", help="what was chosen, why, and what it rests on")
-    parser.add_argument("--all", action="store_true", help="with --why: everything passed over, and whole digests")
+    parser.add_argument("--all", action="store_true", help="as --why, with everything passed over, and whole digests")
     parser.add_argument("--disk", action="store_true", help="the disk space of all generations (takes seconds)")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    args.why = args.why or args.all
     project = _project(args, ctx)
     names, problems = status.names(project, args.env)
     host, trouble = _host(ctx)
@@ -113,7 +114,7 @@ def _next_step(
         return None
     if at_work:
         return "wait until the other bnbenv has finished, then run: bnbenv status"
-    return next_step([reason["code"] for row in rows for reason in row["reasons"]])
+    return next_step([reason for row in rows for reason in row["reasons"]])
 
 
 def _policy(project: Project) -> str:

@@ -8,8 +8,10 @@ from bnbenv.cli.render.text import wrap
 
 # What sync would only refuse has a step of its own, the weightiest first.
 _STEPS = {
+    "link-replaced": "mv .venv-{env} .venv-{env}.old, then run: bnbenv sync",
     "gpu-lost": "bnbenv plan (it says how to get the GPU back, or how to go on without it)",
     "record-newer": "upgrade bnbenv, then run: bnbenv check",
+    "lock-unreadable": "bnbenv lock (it writes the lock anew), then run: bnbenv sync",
 }
 
 
@@ -21,11 +23,12 @@ def render(document: dict[str, Any]) -> str:
     for reason in document["reasons"]:
         lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
     lines.append(f"project: {document['project']}")
-    lines.append(f"next: {next_step([reason['code'] for reason in document['reasons']])}")
+    lines.append(f"next: {next_step(document['reasons'])}")
     return "\n".join(lines)
 
 
-def next_step(codes: list[str]) -> str:
+def next_step(reasons: list[dict[str, str]]) -> str:
     """What to do about reasons for not being in sync."""
-    special = (step for code, step in _STEPS.items() if code in codes)
+    found = {reason["code"]: reason["env"] for reason in reversed(reasons)}
+    special = (step.format(env=found[code]) for code, step in _STEPS.items() if code in found)
     return next(special, "bnbenv sync (bnbenv plan shows what it would do)")

@@ -19,7 +19,7 @@ def _row(row: dict[str, Any]) -> list[str]:
     if row["newer"]:
         return [f"{name}: made by a newer bnbenv"]
     if not row["finished"]:
-        return [f"{name}: {'its record is gone' if row['in_use'] else 'unfinished'}"]
+        return [f"{name}: {'its record is missing or damaged' if row['in_use'] else 'unfinished'}"]
     state = "verified" if row["verified"] else "not verified"
     made = f"{name}: made {local_time(row['created'])}, {state if row['usable'] else 'its Python is gone'}"
     return [made, f"  bitsandbytes {row['bitsandbytes']}, torch {row['torch']}, Python {row['python']}"]

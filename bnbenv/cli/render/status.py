@@ -35,7 +35,7 @@ def render(document: dict[str, Any], why: str | None = None, everything: bool = 
     own = " (your own: no bnbenv.toml is here or above)" if document["own"] else ""
     lines += [f"project: {document['project']}{own}", *wrap(f"host: {_host(document['host'])}")]
     for row in rows:
-        lines += _environment(row)
+        lines += _environment(row, document["at_work"])
         if why is not None:
             lines += _why(row, why, everything)
     lines += _now_and_before(document)
@@ -67,7 +67,7 @@ def _counted(gpus: list[str]) -> list[str]:
     return [name if count == 1 else f"{count} {name}" for name, count in counts.items()]
 
 
-def _environment(row: dict[str, Any]) -> list[str]:
+def _environment(row: dict[str, Any], at_work: bool) -> list[str]:
     number = f"generation {row['generation']} is in use" if row["generation"] else "nothing is in use"
     lines = [f"{row['env']}: {'in sync' if row['in_sync'] else 'not in sync'}, {number}"]
     for reason in row["reasons"]:
@@ -76,7 +76,7 @@ def _environment(row: dict[str, Any]) -> list[str]:
         lines += wrap(f"holds {_holds(row['holds'])}", "  ")
         lines += wrap(f"made {local_time(row['created'])} for {_made_for(row)}", "  ")
         lines += wrap(_verification(row), "  ")
-    lines += _others(row)
+    lines += _others(row, at_work)
     if row["disk"]:
         total, own = (f"{row['disk'][name] / 2**20:.0f} MiB" for name in ("bytes", "own"))
         lines += wrap(f"all its generations take {total} of disk; without them {own} would be free", "  ")
@@ -107,14 +107,16 @@ def _verification(row: dict[str, Any]) -> str:
     return f"verified{when}" + (f" on {listed(devices)}" if devices else "")
 
 
-def _others(row: dict[str, Any]) -> list[str]:
+def _others(row: dict[str, Any], at_work: bool) -> list[str]:
     lines = []
     if row["others"]:
         numbers = listed([str(number) for number in row["others"]])
         lines += wrap(f"other generations: {numbers} (bnbenv rollback goes back, bnbenv gc deletes)", "  ")
     if row["unfinished"]:
         numbers = listed([str(number) for number in row["unfinished"]])
-        lines += wrap(f"unusable generations: {numbers} (bnbenv gc deletes them)", "  ")
+        what = "unfinished" if at_work else "unusable"
+        why = "being made, or left by an earlier run" if at_work else "bnbenv gc deletes them"
+        lines += wrap(f"{what} generations: {numbers} ({why})", "  ")
     if row["newer"]:
         numbers = listed([str(number) for number in row["newer"]])
         lines += wrap(f"generations of a newer bnbenv, which this one leaves alone: {numbers}", "  ")

@@ -19,7 +19,8 @@ QUICK = 30.0  # seconds; uv waits that long for another uv that uses its cache
 NETWORK = frozenset(
     (
         *("nfs", "nfs3", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "9p"),
-        *("fuse.glusterfs", "fuse.sshfs", "fuse.s3fs"),
+        *("fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.ceph", "fuse.ceph-fuse", "fuse.juicefs", "fuse.gcsfuse"),
+        *("virtiofs", "wekafs", "panfs", "gfs2", "ocfs2"),
     )
 )
 # File systems that keep no owners and permissions of each file: everything seems to be writable by everybody.

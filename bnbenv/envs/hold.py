@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import warnings
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,8 @@ def kernel_lock(path: Path) -> BaseFileLock:
     """The system's own lock on a file. Its ``acquire`` raises OSError or NotImplementedError where there is none."""
     from filelock import FileLock
 
-    return FileLock(path)
+    # filelock would take the very file for a marker, and one that an earlier run left for held.
+    return FileLock(path, fallback_to_soft=False)
 
 
 @contextlib.contextmanager
@@ -46,23 +47,30 @@ def hold(
 
     mount = find_mount(folder, environ)
     kind = f"{mount.type} file system" if mount else "file system"
-    try:
-        holding = None if mount and mount.locks_here_only else _locked(lock(folder / "lock"), wait)
-        if holding is None:
-            holding = SoftFileLock(folder / MARKER)
-            holding.acquire(timeout=wait)
-    except Timeout:
-        raise _busy(folder, what) from None
-    try:
-        if isinstance(holding, SoftFileLock):
-            name = Path(holding.lock_file).name
+    marker = SoftFileLock(folder / MARKER)
+    with contextlib.ExitStack() as holding:
+        try:
+            locked = None if mount and mount.locks_here_only else _locked(lock(folder / "lock"), wait)
+        except Timeout:
+            raise _busy(what) from None
+        if locked is not None:
+            holding.callback(locked.release)
+        try:
+            if locked is None:
+                marker.acquire(timeout=wait)
+                holding.callback(marker.release)
+            elif mount and mount.network and os.path.lexists(folder / MARKER):
+                # Of a machine that mounts this without locks. One of a dead process is taken away so.
+                marker.acquire(timeout=wait)
+                marker.release()
+        except Timeout:
+            raise _busy(what, folder / MARKER) from None
+        if locked is None:
             say(
-                f"the {kind} of {folder} has no locks that all machines see: the file {name} there keeps a second"
+                f"the {kind} of {folder} has no locks that all machines see: the file {MARKER} there keeps a second"
                 " bnbenv out; should this machine go down meanwhile, delete it"
             )
         yield
-    finally:
-        holding.release()
 
 
 def _locked(lock: BaseFileLock, wait: float) -> BaseFileLock | None:
@@ -70,9 +78,7 @@ def _locked(lock: BaseFileLock, wait: float) -> BaseFileLock | None:
     from filelock import Timeout
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # filelock warns where it takes to a marker by itself
-            lock.acquire(timeout=wait)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise
     except NotImplementedError:
@@ -84,10 +90,13 @@ def _locked(lock: BaseFileLock, wait: float) -> BaseFileLock | None:
     return lock
 
 
-def _busy(folder: Path, what: str) -> Busy:
+def _busy(what: str, marker: Path | None = None) -> Busy:
+    """``marker``: the file that keeps this bnbenv out, if it is one."""
     step = "Wait until it has finished, then run it again."
-    with contextlib.suppress(OSError, ValueError):
-        number, host, *_ = (folder / MARKER).read_text(encoding="utf-8", errors="replace").split()
-        host = host.partition("?")[0]
-        step = f"Wait for process {number} on {host}; if that machine was restarted: rm {folder / MARKER}"
+    if marker is not None:
+        step = f"Wait until it has finished; if none is at work on any machine: rm {marker}"  # it may name nobody
+        with contextlib.suppress(OSError, ValueError):
+            number, host, *_ = marker.read_text(encoding="utf-8", errors="replace").split()
+            host = host.partition("?")[0]
+            step = f"Wait for process {number} on {host}; if that machine was restarted: rm {marker}"
     return Busy("busy", f"another bnbenv is at work on {what}", step)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +57,12 @@ def test_what_is_mounted_over_another_hides_it() -> None:
     assert found is not None
     assert found.type == "tmpfs"
     assert mount_of(Path("/b"), mounts) is None
+
+
+@pytest.mark.parametrize("kind", ["fuse.ceph", "fuse.ceph-fuse", "fuse.juicefs", "fuse.gcsfuse", "virtiofs", "wekafs"])
+def test_what_several_machines_have(kind: str) -> None:
+    (mount,) = parse_mounts(f"30 22 0:30 / /home rw - {kind} server rw,nolock\n")
+    assert (mount.network, mount.locks_here_only) == (True, True)
 
 
 def mounted(folder: Path, sysroot: Path, line: str) -> dict[str, str]:
@@ -133,6 +141,69 @@ def test_without_locks_a_marker_is_used_and_it_is_said(tmp_path: Path, number: i
     assert "should this machine go down meanwhile, delete it" in line
 
 
+NO_FLOCK = """\
+#include <errno.h>
+int flock(int file, int how) { errno = ENOSYS; return -1; }
+"""
+ONCE = """\
+import sys
+from pathlib import Path
+from bnbenv.envs.hold import MARKER, hold
+folder = Path(sys.argv[1])
+with hold(folder, "it", 0, {"BNBENV_SYSROOT": sys.argv[1]}, lambda line: None):
+    print((folder / MARKER).exists())
+"""
+
+
+def test_the_lock_that_an_earlier_run_left_is_no_marker(tmp_path: Path) -> None:
+    """Here the kernel really says to a program that it has no locks, after it has lent one."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("a C compiler (gcc) on Linux is missing")
+    (tmp_path / "no.c").write_text(NO_FLOCK)
+    library = tmp_path / "no.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "no.c"], check=True, timeout=60)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def marked(**changes: str) -> str:
+        words = [sys.executable, "-c", ONCE, str(folder)]
+        return subprocess.run(
+            words, env={**os.environ, **changes}, check=True, stdout=subprocess.PIPE, text=True, timeout=60
+        ).stdout.strip()
+
+    assert marked() == "False"
+    assert (folder / "lock").exists()
+    assert [marked(LD_PRELOAD=str(library)) for _ in range(2)] == ["True", "True"]
+    assert marked() == "False"
+
+
+def test_a_marker_that_names_nobody_is_named(tmp_path: Path) -> None:
+    (tmp_path / MARKER).touch()
+    environ = mounted(tmp_path, tmp_path / "sysroot", "nfs server:/home rw,nolock")
+    with pytest.raises(Busy) as caught, hold(tmp_path, "it", 0, environ, print):
+        pass
+    assert caught.value.next_step.endswith(f"if none is at work on any machine: rm {tmp_path / MARKER}")
+
+
+def test_the_marker_of_a_machine_without_locks_keeps_out_one_that_has_them(tmp_path: Path) -> None:
+    folder, marker = tmp_path / "folder", tmp_path / "folder" / MARKER
+    folder.mkdir()
+    environ = mounted(folder, tmp_path / "sysroot", "nfs4 server:/home rw,local_lock=none")
+    marker.write_text("4711\nanother-machine\n")
+    with pytest.raises(Busy) as caught, hold(folder, "it", 0.2, environ, print):
+        pass
+    assert "Wait for process 4711 on another-machine" in caught.value.next_step
+    marker.write_text(f"{2**22 + 1}\n{platform.node()}\n")  # of a process that is gone
+    with hold(folder, "it", 5, environ, print):
+        pass
+    assert not marker.exists()
+    marker.write_text("4711\nanother-machine\n")
+    local = mounted(folder, tmp_path / "sysroot", "ext4 /dev/sdb1 rw")  # a copy of a project, no other machine's
+    with hold(folder, "it", 0, local, print):
+        pass
+
+
 def test_other_faults_of_a_lock_are_not_hidden(tmp_path: Path) -> None:
     broken: Any = Unlockable(OSError(errno.EIO, "Input/output error"))
     with pytest.raises(OSError, match="Input/output"), hold(tmp_path, "it", 0, {}, print, lambda path: broken):
@@ -167,6 +238,20 @@ def test_a_cache_on_another_file_system_is_said_once(gpu_box: Callable[..., Any]
     (module,) = project.root.glob(".venv-bnb/lib/python*/site-packages/bitsandbytes/__init__.py")
     assert module.stat().st_nlink == 1
     assert project.leftovers() == []
+
+
+def test_where_uv_clones_files_it_is_not_told_to_copy(
+    gpu_box: Callable[..., Any], elsewhere: Path, tmp_path: Path
+) -> None:
+    """The kernel is made to say so; uv finds out that it is not so, and copies all the same."""
+    project = gpu_box(BOX)
+    cache = {"UV_CACHE_DIR": str(elsewhere / "cache")}
+    changes = {**cache, **mounted(project.root, tmp_path / "sysroot", "btrfs /dev/sdb1 rw")}
+    project = type(project)(project.root, {**project.environ, **changes})
+    ended = project("sync")
+    assert ended.code == 0, ended.stderr
+    assert "copied and not linked" not in ended.stderr
+    assert project.drift() == {}
 
 
 def test_linking_is_tried_and_not_guessed(tmp_path: Path, elsewhere: Path) -> None:

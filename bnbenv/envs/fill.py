@@ -81,7 +81,7 @@ class Filling:
             return  # it stands in no file yet
         finished = gens.generations(self.setting.project, self.env)
         if not any(one.record is not None and one.record.lock == lock for one in finished):
-            check_sources(self.locked, self.sources)
+            check_sources(self.locked, self.sources, asked=self.setting.wishes.envs[self.env].requirements)
 
     def _install(self, uv: Uv, generation: Generation, cache: Path | None) -> None:
         try:

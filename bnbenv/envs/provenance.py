@@ -44,13 +44,15 @@ def place_of(address: str) -> Place:
     return Place(parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower())
 
 
-def check_sources(locked: Locked, sources: PackageSources, http: Http | None = None) -> None:
+def check_sources(locked: Locked, sources: PackageSources, http: Http | None = None, asked: Iterable[str] = ()) -> None:
     """Refuse a lock whose files are to be loaded from where none of the sources has its files.
 
-    Raises Failed; SourceUnreachable where nobody can be asked. Offline nothing new can be loaded, so no one is asked.
+    ``asked`` are the requirements: one may say itself where its package comes from (``name @ address``). Raises Failed;
+    SourceUnreachable where nobody can be asked. Offline nothing new can be loaded, so no one is asked.
     """
     to_ask = [*([sources.default] if sources.default else []), *sources.indexes, *sources.pytorch, *sources.find_links]
-    strange = _strange(locked, {place_of(f"{source.address.rstrip('/')}/x") for source in to_ask if source.address})
+    own = {place_of(f"{source.address.rstrip('/')}/x") for source in to_ask if source.address}
+    strange = _strange(locked, own, _said(asked))
     if sources.offline is not None:
         strange = {place: found for place, found in strange.items() if place.scheme == "file"}
     if not strange:
@@ -78,13 +80,24 @@ def check_sources(locked: Locked, sources: PackageSources, http: Http | None = N
             raise _refusal(package, file, silent)
 
 
-def _strange(locked: Locked, own: set[Place]) -> dict[Place, tuple[str, LockedFile]]:
+def _said(asked: Iterable[str]) -> set[tuple[str, Place]]:
+    """Packages, and the place that their requirement names."""
+    direct = [text for text in asked if "@" in text]
+    if not direct:
+        return set()
+    from packaging.requirements import Requirement
+
+    named = map(Requirement, direct)  # they were read before
+    return {(normalized(one.name), place_of(one.url)) for one in named if one.url}
+
+
+def _strange(locked: Locked, own: set[Place], said: set[tuple[str, Place]]) -> dict[Place, tuple[str, LockedFile]]:
     """The places that are none of the sources themselves, each with the first file that is to come from there."""
     strange: dict[Place, tuple[str, LockedFile]] = {}
     for package, files in locked.files.items():
         for file in files:
             place = place_of(file.place)
-            if place not in own:
+            if place not in own and (package, place) not in said:
                 strange.setdefault(place, (package, file))
     return strange
 

@@ -98,8 +98,8 @@ def write_atomically(path: Path, text: str) -> None:
     # What lies there is left of a bnbenv with the same number, or a link that somebody put there to be written through.
     partial.unlink(missing_ok=True)
     rights = _rights(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(partial, flags, 0o666 if rights is None else rights)
+    # With O_EXCL no link is followed either.
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664 if rights is None else rights)
     try:
         with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:  # noqa: PTH123 - a descriptor
             if rights is not None and os.name != "nt":

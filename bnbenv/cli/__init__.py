@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code. Errors are shown as a sentence and a next step."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
+    # Where everybody may write what is made (containers often say so), bnbenv itself would not believe it afterwards.
+    os.umask(os.umask(0o022) | 0o002)
     log = RunLog(arguments)
     code: int = Exit.FAILED
     try:

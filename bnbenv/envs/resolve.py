@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -13,16 +15,19 @@ from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_
 from bnbenv.envs.record import digest, file_digest
 from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
-from bnbenv.envs.trust import check_trust
+from bnbenv.envs.trust import check_files, check_trust
 from bnbenv.envs.uv import Uv
+from bnbenv.envs.uvconfig import project_file
 from bnbenv.envs.wishes import Wishes
 from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable, UsageError
-from bnbenv.facts.model import HostFacts
+from bnbenv.facts.model import Driver, HostFacts, Python
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.paths import Sysroot, data_home, user_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import About, Progress, Quiet, during
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
+from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve
 
 
@@ -31,7 +36,8 @@ class Setting:
     """What resolving needs to know besides the wishes of one environment.
 
     ``config`` is a new text of bnbenv.toml that the wishes stand in, written once they are fulfilled; None: it stays.
-    ``config_before`` is the digest of the file that it was made from.
+    ``config_before`` is the digest of the file that it was made from. ``present`` is the driver that is there, where
+    the facts are as if another one were.
     """
 
     project: Project
@@ -43,6 +49,14 @@ class Setting:
     config: str | None = None
     progress: Progress = field(default_factory=Quiet)
     config_before: str | None = None
+    present: Driver | None = None
+
+    def ahead(self, request: Request) -> tuple[HostFacts, Request]:
+        """What to judge by: with a driver that is asked about, the host as it is and the wish for that driver."""
+        if self.present is None:
+            return self.facts, request
+        facts = msgspec.structs.replace(self.facts, driver=self.present)
+        return facts, with_request(request, driver=self.facts.driver.version)
 
     def write_wishes(self) -> None:
         """Write the new bnbenv.toml, if there is one. Raises Failed if somebody edited the file meanwhile, OSError."""
@@ -70,7 +84,12 @@ def user_matrix(environ: Mapping[str, str]) -> Matrix:
 
 
 def sources_of(setting: Setting) -> PackageSources:
-    """The package sources of a project. Raises InputError for a configuration that cannot be read."""
+    """The package sources of a project.
+
+    Raises InputError for a configuration that cannot be read, UsageError for one that is not to be trusted.
+    """
+    uv_file = project_file(setting.environ, setting.project.root)
+    check_files([uv_file] if uv_file else [], setting.project, setting.environ)
     return read_sources(
         setting.environ,
         Sysroot.from_environment(setting.environ),
@@ -122,10 +141,11 @@ def _note_source(
     versions = frozenset(
         offer.version for answer in answers for offer in answer.files if offer.project == "torch" and offer.version
     )
-    if versions:
-        offered[key] = versions
-        return
     reasons = [answer.reason for answer in answers if not answer.reachable and answer.reason]
+    if versions:  # what else it would be asked for, one that does not answer might have
+        offered[key] = versions
+        unreachable.update({key: reason for reason in reasons[:1]})
+        return
     unreachable[key] = reasons[0] if reasons else "it offers no torch"
 
 
@@ -145,10 +165,16 @@ def _local_builds(reach: Reach, unreachable: dict[str, str]) -> tuple[TorchBuild
 
 def decide(setting: Setting, request: Request, found: Availability) -> Solution:
     """The solver's choice. Raises NoCombination or SourceUnreachable with the conflict and the options in it."""
-    answer = solve(setting.facts, setting.matrix, request, found)
+    facts, request = setting.ahead(request)
+    answer = solve(facts, setting.matrix, request, found)
     if isinstance(answer, Solution):
         return answer
     detail = "\n".join(f"{part.because} [{part.source}]" for part in answer.conflict)
+    offline = sources_of(setting).offline if answer.unreachable else None
+    if offline is not None:
+        message = f"what fits this machine has to be downloaded, and the network is switched off ({offline})"
+        step = "Take offline out of uv.toml" if offline == "uv.toml" else f"Unset {offline}"
+        raise SourceUnreachable("offline", message, f"{step}, then run it again.", detail)
     if answer.unreachable:
         message = "what fits this machine cannot be had: a package source does not answer"
         step = "Check the network, the proxy and the index in uv.toml, pip.conf or bnbenv.toml, then run it again."
@@ -162,8 +188,9 @@ def _first_option(refusal: Refusal) -> str:
     if not refusal.options:
         return "See: bnbenv facts"
     first = refusal.options[0]
-    command = first.command or "then run bnbenv sync"
-    return f"{first.change[:1].upper()}{first.change[1:]}: {command} (gives {first.gives})"
+    keeps = first.change.startswith("keep ")  # what is there, under which nothing has to be run
+    command = "" if keeps else f": {first.command or 'then run bnbenv sync'}"
+    return f"{first.change[:1].upper()}{first.change[1:]}{command} (gives {first.gives})"
 
 
 def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
@@ -193,7 +220,7 @@ def make_lock(
     if choice.torch.index is not None:
         sources = sources.with_pytorch(choice.torch.index)
     uv = uv_for(setting, env, sources)
-    python = interpreter(setting.facts, choice.python) or uv.download_python(choice.python)
+    python = interpreter(setting, choice.python) or uv.download_python(choice.python)
     requirements = [
         # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
         f"torch==={choice.torch.version}",
@@ -243,10 +270,20 @@ def _check_lock(locked: Locked, solution: Solution) -> None:
         raise Failed("not-as-measured", problem, step)
 
 
-def interpreter(facts: HostFacts, minor: str) -> str | None:
-    """The path of the host's newest interpreter of a minor version."""
-    from bnbenv.matrix.drivers import number
+def interpreter(setting: Setting, minor: str) -> str | None:
+    """The path of the newest interpreter of a minor version, None if there is none.
 
-    fitting = [python for python in facts.pythons if python.version.startswith(f"{minor}.")]
-    best = max(fitting, key=lambda python: number(python.version), default=None)
+    The facts may be another machine's: where the one they name is not here, it is this machine's own.
+    """
+    recorded = _of_minor(setting.facts.pythons, minor)
+    here = [python for python in recorded if Path(python.path).exists()]
+    if recorded and not here:
+        from bnbenv.facts.pythons import find_pythons
+
+        here = _of_minor(find_pythons(setting.environ, setting.runner, None, sys.platform)[0], minor)
+    best = max(here, key=lambda python: number(python.version), default=None)
     return best.path if best else None
+
+
+def _of_minor(pythons: tuple[Python, ...], minor: str) -> list[Python]:
+    return [python for python in pythons if python.version.startswith(f"{minor}.")]

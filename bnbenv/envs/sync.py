@@ -16,6 +16,7 @@ from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
 from bnbenv.envs.resolve import Setting, decide, make_lock, survey
 from bnbenv.envs.stage import Job, Options
+from bnbenv.envs.trust import check_files
 from bnbenv.errors import InputError, NoCombination
 from bnbenv.solve.model import Current, Request, Solution
 
@@ -59,8 +60,12 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
 
 
 def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
-    """The project's lock if it holds for wishes and host, else why not. Raises InputError if it cannot be read."""
+    """The project's lock if it holds for wishes and host, else why not.
+
+    Raises InputError if it cannot be read, UsageError if it is not to be trusted.
+    """
     path = setting.project.lock(env)
+    check_files([path], setting.project, setting.environ)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -73,9 +78,8 @@ def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
     locked = measured(agrees(read_lock(text, str(path)), str(path)), setting.matrix, str(path))
-    problem = lock_problem(
-        locked, env, setting.wishes.digest(env), _request(setting, env), setting.facts, setting.matrix
-    )
+    facts, request = setting.ahead(_request(setting, env))
+    problem = lock_problem(locked, env, setting.wishes.digest(env), request, facts, setting.matrix)
     return (None, problem) if problem else (locked, None)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bnbenv.envs.project import Project
@@ -20,14 +20,21 @@ VARIABLE = "BNBENV_TRUSTED"
 
 
 def check_trust(project: Project, environ: Mapping[str, str]) -> None:
-    """A few ``stat`` calls. Raises UsageError for what another user owns or everybody may write.
+    """A few ``stat`` calls. Raises UsageError for what another user owns or everybody may write."""
+    _check(_looked_at(project), project, environ)
 
-    Windows keeps owners and rights otherwise; there is nothing that this could look at.
-    """
+
+def check_files(files: Iterable[Path], project: Project, environ: Mapping[str, str]) -> None:
+    """The same for further files that decide what is installed, where one of them is about to be read."""
+    _check(((path, True) for path in files), project, environ)
+
+
+def _check(looked_at: Iterable[tuple[Path, bool]], project: Project, environ: Mapping[str, str]) -> None:
+    """Windows keeps owners and rights otherwise; there is nothing that this could look at."""
     if os.name == "nt":
         return
     user = os.geteuid()
-    for path, private in _looked_at(project):
+    for path, private in looked_at:
         for found in _found(path):
             if found.st_uid not in (user, 0):
                 if not _trusted(project, environ):

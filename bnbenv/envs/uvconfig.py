@@ -133,7 +133,7 @@ def read_uv_files(environ: Mapping[str, str], sysroot: Sysroot, home: Path, proj
     if truthy(environ.get("UV_NO_CONFIG")):
         return UvFiles()
     nearest = _nearest(project)
-    files = [nearest] if nearest else []
+    files = [nearest[1]] if nearest else []
     for path in (_user_file(environ, home), *_system_files(environ, sysroot)[:1]):
         found = _read(path)
         if found:
@@ -141,7 +141,15 @@ def read_uv_files(environ: Mapping[str, str], sysroot: Sysroot, home: Path, proj
     return _joined(files)
 
 
-def _nearest(project: Path) -> UvFiles | None:
+def project_file(environ: Mapping[str, str], project: Path) -> Path | None:
+    """The one file of the project's folder or those above it that uv goes by. Raises InputError as uv would fail."""
+    if environ.get("UV_CONFIG_FILE") or truthy(environ.get("UV_NO_CONFIG")):
+        return None
+    nearest = _nearest(project)
+    return nearest[0] if nearest else None
+
+
+def _nearest(project: Path) -> tuple[Path, UvFiles] | None:
     """Of the project's folder and those above it, the first uv.toml or pyproject.toml with ``[tool.uv]``."""
     for folder in (project, *project.parents):
         for name in ("uv.toml", "pyproject.toml"):
@@ -152,7 +160,7 @@ def _nearest(project: Path) -> UvFiles | None:
                     raise
                 continue  # uv warns about a broken pyproject.toml and looks further up
             if found is not None:
-                return found
+                return folder / name, found
     return None
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from bnbenv.envs.project import Project
 from bnbenv.envs.trust import check_trust
+from bnbenv.envs.uvconfig import project_file
 from bnbenv.errors import UsageError
 from bnbenv.paths import write_atomically
 
@@ -71,7 +72,65 @@ def test_what_everybody_may_write_is_refused(project: Project, place: str) -> No
     assert "everybody on this machine may write into the" in error.message
     assert error.next_step.startswith("Close it: chmod o-w ")
     assert objection(project, BNBENV_TRUSTED=str(project.root.parent)) is None
-    assert objection(project, BNBENV_TRUSTED=f"/elsewhere:{project.root}-other") is not None
+    assert objection(project, BNBENV_TRUSTED=f"/elsewhere:{project.root}-other:{str(project.root)[:-1]}") is not None
+
+
+UV_FILES = ["uv.toml", "pyproject.toml", "../uv.toml", "../pyproject.toml"]
+
+
+@pytest.mark.parametrize("place", ["pylock.bnb.toml", *UV_FILES])
+def test_what_decides_what_is_installed_is_looked_at_before_it_is_read(empty: Any, place: str) -> None:
+    """Nothing was made here yet."""
+    (empty.root / "bnbenv.toml").write_text("[envs.bnb]\n")
+    path = Path(os.path.normpath(empty.root / place))
+    path.write_text("[tool.uv]\noffline = true\n" if path.name == "pyproject.toml" else "offline = true\n")
+    path.chmod(0o646)
+    ended = empty("plan", "--json")
+    assert ended.code == 2, ended.stderr
+    assert ended.document["error"]["code"] == "open-to-all"
+    assert f"chmod o-w {path};" in ended.document["error"]["next_step"]
+    path.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(path, SOMEBODY, SOMEBODY)
+        assert empty("plan", "--json").document["error"]["code"] == "not-yours"
+    trusted = empty("plan", "--json", BNBENV_TRUSTED=str(empty.root)).document
+    assert trusted.get("error", {}).get("code") not in ("open-to-all", "not-yours")
+
+
+def test_only_the_file_that_uv_goes_by_is_looked_at(tmp_path: Path) -> None:
+    root = tmp_path / "above" / "project"
+    root.mkdir(parents=True)
+    (tmp_path / "uv.toml").touch()
+    assert project_file({}, root) == tmp_path / "uv.toml"
+    (root.parent / "pyproject.toml").write_text("[tool.uv]\n")
+    (root / "pyproject.toml").write_text("[project]\n")
+    assert project_file({}, root) == root.parent / "pyproject.toml"
+    (root / "uv.toml").touch()
+    assert project_file({}, root) == root / "uv.toml"
+    assert project_file({"UV_NO_CONFIG": "1"}, root) is None
+    assert project_file({"UV_CONFIG_FILE": "other.toml"}, root) is None
+
+
+# Containers often run with no umask at all.
+OPEN = "import os, sys; os.umask(0); os.execv(sys.executable, [sys.executable, '-m', 'bnbenv', *sys.argv[1:]])"
+
+
+def test_where_all_that_is_made_would_be_open_to_everybody_what_bnbenv_makes_is_not(empty: Any) -> None:
+    for command in ("init", "gc", "check"):
+        process = empty.start(command, command=("-c", OPEN))
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == (3 if command == "check" else 0), err
+    made = sorted(empty.root.rglob("*"))
+    assert {"bnbenv.toml", ".bnbenv", ".gitignore", "log"} <= {path.name for path in made}
+    assert [path for path in made if path.lstat().st_mode & stat.S_IWOTH] == []
+
+
+def test_nor_is_an_environment(gpu_box: Callable[..., Any]) -> None:
+    project = gpu_box("linux-x86_64__580.65.06__h200-sm90")
+    process = project.start("sync", command=("-c", OPEN))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert project.drift() == {}
 
 
 def test_a_folder_like_tmp_may_be_a_project_but_not_bnbenvs_own(project: Project) -> None:
@@ -225,6 +284,24 @@ def test_what_is_written_follows_no_link(tmp_path: Path, strict_umask: None) -> 
     write_atomically(target, "newer")
     assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("kept", "newer", False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "victim"]
+
+
+class Raced(type(Path())):  # type: ignore[misc]
+    """A path at which somebody puts a link to another file as soon as it is free."""
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        super().unlink(missing_ok)
+        if not self.exists():
+            os.link(self.parent / "victim", self)
+
+
+def test_what_is_put_there_meanwhile_is_not_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    with pytest.raises(FileExistsError):
+        write_atomically(Raced(tmp_path / "file"), "new")
+    assert victim.read_text() == "kept"
+    assert not (tmp_path / "file").exists()
 
 
 def test_what_is_written_keeps_its_rights(tmp_path: Path, strict_umask: None) -> None:

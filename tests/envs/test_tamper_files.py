@@ -160,7 +160,11 @@ def test_a_file_of_two_packages_is_that_of_either(site: Path) -> None:
     own = "".join(row(name, data) for name, data in FILES.items()) + row("../../../bin/pack", b"#!python\n")
     write_record(site, own + row("tests/__init__.py", b"ours\n") + row("tests/same.py", b"same\n"))
     theirs = row("tests/__init__.py", b"theirs\n") + row("tests/same.py", b"same\n")
-    (site / "other-2.0.dist-info/RECORD").write_text(theirs + "other-2.0.dist-info/RECORD,,\n")
+    # Unpacked just now: an edit since pack was unpacked is no late one by this, and is read all the same.
+    (site / "other-2.0.dist-info/METADATA").write_bytes(b"")
+    (site / "other-2.0.dist-info/RECORD").write_text(
+        theirs + "other-2.0.dist-info/METADATA,,0\nother-2.0.dist-info/RECORD,,\n"
+    )
     (site / "tests/same.py").write_bytes(b"same\n")
     for data in (b"ours\n", b"theirs\n"):
         (site / "tests/__init__.py").write_bytes(data)

@@ -64,6 +64,7 @@ def persistently(
     environ: Mapping[str, str | None],
     backoff: Backoff = STEP,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Finished:
     """Run a step of uv, and again after a fault that may pass; returns how the last run ended.
 
@@ -72,9 +73,9 @@ def persistently(
     done = attempt()
     if environ.get("UV_HTTP_RETRIES") == "0":
         return done
-    end = time.monotonic() + LIMIT
+    end = clock() + LIMIT
     for number, pause in enumerate(backoff.pauses(), 2):
-        if not may_pass(done) or time.monotonic() > end:
+        if not may_pass(done) or clock() > end:
             break
         say(f"the connection to a package source broke off: trying again ({number} of {backoff.times + 1})")
         sleep(pause)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from bnbenv.envs.http import FetchError, Page, get_with_retry
-from bnbenv.envs.retry import STEP, Backoff, may_pass, persistently
+from bnbenv.envs.retry import LIMIT, STEP, Backoff, may_pass, persistently
 from bnbenv.process import Command, Finished
 
 # What uv 0.13 printed when these things happened to it.
@@ -75,6 +75,10 @@ def finished(stderr: str, code: int = 2, timed_out: bool = False) -> Finished:
         (CLOSED, False),
         (OTHER, False),
         (BUILD, False),
+        # Broken off, but before it ever came to a connection, or beside what will not pass.
+        (CLOSED.replace("Connection refused (os error 111)", "Connection reset by peer (os error 104)"), False),
+        (CUT + OTHER, False),
+        (ANSWERED.format(status="503 Service Unavailable") + REFUSED, False),
         ("", False),
     ],
 )
@@ -95,9 +99,15 @@ class Attempts:
         self.left = [finished(text, 2 if text else 0) for text in texts]
         self.said: list[str] = []
         self.slept: list[float] = []
+        self.lasts = 0.0  # seconds, each of them
+        self.now = 1000.0
 
     def run(self, **environ: str) -> Finished:
-        return persistently(lambda: self.left.pop(0), self.said.append, environ, sleep=self.slept.append)
+        return persistently(self.once, self.said.append, environ, sleep=self.slept.append, clock=lambda: self.now)
+
+    def once(self) -> Finished:
+        self.now += self.lasts
+        return self.left.pop(0)
 
 
 def test_a_step_that_works_the_second_time() -> None:
@@ -119,10 +129,18 @@ def test_a_step_that_then_fails_of_something_else_ends_there() -> None:
     assert attempts.run().stderr == OTHER
 
 
+@pytest.mark.parametrize(("lasts", "tried"), [(LIMIT / 4, 3), (LIMIT + 1, 2)])
+def test_no_step_is_begun_again_after_the_limit(lasts: float, tried: int) -> None:
+    attempts = Attempts(CUT, CUT, CUT, "never")
+    attempts.lasts = lasts
+    attempts.run()
+    assert len(attempts.slept) == tried - 1
+
+
 def test_nothing_is_tried_twice_where_uv_was_told_so() -> None:
     attempts = Attempts(CUT, "never")
     assert not attempts.run(UV_HTTP_RETRIES="0").ok
-    assert attempts.said == attempts.slept == []
+    assert (attempts.said, attempts.slept) == ([], [])
 
 
 @pytest.mark.parametrize(("chance", "pauses"), [(1.0, [1.0, 2.0, 4.0]), (0.0, [0.5, 1.0, 2.0])])

@@ -98,7 +98,7 @@ class Filling:
     def _linking(self, cache: Path | None, generation: Generation) -> Uv:
         """uv, told to copy where it cannot link, so that it need not warn; people are told once, the first time."""
         environ = {**self.setting.environ, **self.uv.environment}
-        # Compiling runs the environment's own Python, before anybody looked at what was installed.
+        # uv refuses it beside --no-compile-bytecode, which keeps it from running what nobody looked at.
         changes: dict[str, str | None] = {"UV_COMPILE_BYTECODE": None}
         why = None
         if cache is not None and not environ.get("UV_LINK_MODE"):

@@ -80,7 +80,8 @@ class Uv:
         First from the cache alone: an index whose answers do not say how long they hold makes uv load a file again that
         it has, and two copies of it are two copies on the disk. The lock's hashes say that the cached file is the one.
         """
-        form = ("-r", str(lock), "--no-deps", "--require-hashes", *self.arguments)
+        # A uv.toml may ask for compiling, which runs the environment's own Python before anybody looked at its files.
+        form = ("-r", str(lock), "--no-deps", "--require-hashes", "--no-compile-bytecode", *self.arguments)
         words = ("pip", "install", "--python", str(python), *form)
         if not self._call((*words, "--offline"), INSTALL_LIMIT, "install the packages from its cache").ok:
             self._run(words, INSTALL_LIMIT, "install the packages")

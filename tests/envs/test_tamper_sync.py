@@ -96,7 +96,9 @@ def test_a_file_that_was_put_into_the_cache_is_not_run(box: Any, cache: Path, na
     archive = cached(box, cache)
     (archive / name).parent.mkdir(exist_ok=True)
     (archive / name).write_text(evil(box))
-    ended = box("sync", "--fresh", "--no-verify", UV_COMPILE_BYTECODE="1")  # compiling would run the environment
+    # Compiling would run the environment: whoever asks for it, nobody gets it.
+    (box.root / "uv.toml").write_text("[pip]\ncompile-bytecode = true\n")
+    ended = box("sync", "--fresh", "--no-verify", UV_COMPILE_BYTECODE="1")
     assert ended.code == 0, ended.stderr
     assert f"{name} is named by no package's RECORD" in ended.stderr
     assert box.python("import bnbenvtestpack; print(bnbenvtestpack.VERSION)") == "1.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import msgspec
 
 from bnbenv.decode import convert, read_toml, shown
 from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
+from bnbenv.envs.redact import redact
 from bnbenv.errors import InputError
 from bnbenv.paths import write_atomically
 from bnbenv.solve.model import Current, Request
@@ -115,7 +117,19 @@ def decode_wishes(data: bytes, file: str) -> Wishes:
         wishes = msgspec.structs.replace(wishes, envs={DEFAULT_ENV: EnvWish()})
     for name in wishes.envs:
         _check_env(wishes, name, file)
+    _check_sources(wishes.sources, file)
     return wishes
+
+
+def _check_sources(sources: SourcesWish, file: str) -> None:
+    """An address is one that can be asked; what has no scheme is a folder (a single letter is a drive of Windows)."""
+    for key, places in (("indexes", sources.indexes), ("find-links", sources.find_links)):
+        for position, place in enumerate(places):
+            scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", place)
+            if not place.strip() or (scheme and scheme[1].lower() not in ("http", "https", "file")):
+                found = shown(redact(place))
+                expected = f'expected a folder or an address such as "https://host/simple", found "{found}"'
+                raise InputError(file, f"sources.{key}[{position}]", expected)
 
 
 def _check_env(wishes: Wishes, name: str, file: str) -> None:

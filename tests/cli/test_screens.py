@@ -29,6 +29,9 @@ DOCUMENTS = sorted(path.stem for path in SCREENS.glob("*.json"))
 VIEWS: dict[str, dict[str, Any]] = {
     "status-why": {"why": "newest"},
     "status-why+all": {"why": "minimal-change", "everything": True},
+    "plan-refused": {
+        "refused": {"other": "Give up the wish for torch: bnbenv sync --env other --torch '*' (gives torch 2.15.0)"}
+    },
     "solve-gtx970+all": {"everything": True},
     "solve-refused-v100+all": {"everything": True},
 }

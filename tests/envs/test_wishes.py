@@ -210,3 +210,25 @@ def test_any_value_of_a_wish_is_taken_or_refused_with_its_path(key: str, value: 
     else:
         assert key in EnvWish.__struct_fields__
         assert list(wishes.envs) == ["train"]
+
+
+@pytest.mark.parametrize("place", ["ftp:x", "ftp://host/simple", "git+https://host/x", "", " "])
+@pytest.mark.parametrize("key", ["indexes", "find-links"])
+def test_a_source_that_cannot_be_asked_is_named_by_its_place(key: str, place: str) -> None:
+    with pytest.raises(InputError, match=rf"^bnbenv.toml: sources.{key}\[1\]: expected a folder or an address"):
+        read(f'[sources]\n{key} = ["C:/wheels", "{place}"]\n')
+
+
+def test_addresses_and_folders_are_sources() -> None:
+    places = (
+        "HTTPS://host:8080/simple",
+        "http://me:pw@host/x",
+        "file:///wheels",
+        "file:/w",
+        "~/w",
+        "../w",
+        "./a:b",
+        "C:\\\\w",
+    )
+    text = ", ".join(f'"{place}"' for place in places)
+    assert len(read(f"[sources]\nindexes = [{text}]\nfind-links = [{text}]\n").sources.indexes) == len(places)

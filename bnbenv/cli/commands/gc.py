@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, holding, project_of
@@ -10,9 +11,13 @@ from bnbenv.cli.help import whole_number
 from bnbenv.envs.check import env_names, in_use
 from bnbenv.errors import Exit
 
+if TYPE_CHECKING:
+    from bnbenv.envs.generations import Generation
+
 SUMMARY = """\
 Delete generations that are not needed: unfinished ones, and old ones. The one in
-use is kept, and by default the one before it."""
+use is kept, and by default one more: the newest that was verified. The last one
+that was verified is never deleted."""
 EXAMPLE = "bnbenv gc --keep 0    keep only what is in use"
 EXITS = "0 done, 2 unreadable input, 8 another bnbenv is at work"
 
@@ -23,6 +28,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", metavar="N", type=whole_number, default=1, help=what)
 
 
+def superfluous(known: list[Generation], current: int | None, keep: int) -> list[Generation]:
+    """The generations to delete, when ``keep`` are to stay beside the one in use. Pure.
+
+    Those that were verified are kept first, then the newest; and one of them where the one in use has not been. Where
+    nothing is in use, what is there may be all there is.
+    """
+    if current is None:
+        return []
+    others = sorted((one for one in known if one.number != current and not one.newer), key=_worth)
+    in_use = next((one for one in known if one.number == current), None)
+    if keep == 0 and others and _verified(others[-1]) and (in_use is None or not _verified(in_use)):
+        keep = 1
+    return sorted(others[: max(0, len(others) - keep)], key=lambda one: one.number)
+
+
+def _worth(generation: Generation) -> tuple[bool, int]:
+    return _verified(generation), generation.number
+
+
+def _verified(generation: Generation) -> bool:
+    return generation.usable and generation.record is not None and generation.record.verified
+
+
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.generations import clean_up, generations, remove
 
@@ -31,11 +59,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     with holding(project, ctx):
         for env in env_names(project, args.env):
             removed = clean_up(project, env)
-            current = in_use(project, env).generation
-            others = [g for g in generations(project, env) if g.number != current and not g.newer]
-            if current is None:
-                others = []  # nothing is in use: what is there may be all there is
-            for generation in others[: max(0, len(others) - args.keep)]:
+            for generation in superfluous(generations(project, env), in_use(project, env).generation, args.keep):
                 remove(generation)
                 removed.append(generation.number)
             rows.append({"env": env, "removed": removed, "kept": [g.number for g in generations(project, env)]})

@@ -8,6 +8,7 @@ import msgspec
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, facts_of, holding, project_of, selected, setting_of, stop_on_mismatch
+from bnbenv.cli.several import about
 from bnbenv.envs.check import in_use, observe_host
 from bnbenv.errors import Exit
 from bnbenv.paths import write_atomically
@@ -40,9 +41,11 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         setting = setting_of(project, wishes, facts_of(ctx), ctx)
         names = selected(wishes, args.env, project)
         for env in names:
-            stop_on_loss(setting, env, in_use(project, env))
+            with about(env, len(wishes.envs) > 1):
+                stop_on_loss(setting, env, in_use(project, env))
         for env in names:
-            locked, solution = new_lock(setting, env, in_use(project, env))
+            with about(env, len(wishes.envs) > 1):
+                locked, solution = new_lock(setting, env, in_use(project, env))
             path = project.lock(env)
             changed = not path.exists() or path.read_text(encoding="utf-8", errors="replace") != locked.text
             if changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
@@ -15,8 +16,12 @@ from bnbenv.cli.common import (
     setting_of,
     stop_on_mismatch,
 )
-from bnbenv.envs.check import in_use, observe_host
-from bnbenv.errors import Exit
+from bnbenv.cli.several import about, meaning
+from bnbenv.envs.check import Host, in_use, observe_host
+from bnbenv.errors import BnbenvError, Exit, RebootRequired
+
+if TYPE_CHECKING:
+    from bnbenv.envs.resolve import Setting
 
 SUMMARY = """\
 Show what sync would change, and why. Nothing is touched.
@@ -40,15 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from dataclasses import replace
-
-    import msgspec
-
-    from bnbenv.envs.adapt import as_if
-    from bnbenv.envs.stage import Options
-    from bnbenv.envs.sync import choose, make_plan
     from bnbenv.envs.wishes import load_wishes
-    from bnbenv.solve.model import telling
 
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
@@ -58,29 +55,54 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         check_driver(args.driver)
     wishes = load_wishes(project)
     names = selected(wishes, args.env, project)
-    probed = setting_of(project, wishes, facts_of(ctx), ctx)
-    reasons, actions, notes, decisions = [], [], [], []
-    for env in names:
-        use = in_use(project, env)
-        setting = probed if args.driver is None else replace(probed, facts=as_if(probed, args.driver, use))
-        driver = None if args.driver is None else setting.facts.driver.version
-        plan = make_plan(setting, env, host, Options(), driver)
-        solution = plan.lock.decision.solution if plan.lock else choose(setting, env, use)
-        notes += [*plan.notes, *solution.notes]
-        reasons += reason_rows(plan.reasons)
-        actions += [] if plan.in_sync else plan.actions(solution, use.record)
-        if plan.lock is None:
-            chosen = msgspec.structs.replace(solution, rejected=telling(solution.rejected))
-            decisions.append({"env": env, "decision": msgspec.to_builtins(chosen)})
-    document = {
+    setting = setting_of(project, wishes, facts_of(ctx), ctx)
+    document: dict[str, Any] = {
         "schema": "bnbenv.plan/1",
-        "in_sync": not actions,
+        "in_sync": True,
         "project": str(project.root),
         "environments": list(names),
         "driver": args.driver,
-        "reasons": reasons,
-        "actions": actions,
-        "decisions": decisions,
-        "notes": notes,
+        **{part: [] for part in ("reasons", "actions", "decisions", "notes")},
     }
-    return Outcome(Exit.PENDING if actions else Exit.DONE, document)
+    refused: dict[str, BnbenvError] = {}
+    for env in names:
+        try:
+            with about(env, len(wishes.envs) > 1 and len(names) == 1):
+                _add(document, setting, env, host, args.driver)
+        except RebootRequired:
+            raise
+        except BnbenvError as error:  # of one of several: what is to be said of the others is said all the same
+            if len(names) == 1:
+                raise
+            refused[env] = error
+            lines = (error.message, *error.detail.splitlines())
+            document["reasons"] += [{"env": env, "code": error.code, "because": line} for line in lines if line]
+    document["in_sync"] = not document["actions"] and not refused
+    steps = {env: meaning(env, error.next_step) for env, error in refused.items()}
+    ends = next((error.exit for error in refused.values()), Exit.DONE if document["in_sync"] else Exit.PENDING)
+    return Outcome(ends, document, {"refused": steps})
+
+
+def _add(document: dict[str, Any], probed: Setting, env: str, host: Host, driver: str | None) -> None:
+    """Plan one environment into the document. Raises as ``make_plan`` and ``choose``."""
+    from dataclasses import replace
+
+    import msgspec
+
+    from bnbenv.envs.adapt import as_if
+    from bnbenv.envs.stage import Options
+    from bnbenv.envs.sync import choose, make_plan
+    from bnbenv.solve.model import telling
+
+    use = in_use(probed.project, env)
+    setting = probed
+    if driver is not None:
+        setting = replace(probed, facts=as_if(probed, driver, use), present=probed.facts.driver)
+    plan = make_plan(setting, env, host, Options(), None if driver is None else setting.facts.driver.version)
+    solution = plan.lock.decision.solution if plan.lock else choose(setting, env, use)
+    document["notes"] += [*plan.notes, *solution.notes]
+    document["reasons"] += reason_rows(plan.reasons)
+    document["actions"] += [] if plan.in_sync else plan.actions(solution, use.record)
+    if plan.lock is None:
+        chosen = msgspec.structs.replace(solution, rejected=telling(solution.rejected))
+        document["decisions"].append({"env": env, "decision": msgspec.to_builtins(chosen)})

@@ -19,6 +19,7 @@ from bnbenv.cli.common import (
     wishes_from,
 )
 from bnbenv.cli.help import seconds
+from bnbenv.cli.several import about
 from bnbenv.envs.check import Host, Look, check_env, env_names, in_use, observe_host
 from bnbenv.envs.project import Project, env_python
 from bnbenv.errors import Exit, UsageError
@@ -159,9 +160,17 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         options = Options(
             args.locked, args.fresh, not args.no_verify, recorded, not {"gpus", "backend"}.isdisjoint(changes)
         )
+        several = len(wishes.envs) > 1
         for env in names:  # before the first of them is touched
-            stop_on_loss(setting, env, in_use(project, env), options.accepted)
-        done = [sync_env(setting, env, host, options) for env in names]
+            with about(env, several):
+                stop_on_loss(setting, env, in_use(project, env), options.accepted)
+        done = []
+        for env in names:
+            with about(env, several):
+                done.append(sync_env(setting, env, host, options))
+            if several and _switched(done[-1]):  # the next one may fail
+                where = env_python(project.link(env))
+                ctx.progress.say(f"{env}: switched to generation {done[-1].generation}, use it: {where}")
         setting.write_wishes()  # where nothing else had to be done
         for env in names:
             note_wishes_file(project, env)
@@ -180,9 +189,14 @@ def _done_row(project: Project, done: Done) -> dict[str, Any]:
     from bnbenv.solve.model import telling
 
     solution = msgspec.to_builtins(msgspec.structs.replace(done.solution, rejected=telling(done.solution.rejected)))
-    changed = any(action["action"] in ("stage", "switch") for action in done.actions)
     env = done.plan.env
-    return _row(project, env, done.generation, changed, solution, done.verification, done.verified, list(done.notes))
+    return _row(
+        project, env, done.generation, _switched(done), solution, done.verification, done.verified, list(done.notes)
+    )
+
+
+def _switched(done: Done) -> bool:
+    return any(action["action"] in ("stage", "switch") for action in done.actions)
 
 
 def _wished(project: Project, changes: dict[str, Any], env: str | None) -> str:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bnbenv.cli.render.choice import in_short
 from bnbenv.cli.render.text import wrap
 
 
-def render(document: dict[str, Any]) -> str:
+def render(document: dict[str, Any], refused: Mapping[str, str] = {}) -> str:
+    """``refused``: the environments for which there is no plan, and what to do about each."""
     driver = document["driver"]
     asked = f"with driver {driver}: " if driver else ""
     if document["in_sync"]:
         return f"{asked}in sync, nothing to do: {', '.join(document['environments'])}"
     names = dict.fromkeys(action["env"] for action in document["actions"])
-    lines = [f"{asked}changes are pending: {', '.join(names)}"]
+    lines = [f"{asked}changes are pending: {', '.join(names)}"] if names else []
+    if refused:
+        lines.append(f"{asked}sync would fail for: {', '.join(refused)}")
     for reason in document["reasons"]:
         lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
-    lines.append("bnbenv sync would:")
+    if names:
+        lines.append("bnbenv sync would:")
     for action in document["actions"]:
         lines += wrap(f"{action['env']}: {action['action']}: {action['what']}", "  ")
     for row in document["decisions"]:
@@ -25,5 +30,7 @@ def render(document: dict[str, Any]) -> str:
     for note in dict.fromkeys(document["notes"]):
         lines += wrap(f"note: {note}")
     lines.append(f"project: {document['project']}")
-    lines.append(f"next: bnbenv sync{f', once driver {driver} is installed' if driver else ''}")
+    lines += [f"next: {step}" for step in refused.values() if step]
+    if not refused:
+        lines.append(f"next: bnbenv sync{f', once driver {driver} is installed' if driver else ''}")
     return "\n".join(lines)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, stop_on_loss, what_is_there
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
@@ -18,7 +20,7 @@ from bnbenv.envs.resolve import Setting, decide, make_lock, survey
 from bnbenv.envs.stage import Job, Options
 from bnbenv.envs.trust import check_files
 from bnbenv.errors import InputError, NoCombination
-from bnbenv.solve.model import Current, Request, Solution
+from bnbenv.solve.model import Availability, Current, Request, Solution
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,27 @@ def _intact(generation: Generation) -> bool:
 
 
 def choose(setting: Setting, env: str, use: InUse) -> Solution:
-    """What a new lock would hold: sources are asked, the best that can be had is taken. Raises as ``decide``."""
+    """What a new lock would hold: sources are asked, the best that can be had is taken. Raises as ``decide``.
+
+    Its notes also name the sources that did not answer.
+    """
     found, _ = survey(setting)
-    return decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found)
+    solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found)
+    return msgspec.structs.replace(solution, notes=(*_silent(found), *solution.notes))
+
+
+def _silent(found: Availability) -> list[str]:
+    """The configured sources that did not answer, and the local wheels that could not be read, each with the reason."""
+    said = [(place, reason) for place, reason in found.unreachable.items() if place.endswith(".whl") or "://" in place]
+    return [f"{'passed over ' if place.endswith('.whl') else ''}{place}: {reason}" for place, reason in said]
 
 
 def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
     setting.progress.say(f"{env}: asking the package sources what they offer")
     found, sources = survey(setting)
-    for place, reason in found.unreachable.items():
-        if place.endswith(".whl") or "://" in place:
-            setting.progress.say(
-                f"{env}: passed over {place}: {reason}" if place.endswith(".whl") else f"{env}: {place}: {reason}"
-            )
+    for line in _silent(found):
+        setting.progress.say(f"{env}: {line}")
     current, others = what_is_there(setting, env, use)
     solution = decide(setting, _request(setting, env, current), found)
     for note in solution.notes:

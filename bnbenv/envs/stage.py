@@ -59,7 +59,7 @@ class Job:
         if choice.torch.index is not None:
             sources = sources.with_pytorch(choice.torch.index)
         uv = uv_for(self.setting, self.env, sources)
-        python = interpreter(self.setting.facts, choice.python) or uv.download_python(choice.python)
+        python = interpreter(self.setting, choice.python) or uv.download_python(choice.python)
         generation = gens.new_generation(project, self.env)
         try:
             write_atomically(generation.lock_file, self.locked.text)

@@ -40,7 +40,8 @@ class Step(Enum):
 class EnvPlan:
     """The plan for one environment. ``lock`` is None where a new one has to be made, ``why_lock`` says why.
 
-    ``notes`` are about GPUs that are gone.
+    ``notes`` are about GPUs that are gone. ``verified``: the kernels of the generation to switch to ran on this host.
+    ``open``: packages that the new lock may hold as well lie in a generation, which only locking tells.
     """
 
     env: str
@@ -50,6 +51,8 @@ class EnvPlan:
     step: Step
     reuse: Generation | None = None
     notes: tuple[str, ...] = ()
+    verified: bool = False
+    open: bool = False
 
     @property
     def in_sync(self) -> bool:
@@ -61,21 +64,24 @@ class EnvPlan:
         if self.lock is None:
             target = describe(solution) if solution else "what fits"
             words.append(("lock", f"{target}{_difference(solution, current)}, since {self.why_lock}"))
+        words += self._steps()
+        return [{"env": self.env, "action": action, "what": what} for action, what in words]
+
+    def _steps(self) -> list[tuple[str, str]]:
         if self.step is Step.STAGE:
-            words += [
-                ("stage", "make a new generation from the lock"),
-                ("verify", "run its kernels against references"),
+            unless = ", unless one holds just these files" if self.open else ""
+            return [
+                ("stage", f"make a new generation from the lock{unless}"),
+                ("verify", f"run its kernels against references{', unless they ran on this host' if unless else ''}"),
                 ("switch", f"point .venv-{self.env} at it"),
             ]
-        elif self.step is Step.REUSE and self.reuse is not None:
+        if self.step is Step.REUSE and self.reuse is not None:
             number = self.reuse.number
-            words += [
-                ("verify", f"run the kernels of generation {number}, which holds this lock"),
-                ("switch", f"point .venv-{self.env} at generation {number}"),
-            ]
-        elif self.step is Step.RECORD:
-            words.append(("verify", "run the kernels again and renew the record; the packages stay"))
-        return [{"env": self.env, "action": action, "what": what} for action, what in words]
+            switch = ("switch", f"point .venv-{self.env} at generation {number}, which holds this lock")
+            return [switch] if self.verified else [("verify", f"run the kernels of generation {number}"), switch]
+        if self.step is Step.RECORD:
+            return [("verify", "run the kernels again and renew the record; the packages stay")]
+        return []
 
 
 def describe(solution: Solution) -> str:

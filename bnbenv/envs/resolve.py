@@ -141,12 +141,14 @@ def _note_source(
     versions = frozenset(
         offer.version for answer in answers for offer in answer.files if offer.project == "torch" and offer.version
     )
-    reasons = [answer.reason for answer in answers if not answer.reachable and answer.reason]
-    if versions:  # what else it would be asked for, one that does not answer might have
+    closed = [answer for answer in answers if not answer.reachable and answer.reason]
+    if versions:  # an index beside the default one has these; the default one might have the others
         offered[key] = versions
-        unreachable.update({key: reason for reason in reasons[:1]})
+        closed = [answer for answer in closed if answer.source.kind != "index"]
+        if closed:
+            unreachable[key] = closed[0].reason or "no answer"
         return
-    unreachable[key] = reasons[0] if reasons else "it offers no torch"
+    unreachable[key] = next((answer.reason for answer in closed if answer.reason), "it offers no torch")
 
 
 def _local_builds(reach: Reach, unreachable: dict[str, str]) -> tuple[TorchBuild, ...]:
@@ -188,9 +190,10 @@ def _first_option(refusal: Refusal) -> str:
     if not refusal.options:
         return "See: bnbenv facts"
     first = refusal.options[0]
-    keeps = first.change.startswith("keep ")  # what is there, under which nothing has to be run
-    command = "" if keeps else f": {first.command or 'then run bnbenv sync'}"
-    return f"{first.change[:1].upper()}{first.change[1:]}{command} (gives {first.gives})"
+    change = f"{first.change[:1].upper()}{first.change[1:]}"
+    if first.change.startswith("keep "):  # what is there: nothing has to be run
+        return f"{change}: it gives {first.gives}"
+    return f"{change}: {first.command or 'then run bnbenv sync'} (gives {first.gives})"
 
 
 def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:

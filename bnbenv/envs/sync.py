@@ -58,7 +58,10 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
         message = f"{project.lock(env).name} cannot be used: {why}"
         raise NoCombination("lock-does-not-fit", message, "Choose again with: bnbenv lock")
     step, reuse = _step(setting, env, use, reasons, locked, options.fresh)
-    return EnvPlan(env, reasons, locked, None if locked else why, step, reuse, tuple(notes))
+    known = reuse.record if reuse else None
+    verified = driver is None and known is not None and known.verified and known.host == dict(host.fingerprint)
+    kept = locked is None and any(one.usable for one in gens.generations(project, env)) and not options.fresh
+    return EnvPlan(env, reasons, locked, None if locked else why, step, reuse, tuple(notes), verified, kept)
 
 
 def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:

@@ -46,7 +46,8 @@ class Request(msgspec.Struct, frozen=True):
 class Availability(msgspec.Struct, frozen=True):
     """What can be had here and now. Source keys: ``default-index``, ``pytorch-index/cu126``.
 
-    ``unreachable`` maps a source key to the reason; ``torch`` the torch versions a source offers and ``bitsandbytes``
+    ``unreachable`` maps a source key to the reason (what ``torch`` holds can be had all the same: from another index
+    beside it); ``torch`` the torch versions a source offers and ``bitsandbytes``
     the wheel file names offered anywhere (None: not asked); ``local`` the torch builds in folders of wheels;
     ``managed_python`` whether uv may download an interpreter.
     """

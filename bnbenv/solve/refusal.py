@@ -18,6 +18,7 @@ from bnbenv.solve.model import Availability, Conflict, Option, Refusal, Request,
 from bnbenv.solve.pairs import archs_without_code, pairings
 from bnbenv.solve.situation import Fails, Reason, with_request
 from bnbenv.solve.solver import Judged, choose, judge
+from bnbenv.solve.versions import admits, public
 from bnbenv.solve.wording import arguments_of, command, gives
 
 FailSets = dict[frozenset[str], Fails]
@@ -71,7 +72,22 @@ def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
         because = "a source build was asked for, and this bnbenv takes published wheels only"
         return (Conflict("build", because, "the request"),)
     smallest = _hitting_set(_minimal(sets))
-    return tuple(_conflicts((rule, _reason(rule, smallest, sets)) for rule in smallest))
+    return tuple(_conflicts((rule, _known(judged, rule, _reason(rule, smallest, sets))) for rule in smallest))
+
+
+def _known(judged: Judged, rule: str, reason: Reason) -> Reason:
+    """A wish that nothing known fulfils, on whatever host, is said to be one."""
+    name = rule.removesuffix("-wish")
+    if name == rule:
+        return reason
+    rows = (
+        (*judged.situation.availability.local, *judged.matrix.torch) if name == "torch" else judged.matrix.bitsandbytes
+    )
+    versions = [row.version for row in rows]
+    if any(admits(getattr(judged.situation.request, name), version) for version in versions):
+        return reason
+    newest = public(max(versions, key=public))
+    return Reason(f"{reason.because}, and no such release is known; the newest known is {newest}", reason.source)
 
 
 def _reason(rule: str, conflict: tuple[str, ...], sets: FailSets) -> Reason:

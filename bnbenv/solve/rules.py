@@ -128,9 +128,11 @@ def _reachable(situation: Situation, build: TorchBuild, fails: Fails) -> None:
     key = source_key(build)
     reason = situation.availability.unreachable.get(key)
     offered = situation.availability.torch.get(key)
+    if offered is not None and build.version in offered:
+        return
     if reason is not None:
         fails["reachable"] = Reason(f"{key} cannot be reached: {reason}", "the package sources, asked just now")
-    elif offered is not None and build.version not in offered:
+    elif offered is not None:
         fails["reachable"] = Reason(
             f"{key} does not offer torch {build.version}", "the package sources, asked just now"
         )
@@ -149,7 +151,10 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
         fails["python"] = Reason(reason, wheel.filename)
     offered = situation.availability.bitsandbytes
     if offered is not None and wheel.filename not in offered:
-        fails["reachable"] = Reason(f"no source here offers {wheel.filename}", "the package sources, asked just now")
+        closed = situation.availability.unreachable.get("default-index")
+        why = f"; default-index cannot be reached: {closed}" if closed else ""
+        because = f"no source here offers {wheel.filename}{why}"
+        fails["reachable"] = Reason(because, "the package sources, asked just now")
     if situation.facts.platform.jetson and situation.backend == "cuda":
         release = situation.facts.platform.jetson
         because = f"Jetson with L4T {release} is not the server kind of aarch64: wheels do not run there"

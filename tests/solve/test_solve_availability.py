@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
@@ -108,3 +109,27 @@ def test_the_options_of_a_refusal_are_reachable_too(rows: Any, shipped: Matrix) 
     assert isinstance(answer, Refusal)
     given_up = next(option for option in answer.options if option.solve_args == ("--torch", "*"))
     assert "torch 2.10.0 (CUDA 12.8)" in given_up.gives
+
+
+def test_what_another_index_has_can_be_had_where_the_default_one_does_not_answer(rows: Any, shipped: Matrix) -> None:
+    beside = Availability(unreachable={"default-index": REASON}, torch={"default-index": frozenset({"2.13.0"})})
+    facts = rows.host("9.0")
+    wished = solved(solve(facts, shipped, Request(torch="==2.13.0"), beside))
+    assert wished.choice.torch.source == "default-index"
+    gone = Availability(
+        unreachable={**closed_network(shipped), "default-index": REASON}, torch={"default-index": frozenset({"1.0"})}
+    )
+    refused = solve(facts, shipped, Request(), gone)
+    assert isinstance(refused, Refusal)
+    assert [part.because for part in refused.conflict] == [f"default-index cannot be reached: {REASON}"]
+
+
+def test_a_wish_that_nothing_known_fulfils_is_said_to_be_one(rows: Any, shipped: Matrix) -> None:
+    unknown = solve(rows.host("9.0"), shipped, Request(torch="==99.*"))
+    assert isinstance(unknown, Refusal)
+    newest = max((build.version for build in shipped.torch if "+" not in build.version), key=number)
+    said = f"torch ==99.* was asked for, and no such release is known; the newest known is {newest}"
+    assert [part.because for part in unknown.conflict] == [said]
+    known = solve(rows.host("12.0"), shipped, Request(torch="==2.5.1", python="==3.12.*"))
+    assert isinstance(known, Refusal)
+    assert not any("is known" in part.because for part in known.conflict)

@@ -54,7 +54,6 @@ def lost(sight: Sight, wished: tuple[str, ...] = ("all",)) -> tuple[list[int], b
         (replace(SEEN, driver="580.95.05", uuids=frozenset({"GPU-a"}), hidden=True), ([1], False)),
         (replace(SEEN, driver="580.95.05", uuids=frozenset()), ([0, 1], True)),
         (replace(SEEN, driver="581.57", uuids=frozenset({"GPU-a"}), windows=True), ([1], False)),
-        (replace(SEEN, driver="581.57", uuids=frozenset({"GPU-a"})), ([1], True)),
         (replace(SEEN, driver="576.02", uuids=frozenset({"GPU-a"}), windows=True), ([1], True)),
         (replace(SEEN, uuids=frozenset()), ([0, 1], True)),
         (replace(SEEN, uuids=frozenset(), nameless=2), None),  # unknown is never no
@@ -99,6 +98,14 @@ def test_under_a_driver_of_the_same_branch_it_is_not_the_driver_that_is_blamed()
     assert none is not None
     assert fewer.sentences() == ["GPU 1 (Tesla V100) is lost: it is not there any more"]
     assert none.remedies == "go back to driver 580.65.06"
+
+
+@pytest.mark.parametrize(("windows", "stops"), [(False, True), (True, False)])
+def test_a_branch_is_one_number_on_linux_and_ten_on_windows(windows: bool, stops: bool) -> None:
+    gpus = (A100, ("GPU-b", "NVIDIA A100", "8.0"))
+    loss = find_loss(record(*gpus), Sight("585.10", frozenset({"GPU-a"}), windows=windows), ARCHS)
+    assert loss is not None
+    assert loss.stops is stops
 
 
 def test_only_a_gpu_that_the_solution_covers_can_be_lost() -> None:

@@ -20,6 +20,7 @@ from bnbenv.envs.resolve import Setting, decide, make_lock, survey
 from bnbenv.envs.stage import Job, Options
 from bnbenv.envs.trust import check_files
 from bnbenv.errors import InputError, NoCombination
+from bnbenv.progress import during
 from bnbenv.solve.model import Availability, Current, Request, Solution
 
 
@@ -150,7 +151,8 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
 
     Raises BnbenvError with the environment in use untouched.
     """
-    gens.clean_up(setting.project, env)
+    with during(setting.progress, f"{env}: clearing away what an earlier run left"):
+        gens.clean_up(setting.project, env)
     gens.check_link(setting.project, env)
     plan = make_plan(setting, env, host, options)
     use = in_use(setting.project, env)

@@ -123,7 +123,7 @@ def test_what_people_see(project: Any) -> None:
     assert shown.code == 3
     assert "made without running its kernels" in shown.stdout
     assert shown.stderr == ""
-    assert "* bnb 2  " in project("list").stdout
+    assert "bnb 2, in use: " in project("list").stdout
 
 
 def test_sync_verifies_what_was_made_without(project: Any) -> None:

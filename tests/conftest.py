@@ -303,10 +303,11 @@ def locked(synced: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Iter
 
 @pytest.fixture
 def empty(tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
-    """A folder with nothing in it."""
+    """A folder with nothing in it, and a user who has nothing."""
     root = tmp_path / "empty"
     root.mkdir()
-    yield Project(root, tool_environ)
+    # What has no bnbenv.toml is the user's own environment, so this user is nobody else.
+    yield Project(root, {**tool_environ, "BNBENV_HOME": str(tmp_path / "user")})
     shutil.rmtree(root, ignore_errors=True)
 
 

@@ -78,7 +78,7 @@ def small_disk() -> Iterator[Callable[[Path], None]]:
 
     def put(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+        command = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=755", "tmpfs", str(folder)]
         if (
             not shutil.which("mount")
             or subprocess.run(command, capture_output=True, timeout=60, check=False).returncode

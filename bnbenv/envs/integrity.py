@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bnbenv.envs.lockfile import normalized
 
@@ -36,11 +36,13 @@ _ALGORITHMS = ("sha256", "sha384", "sha512")
 # What a wheel has for site-packages, but not in its root: <name>-<version>.data/purelib/pack/module.py
 _SPREAD = re.compile(r"[^/]+\.data/(?:purelib|platlib|data/(?:lib/python[^/]+|Lib)/site-packages)/(.+)")
 
+# Names between single slashes, none of which begins with a dot.
+_WRITTEN_PLAINLY = re.compile(r"(?:[^./\\\0][^/\\\0]*/)*[^./\\\0][^/\\\0]*").fullmatch
+
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line of a RECORD. ``path`` is relative to site-packages, with ``/`` and without detours (``./a``, ``a//b``).
 
     ``hash`` is ``sha256=...`` or empty.
@@ -83,6 +85,8 @@ def parse_record(text: str) -> tuple[Row, ...]:
 
 def plain(path: str) -> str:
     """A path of a RECORD or a wheel, written as those of files that are found. Raises ValueError for what is none."""
+    if _WRITTEN_PLAINLY(path):  # nearly all of them, and there are thousands
+        return path
     if "\0" in path:  # some Pythons end the path there
         raise ValueError("a path with a NUL")
     return posixpath.normpath(path.replace("\\", "/"))

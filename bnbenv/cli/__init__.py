@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "init": "write a commented bnbenv.toml into this folder",
     "facts": "say what this host is: driver, GPUs, libc, Pythons, toolkits",
     "solve": "say which torch and bitsandbytes fit, or why none do",
+    "matrix": "look at, extend or draw the measured table that it judges by",
     "plan": "show what sync would change and why",
     "lock": "choose again and rewrite pylock.<env>.toml",
     "sync": "make the environment fit: stage, verify, then switch",
@@ -40,9 +41,21 @@ COMMANDS: dict[str, str] = {
     "completion": "print what makes bash, zsh or fish complete commands",
 }
 
+# Commands of two words.
+GROUPS: dict[str, dict[str, str]] = {
+    "matrix": {
+        "show": "say what is known: all of it, a version, or a GPU",
+    },
+}
+
+
+def command_names() -> list[str]:
+    """All commands as they are called: ``check``, ``matrix show``."""
+    return [f"{name} {word}".strip() for name in COMMANDS for word in GROUPS.get(name, {"": ""})]
+
 
 # Commands that are asked for what they print: -q keeps it.
-ANSWERS = frozenset({"facts", "solve", "status", "list", "path", "completion"})
+ANSWERS = frozenset({"facts", "solve", "matrix show", "status", "list", "path", "completion"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: list[str], environ: Mapping[str, str], log: RunLog) -> int:
     if arguments[:1] == ["help"] and arguments[1:]:
-        arguments = [arguments[1], "--help"]
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         from bnbenv.cli.help import overview
 
@@ -79,13 +92,24 @@ def _main(arguments: list[str], environ: Mapping[str, str], log: RunLog) -> int:
 
         _put(f"bnbenv {__version__}")
         return Exit.DONE
-    name = arguments[0]
+    name, *words = arguments
     if name not in COMMANDS:
         from bnbenv.cli.help import unknown_command
 
         raise unknown_command(name, COMMANDS)
+    if name in GROUPS:
+        if not words or words[0] in ("-h", "--help"):
+            from bnbenv.cli.help import group_overview
+
+            _put(group_overview(name, COMMANDS[name], GROUPS[name]))
+            return Exit.DONE if words else Exit.USAGE
+        if words[0] not in GROUPS[name]:
+            from bnbenv.cli.help import unknown_command
+
+            raise unknown_command(words[0], GROUPS[name], f"bnbenv {name}")
+        name, words = f"{name} {words[0]}", words[1:]
     module = _load(name)
-    options = _parser(name, module).parse_args(arguments[1:])
+    options = _parser(name, module).parse_args(words)
     teller = _teller(options, environ, log)
     try:
         with interruptible():
@@ -99,7 +123,12 @@ def _main(arguments: list[str], environ: Mapping[str, str], log: RunLog) -> int:
 def _load(name: str) -> ModuleType:
     import importlib
 
-    return importlib.import_module(f"bnbenv.cli.commands.{name}")
+    return importlib.import_module(f"bnbenv.cli.commands.{_module(name)}")
+
+
+def _module(name: str) -> str:
+    """``matrix show`` is in ``matrix/show.py``, ``why-not`` in ``why_not.py``."""
+    return name.replace(" ", ".").replace("-", "_")
 
 
 def parser_of(name: str) -> Any:
@@ -147,7 +176,7 @@ def _print(name: str, outcome: Outcome, options: Any, environ: Mapping[str, str]
 
     if options.json:
         return _put(_json(outcome.document))
-    text = importlib.import_module(f"bnbenv.cli.render.{name}").render(outcome.document, **outcome.view)
+    text = importlib.import_module(f"bnbenv.cli.render.{_module(name)}").render(outcome.document, **outcome.view)
     log.add(text)
     if text and (not options.quiet or name in ANSWERS):
         _put(_painted(text, sys.stdout, environ, name))
@@ -206,10 +235,19 @@ def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, 
     from bnbenv.cli.errors import document, render
 
     if "--json" in arguments and error.code != "no-output":
-        name = arguments[0] if arguments[0] in COMMANDS else "error"
+        name = _document_of(arguments)
         with contextlib.suppress(BnbenvError):
             _put(_json(document(error, name, environ)))
     log.add(render(error, environ))
     more = error.exit in (Exit.FAILED, Exit.VERIFY_FAILED, Exit.UNREACHABLE)
     _warn(_painted(render(error, environ, log.path if more else None), sys.stderr, environ))
     return int(error.exit)
+
+
+def _document_of(arguments: list[str]) -> str:
+    """The name in the schema of what was called: ``check``, ``matrix-update``; ``matrix show`` prints the matrix."""
+    name, *words = arguments
+    if name not in COMMANDS:
+        return "error"
+    second = words[0] if words and words[0] in GROUPS.get(name, {}) and words[0] != "show" else ""
+    return f"{name}-{second}".removesuffix("-")

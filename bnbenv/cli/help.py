@@ -36,15 +36,23 @@ def overview(commands: Mapping[str, str]) -> str:
     return _OVERVIEW.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in commands.items()))
 
 
-def unknown_command(name: str, commands: Mapping[str, str]) -> UsageError:
-    """The error for a first word that is no command."""
+def group_overview(name: str, summary: str, commands: Mapping[str, str]) -> str:
+    """What ``bnbenv matrix --help`` says."""
+    width = max(map(len, commands))
+    lines = "\n".join(f"  {command:<{width}}  {text}" for command, text in commands.items())
+    what = f"{summary[:1].upper()}{summary[1:]}."
+    return f"usage: bnbenv {name} <command> [options]\n\n{what}\n\ncommands:\n{lines}"
+
+
+def unknown_command(name: str, commands: Mapping[str, str], program: str = "bnbenv") -> UsageError:
+    """The error for a word that is no command of ``program``."""
     if name.startswith("-"):
-        return UsageError("usage", f"the command comes first, then {name}", "See: bnbenv --help")
+        return UsageError("usage", f"the command comes first, then {name}", f"See: {program} --help")
     import difflib
 
     near = difflib.get_close_matches(name, commands, 1)
-    hint = f"Did you mean: bnbenv {near[0]}" if near else "See: bnbenv --help"
-    return UsageError("unknown-command", f'there is no command "{name}"', hint)
+    hint = f"Did you mean: {program} {near[0]}" if near else f"See: {program} --help"
+    return UsageError("unknown-command", f'there is no command "{f"{program} {name}".removeprefix("bnbenv ")}"', hint)
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bnbenv.cli import COMMANDS, parser_of
+from bnbenv.cli import COMMANDS, command_names, parser_of
 
 TOOL = Path(sys.executable).with_name("bnbenv")
 
@@ -32,6 +32,7 @@ LINES: list[tuple[str, set[str]]] = [
     ("bnbenv facts --facts bnbenv", {"bnbenv.toml"}),
     ("bnbenv completion ", {"bash", "zsh", "fish"}),
     ("bnbenv verify --device ", {"cpu"}),
+    ("bnbenv matrix sh", {"show"}),
 ]
 
 
@@ -83,10 +84,10 @@ def test_bash(script: Callable[[str], str], folder: Path, tool_environ: dict[str
 def test_bash_offers_every_command_and_every_option(
     script: Callable[[str], str], folder: Path, tool_environ: dict[str, str]
 ) -> None:
-    lines = ["bnbenv ", *(f"bnbenv {name} -" for name in COMMANDS)]
+    lines = ["bnbenv ", *(f"bnbenv {name} -" for name in command_names())]
     commands, *options = _bash(script("bash"), lines, folder, tool_environ)
     assert commands == set(COMMANDS)
-    for name, offered in zip(COMMANDS, options, strict=True):
+    for name, offered in zip(command_names(), options, strict=True):
         assert offered == {word for action in parser_of(name)._actions for word in action.option_strings}, name
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from bnbenv.cli import COMMANDS, main
+from bnbenv.cli import COMMANDS, command_names, main
 
 SCREENS = Path(__file__).parent / "screens"
 SAMPLES = sorted(path.stem for path in SCREENS.glob("*.json"))
+# Names of documents: what "matrix show" prints is the matrix.
+DOCUMENTS = {name.replace("matrix show", "matrix").replace(" ", "-") for name in command_names()}
 # Objects whose keys are names that somebody chose.
 MAPS = {"environment", "packages", "figures"}
 
@@ -22,7 +24,7 @@ MAPS = {"environment", "packages", "figures"}
 def test_there_is_a_schema_for_every_command_and_for_errors(schemas: dict[str, Any]) -> None:
     from jsonschema import Draft202012Validator
 
-    assert {*COMMANDS, "error", "common"} == set(schemas)
+    assert {*DOCUMENTS, "error", "common"} == set(schemas)
     for schema in schemas.values():
         Draft202012Validator.check_schema(schema)
 
@@ -34,7 +36,7 @@ def test_the_documents_behind_the_screens_are_valid(name: str, faults: Callable[
 
 def test_the_samples_are_of_every_command() -> None:
     schemas = {json.loads((SCREENS / f"{name}.json").read_text())["schema"] for name in SAMPLES}
-    assert schemas == {f"bnbenv.{command}/1" for command in COMMANDS}
+    assert schemas == {f"bnbenv.{name}/1" for name in DOCUMENTS}
 
 
 def _objects(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

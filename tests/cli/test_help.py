@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from bnbenv.cli import COMMANDS
+from bnbenv.cli import COMMANDS, GROUPS, command_names
 from bnbenv.errors import Exit
 
 # What each command can end with, beside Ctrl-C: scripts branch on it.
 EXITS = {
     "init": {0, 1},
     "facts": {0, 2},
+    "matrix show": {0, 2},
     "solve": {0, 2, 4, 6},
     "plan": {0, 1, 2, 3, 4, 6, 7},
     "lock": {0, 1, 2, 4, 6, 7, 8},
@@ -49,9 +50,9 @@ def test_alone_it_is_wrong_usage_and_shows_the_overview(bnbenv: Any) -> None:
     assert ran.out == bnbenv("--help").out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", command_names())
 def test_a_command_says_what_it_does_with_an_example(name: str, bnbenv: Any) -> None:
-    ran = bnbenv(name, "--help")
+    ran = bnbenv(*name.split(), "--help")
     assert (ran.code, ran.err) == (0, "")
     text = ran.out
     assert text.startswith(f"usage: bnbenv {name} ")
@@ -64,16 +65,29 @@ def test_a_command_says_what_it_does_with_an_example(name: str, bnbenv: Any) -> 
     assert {int(code) for code in re.findall(r"(?:^|, )(\d+) ", codes)} == EXITS[name]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", command_names())
 def test_the_examples_can_be_read_by_the_commands_they_name(name: str, bnbenv: Any) -> None:
     """Every option of an example is one that the command knows."""
-    text = bnbenv(name, "--help").out
+    text = bnbenv(*name.split(), "--help").out
     example = text.partition("example:\n")[2].partition("\n\n")[0]
-    calls = re.findall(r"bnbenv ([a-z]+)([^|&>\n]*)", example)
+    calls = re.findall(r"bnbenv ((?:matrix )?[a-z-]+)([^|&>\n]*)", example)
     assert name in [command for command, _ in calls]
     for command, rest in calls:
-        known = bnbenv(command, "--help").out
+        known = bnbenv(*command.split(), "--help").out
         assert all(option in known for option in re.findall(r"--[a-z-]+", rest)), rest
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_of_commands_names_them(name: str, bnbenv: Any) -> None:
+    ran = bnbenv(name, "--help")
+    assert (ran.code, ran.err) == (0, "")
+    for word in GROUPS[name]:
+        assert re.search(rf"^  {word}\s+\S", ran.out, re.M), word
+    assert max(map(len, ran.out.splitlines())) <= 80
+    assert bnbenv("help", name).out == ran.out
+    assert (bnbenv(name).code, bnbenv(name).out) == (2, ran.out)
+    near = bnbenv(name, next(iter(GROUPS[name])) + "w")
+    assert near.code == 2 and f"Did you mean: bnbenv {name} {next(iter(GROUPS[name]))}" in near.err
 
 
 def test_width_does_not_hang_on_the_terminal(bnbenv: Any) -> None:

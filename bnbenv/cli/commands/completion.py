@@ -80,19 +80,28 @@ def _script(shell: str) -> str:
 
 
 def _all_parsers() -> argparse.ArgumentParser:
-    from bnbenv.cli import COMMANDS, parser_of
+    from bnbenv.cli import COMMANDS, GROUPS, parser_of
 
     root = argparse.ArgumentParser(prog="bnbenv")
     root.add_argument("-V", "--version", action="version", version="", help="print the version")
     commands = root.add_subparsers()
     for name, summary in COMMANDS.items():
-        own = parser_of(name)
-        for action in own._actions:
-            completer = _completer(action)
-            if completer is not None:
-                action.complete = completer  # shtab's way to be told
-        commands.add_parser(name, parents=[own], add_help=False, description=summary, help=summary)
+        if name in GROUPS:
+            group = commands.add_parser(name, description=summary, help=summary).add_subparsers()
+            for word, what in GROUPS[name].items():
+                _add(group, word, what, parser_of(f"{name} {word}"))
+        else:
+            _add(commands, name, summary, parser_of(name))
     return root
+
+
+def _add(commands: Any, name: str, summary: str, own: argparse.ArgumentParser) -> None:
+    """A command with its options and what completes their values."""
+    for action in own._actions:
+        completer = _completer(action)
+        if completer is not None:
+            action.complete = completer  # type: ignore[attr-defined]  # shtab's way to be told
+    commands.add_parser(name, parents=[own], add_help=False, description=summary, help=summary)
 
 
 def _completer(action: argparse.Action) -> dict[str, Any] | None:

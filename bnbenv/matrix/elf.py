@@ -45,7 +45,7 @@ def read_elf(data: bytes | memoryview, what: str) -> Binary:
     machine, sections = _sections(file)
     glibc, glibcxx = _needed_versions(sections)
     return Binary(
-        machine=_MACHINES.get(machine, f"elf-{machine}"),
+        machine=_machine(machine),
         needed=tuple(_needed_libraries(sections)),
         glibc=glibc,
         glibcxx=glibcxx,
@@ -53,12 +53,25 @@ def read_elf(data: bytes | memoryview, what: str) -> Binary:
     )
 
 
-def _sections(file: Window) -> tuple[int, list[_Section]]:
+def machine_of(data: bytes | memoryview, what: str) -> str:
+    """The machine that a library is for, as in the facts. Raises Failed (``bad-binary``)."""
+    return _machine(_header(Window.over(data, what))[2])
+
+
+def _machine(number: int) -> str:
+    return _MACHINES.get(number, f"elf-{number}")
+
+
+def _header(file: Window) -> tuple[int, ...]:
     if len(file) < _HEADER.size or bytes(file.view[:4]) != MAGIC:
         raise file.damaged("it has no ELF header")
     if file.view[4] != _CLASS64 or file.view[5] != _LITTLE:
         raise file.damaged("it is no 64-bit little-endian ELF file")
-    fields = file.unpack(_HEADER, 0)
+    return file.unpack(_HEADER, 0)
+
+
+def _sections(file: Window) -> tuple[int, list[_Section]]:
+    fields = _header(file)
     machine, table, entry_size, count, names_index = fields[2], fields[6], fields[11], fields[12], fields[13]
     if not count:
         raise file.damaged("it has no sections")

@@ -143,7 +143,7 @@ def version_field(text: str, name: str) -> str | None:
     return (match[1] or match[2] or None) if match else None
 
 
-def arch_list(data: bytes, what: str) -> tuple[str, ...]:
+def arch_list(data: bytes | memoryview, what: str) -> tuple[str, ...]:
     """The architectures a torch was built for, from the C string in its Python library (``sm_80 sm_90``).
 
     The string need not follow a NUL (in 2.8 to 2.9.1 it does not). Where single names stand elsewhere in the file,

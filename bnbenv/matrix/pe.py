@@ -38,13 +38,8 @@ def read_pe(data: bytes | memoryview, what: str) -> Binary:
     Raises Failed (``bad-binary``) for another kind of file, and where headers contradict each other.
     """
     file = Window.over(data, what)
-    if bytes(file.view[:2]) != MAGIC:
-        raise file.damaged("it has no DOS header")
-    (start,) = file.unpack(_DOS_POINTER, 0x3C)
-    fields = file.unpack(_COFF, start)
-    signature, machine, count, optional_size = fields[0], fields[1], fields[2], fields[6]
-    if signature != _SIGNATURE:
-        raise file.damaged("it has no PE header")
+    start, fields = _coff(file)
+    count, optional_size = fields[2], fields[6]
     if count > _SECTION_LIMIT:
         raise file.damaged(f"it claims {count} sections")
     optional = file.part(start + _COFF.size, optional_size, "optional header")
@@ -53,12 +48,32 @@ def read_pe(data: bytes | memoryview, what: str) -> Binary:
     table = start + _COFF.size + optional_size
     sections = [_section(file, table + number * _SECTION.size) for number in range(count)]
     return Binary(
-        machine=_MACHINES.get(machine, f"pe-{machine:#x}"),
+        machine=_machine(fields[1]),
         needed=tuple(_imports(file, optional, sections)),
         glibc=None,
         glibcxx=None,
         fatbins=tuple(section.content for section in sections if section.name in FATBIN_SECTIONS),
     )
+
+
+def machine_of(data: bytes | memoryview, what: str) -> str:
+    """The machine that a DLL is for, as in the facts. Raises Failed (``bad-binary``)."""
+    return _machine(_coff(Window.over(data, what))[1][1])
+
+
+def _machine(number: int) -> str:
+    return _MACHINES.get(number, f"pe-{number:#x}")
+
+
+def _coff(file: Window) -> tuple[int, tuple[int, ...]]:
+    """Where the PE header stands, and its fields."""
+    if bytes(file.view[:2]) != MAGIC:
+        raise file.damaged("it has no DOS header")
+    (start,) = file.unpack(_DOS_POINTER, 0x3C)
+    fields = file.unpack(_COFF, start)
+    if fields[0] != _SIGNATURE:
+        raise file.damaged("it has no PE header")
+    return start, fields
 
 
 def _section(file: Window, offset: int) -> _Section:

@@ -43,6 +43,10 @@ class Window:
         """The error for content that cannot be what it claims to be."""
         return Failed("bad-binary", f"{self.what} is damaged: {because}", "Download the file again.")
 
+    def foreign(self, because: str) -> Failed:
+        """The error for content that may be whole, but is of a kind that bnbenv does not read."""
+        return Failed("bad-binary", f"{self.what} cannot be read: {because}")
+
     def unpack(self, layout: struct.Struct, offset: int) -> tuple[int, ...]:
         """The fields at an offset in bytes. Raises Failed (``bad-binary``) outside the window."""
         if offset < 0 or offset + layout.size > len(self.view):

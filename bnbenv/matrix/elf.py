@@ -66,7 +66,7 @@ def _header(file: Window) -> tuple[int, ...]:
     if len(file) < _HEADER.size or bytes(file.view[:4]) != MAGIC:
         raise file.damaged("it has no ELF header")
     if file.view[4] != _CLASS64 or file.view[5] != _LITTLE:
-        raise file.damaged("it is no 64-bit little-endian ELF file")
+        raise file.foreign("it is no 64-bit little-endian ELF file")
     return file.unpack(_HEADER, 0)
 
 
@@ -74,7 +74,7 @@ def _sections(file: Window) -> tuple[int, list[_Section]]:
     fields = _header(file)
     machine, table, entry_size, count, names_index = fields[2], fields[6], fields[11], fields[12], fields[13]
     if not count:
-        raise file.damaged("it has no sections")
+        raise file.foreign("its table of sections was stripped")
     if entry_size != _SECTION.size or names_index >= count:
         raise file.damaged("its section table cannot be read")
     raw = [file.unpack(_SECTION, table + number * entry_size) for number in range(count)]

@@ -44,7 +44,7 @@ def read_pe(data: bytes | memoryview, what: str) -> Binary:
         raise file.damaged(f"it claims {count} sections")
     optional = file.part(start + _COFF.size, optional_size, "optional header")
     if optional.unpack(_OPTIONAL_MAGIC, 0) != (_PE32_PLUS,):
-        raise file.damaged("it is no 64-bit DLL")
+        raise file.foreign("it is no 64-bit DLL")
     table = start + _COFF.size + optional_size
     sections = [_section(file, table + number * _SECTION.size) for number in range(count)]
     return Binary(

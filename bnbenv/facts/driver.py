@@ -20,6 +20,7 @@ _CONTAINER = (
     "the kernel module is loaded, but the driver's library libnvidia-ml.so.1 is not here: start the container with its "
     "GPUs (docker run --gpus all), or install the driver's libraries"
 )
+_UNLOADABLE = "libnvidia-ml.so.1 is here and cannot be loaded: it is built for glibc (not musl), or for another processor"
 _NO_MODULE = (
     "its kernel module is not loaded: see dmesg; this driver may have dropped the GPU, or Secure Boot refused it"
 )
@@ -100,7 +101,9 @@ def _judge(seen: Seen) -> tuple[Driver, str]:
     if seen.module is not None:
         if seen.library_file is not None and seen.library_file != seen.module:
             return Driver("mismatch", **known, source="files"), f"{failure}; {_REBOOT}"
-        reason = str(failure) if seen.library or failure.code != LIBRARY_NOT_FOUND else _CONTAINER
+        reason = str(failure)
+        if failure.code == LIBRARY_NOT_FOUND:
+            reason = f"{_UNLOADABLE} ({failure})" if seen.library else _CONTAINER
         return Driver("error", **known, source="files"), reason
     return _without_module(seen, userland)
 

@@ -77,15 +77,17 @@ def _driver_and_gpus(
     if platform.jetson and not gpus and driver.state != "mismatch":
         built_in = jetson_gpu(sysroot)
         if built_in is not None:
-            return _jetson(driver, built_in)
+            return _jetson(driver, built_in, platform.jetson)
     if not gpus and not gpu_gaps and driver.state != "ok":  # a driver that works and lists none is an answer
         gpu_gaps = (Unknown("gpus", gaps[0].reason),)
     return driver, gpus, (*gaps, *gpu_gaps)
 
 
-def _jetson(driver: Driver, gpu: Gpu) -> tuple[Driver, tuple[Gpu, ...], tuple[Unknown, ...]]:
+def _jetson(driver: Driver, gpu: Gpu, release: str) -> tuple[Driver, tuple[Gpu, ...], tuple[Unknown, ...]]:
     """A Jetson whose NVML is missing or knows no GPU: its driver is part of L4T, its GPU part of the chip."""
-    driver = Driver("ok", driver.kernel_module, driver.kernel_module, driver.userland, source="device-tree")
+    # Through L4T 35 the module names the release of L4T (35.3.1), which is no version of a driver.
+    module = None if driver.kernel_module == release else driver.kernel_module
+    driver = Driver("ok", module, module, driver.userland, source="device-tree")
     reason = "the driver of a Jetson is part of L4T and does not tell"
     missing = [name for name in ("version", "kernel_module", "userland", "cuda") if getattr(driver, name) is None]
     gaps = [Unknown(f"driver.{name}", reason) for name in missing]

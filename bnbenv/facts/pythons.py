@@ -34,7 +34,9 @@ _CONDA_HOMES = ("miniconda3", "miniforge3", "anaconda3", "mambaforge", "micromam
 def find_pythons(
     environ: Mapping[str, str], runner: Runner, running: Python | None, system: str, limit: float = LIMIT
 ) -> tuple[tuple[Python, ...], tuple[Unknown, ...]]:
-    """CPythons of 64 bits, newest first, each once, by their real path; free-threaded ones only if there are no others.
+    """CPythons of 64 bits, newest first, each once, by their real path; none that is free-threaded.
+
+    The wheels for 3.13 do not run on 3.13t, and uv can download the usual one.
 
     ``running`` is the interpreter bnbenv itself runs on, which is one of them.
     """
@@ -53,7 +55,7 @@ def find_pythons(
     if not finished.ok:
         said = " ".join(finished.stderr.split())[:200]
         return _with_running((), running, f"uv did not list the Pythons: {said}")
-    return _with_running(parse_list(finished.stdout), running, "uv found no CPython of 64 bits")
+    return _with_running(parse_list(finished.stdout), running, "uv found no CPython of 64 bits that runs usual wheels")
 
 
 def search_path(environ: Mapping[str, str], separator: str = ":") -> list[str]:
@@ -80,18 +82,18 @@ def parse_list(text: str) -> tuple[Python, ...]:
         rows = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
         return ()
-    usual: dict[str, Python] = {}
-    free_threaded: dict[str, Python] = {}
+    found: dict[str, Python] = {}
     for row in rows if isinstance(rows, list) else ():
         python = _read_row(row)
         if python is not None:
-            kind = free_threaded if "freethreaded" in str(row.get("variant")) else usual
-            kind.setdefault(python.path, python)
-    return tuple((usual or free_threaded).values())
+            found.setdefault(python.path, python)
+    return tuple(found.values())
 
 
 def _read_row(row: Any) -> Python | None:
     if not isinstance(row, dict) or row.get("implementation") != "cpython" or str(row.get("arch")) in _32_BIT:
+        return None
+    if "freethreaded" in str(row.get("variant")):
         return None
     path, version = row.get("path"), row.get("version")
     if not isinstance(path, str) or "\0" in path or not isinstance(version, str):

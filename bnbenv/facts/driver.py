@@ -20,7 +20,9 @@ _CONTAINER = (
     "the kernel module is loaded, but the driver's library libnvidia-ml.so.1 is not here: start the container with its "
     "GPUs (docker run --gpus all), or install the driver's libraries"
 )
-_UNLOADABLE = "libnvidia-ml.so.1 is here and cannot be loaded: it is built for glibc (not musl), or for another processor"
+_UNLOADABLE = (
+    "libnvidia-ml.so.1 is here and cannot be loaded: it is built for glibc (not musl), or for another processor"
+)
 _NO_MODULE = (
     "its kernel module is not loaded: see dmesg; this driver may have dropped the GPU, or Secure Boot refused it"
 )

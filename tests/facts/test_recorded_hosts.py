@@ -85,6 +85,15 @@ def test_a_recorded_host_is_what_its_folder_is_called(name: str) -> None:
         assert [".".join(python.version.split(".")[:2]) for python in facts.pythons] == ([named] if named else [])
 
 
+def test_there_are_many_recorded_hosts_and_each_has_an_expected_answer() -> None:
+    cases = HOSTS.parent.joinpath("cases", "solve").glob("*/case.toml")
+    expected = {
+        line.split('"')[1] for case in cases for line in case.read_text().splitlines() if line.startswith("host")
+    }
+    assert len(NAMES) >= 60
+    assert sorted(set(NAMES) - expected) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_host_survives_writing_and_reading(name: str) -> None:
     facts = recorded(name)

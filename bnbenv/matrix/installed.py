@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import IO
 
 from bnbenv.decode import shown
 from bnbenv.errors import Failed
@@ -129,11 +130,12 @@ def distribution(site_packages: Path, names: tuple[str, ...]) -> Distribution:
             continue
         text = _text(site_packages / entry / ("METADATA" if kind == "dist-info" else "PKG-INFO"))
         if text is not None:
-            return _parse_metadata(text)
+            return parse_metadata(text)
     return Distribution()
 
 
-def _parse_metadata(text: str) -> Distribution:
+def parse_metadata(text: str) -> Distribution:
+    """What METADATA or PKG-INFO says; what is no version or no specifier is left out, as installers do."""
     from packaging.metadata import parse_email
 
     raw, _ = parse_email(text)
@@ -178,7 +180,14 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
     with path.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
             raise Failed("bad-binary", f"{path} is empty", "Install or download it again.")
-        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        with mapped_stream(stream) as data:
+            yield data
+
+
+@contextmanager
+def mapped_stream(stream: IO[bytes]) -> Iterator[mmap.mmap]:
+    """The bytes of an open file that is not empty. Raises OSError."""
+    data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         yield data
     finally:

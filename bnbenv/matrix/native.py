@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from bnbenv.errors import Failed
 from bnbenv.matrix import elf, pe
-from bnbenv.matrix.binary import Binary, Window
+from bnbenv.matrix.binary import Window
 from bnbenv.matrix.fatbin import targets
 from bnbenv.matrix.model import NativeLibrary
 
@@ -16,6 +18,11 @@ _MACH_O = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 _MACH_O_CPU = struct.Struct("<I")
 _MACH_O_MACHINES = {0x0100000C: "aarch64", 0x01000007: "x86_64"}
 _BACKEND = re.compile(r"libbitsandbytes_(cuda|cpu|rocm|hip|xpu)")
+_NAMED = re.compile(r"libbitsandbytes_cuda(\d+)(\d)(?!\d)")
+# The toolkit's libraries whose number is its major; those of others (libcufft.so.11 of CUDA 12) count on their own.
+_OF_TOOLKIT = re.compile(
+    r"lib(?:cudart|cublas|cublasLt|nvrtc|nvJitLink)\.so\.(\d+)|(?:cudart|cublas|cublasLt)64_(\d+)\.dll"
+)
 _BACKEND_OF = {"hip": "rocm"}
 
 
@@ -38,9 +45,14 @@ def platform_of(data: bytes | memoryview, name: str) -> tuple[str, str]:
     if magic == _MACH_O[0]:
         (cpu,) = Window.over(data, name).unpack(_MACH_O_CPU, 4)
         return "macos", _MACH_O_MACHINES.get(cpu, f"mach-o-{cpu:#x}")
-    if magic in _MACH_O:
+    if magic in _MACH_O and _is_universal(data):
         return "macos", "any"
     raise _unknown(name)
+
+
+def _is_universal(data: bytes | memoryview) -> bool:
+    """Java's classes begin with the same bytes, and then have a version where libraries count architectures."""
+    return 1 <= int.from_bytes(bytes(data[4:8]), "big") < 30
 
 
 def read_native(data: bytes | memoryview, name: str) -> NativeLibrary:
@@ -48,28 +60,63 @@ def read_native(data: bytes | memoryview, name: str) -> NativeLibrary:
 
     Of a Mach-O library only the name is kept. Raises Failed (``bad-binary``) for damaged and for unknown files.
     """
-    magic = bytes(data[:4])
-    if magic in _MACH_O:
-        return NativeLibrary(name, backend_of(name))
-    if magic == elf.MAGIC:
-        return _row(name, elf.read_elf(data, name))
-    if magic[:2] == pe.MAGIC:
-        return _row(name, pe.read_pe(data, name))
-    raise _unknown(name)
+    return read_library(data, name).row
 
 
-def _unknown(name: str) -> Failed:
-    return Failed("bad-binary", f"{name} is no ELF, PE or Mach-O library", "Download the file again.")
+@dataclass(frozen=True)
+class Library:
+    """One library of any project: its row and what that does not say.
+
+    ``os`` and ``machine`` as in the facts. ``cuda`` is the CUDA release it is for (``12.8``), or its major alone
+    (``12``) where only the libraries it links tell, ``ptx_cuda`` the oldest release that reads its PTX; both null where
+    nothing tells.
+    """
+
+    row: NativeLibrary
+    os: str
+    machine: str
+    cuda: str | None = None
+    ptx_cuda: str | None = None
 
 
-def _row(name: str, binary: Binary) -> NativeLibrary:
+def read_library(data: bytes | memoryview, name: str) -> Library:
+    """Read a library's bytes; ``name`` may have folders before it.
+
+    Raises Failed (``bad-binary``) for damaged and for unknown files.
+    """
+    system, machine = platform_of(data, name)
+    base = name.rpartition("/")[2]
+    if system == "macos":
+        return Library(NativeLibrary(name, backend_of(base)), system, machine)
+    binary = elf.read_elf(data, name) if system == "linux" else pe.read_pe(data, name)
     code = targets(binary.fatbins)
-    return NativeLibrary(
+    row = NativeLibrary(
         name=name,
-        backend=backend_of(name),
+        backend=backend_of(base),
         sass=code.sass,
         ptx=code.ptx,
         needed=binary.needed,
         glibc=binary.glibc,
         glibcxx=binary.glibcxx,
     )
+    return Library(row, system, machine, cuda_of(base, row.needed, code.ptx_cuda), code.ptx_cuda)
+
+
+def cuda_of(name: str, needed: Iterable[str] = (), ptx_cuda: str | None = None) -> str | None:
+    """The CUDA release in a bitsandbytes library's name (``12.8``), else the major that what it links tells (``12``).
+
+    ``ptx_cuda`` tells the major where neither does. Null: nothing tells.
+    """
+    named = _NAMED.match(name)
+    if named:
+        return f"{named[1]}.{named[2]}"
+    for linked in (name, *needed):
+        match = _OF_TOOLKIT.match(linked)
+        if match:
+            number = match[1] or match[2]
+            return number[:2] if len(number) == 3 else number  # cudart64_110.dll
+    return ptx_cuda.partition(".")[0] if ptx_cuda else None
+
+
+def _unknown(name: str) -> Failed:
+    return Failed("bad-binary", f"{name} is no ELF, PE or Mach-O library", "Download the file again.")

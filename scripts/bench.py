@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Speed, memory and disk of what people wait for, as ratios measured in one run, with bytecode cached.
 
-usage: .test-env/bin/python scripts/bench.py [--rounds N] [--keep DIR] [--json FILE] [--enforce]
+usage: .test-env/bin/python scripts/bench.py [--rounds N] [--hosts N] [--keep DIR] [--json FILE] [--enforce]
 
 It makes a project in a temporary folder (beside uv's cache, so that files can be linked), syncs it once, and then
 measures by turns, so that a slow minute of the machine falls on both sides of a ratio. The figures are medians. "CPU"
@@ -93,8 +93,8 @@ def quick_commands(bench: Bench) -> Iterator[Row]:
         "sync, nothing to do", nothing, 120, f"{against(nothing)}; uv, nothing to do: {by_uv.seconds * 1000:.0f} ms"
     )
     yield row("status", status, None, against(status))
-    yield row("solve, the command, one H200", solve, None, against(solve))
-    yield row("solve, the command, refused (two K80)", refuse, None, against(refuse))
+    yield row("solve, the command, one H200", solve, 250, against(solve))
+    yield row("solve, the command, refused (two K80)", refuse, 250, against(refuse))
     with Cold(bench) as first_check:
         (first,) = by_turns(min(3, bench.rounds), first_check)
     yield row(
@@ -141,13 +141,12 @@ def syncing(bench: Bench) -> Iterator[Row]:
 
 def solving(bench: Bench) -> Iterator[Row]:
     """The solver alone, without the start of Python: every recorded host, and 1 to 16 GPUs."""
-    command = (sys.executable, str(REPO / "scripts/bench_solve.py"))
-    found = json.loads(subprocess.check_output(command, env=bench.environ, text=True))
+    found = script(bench, "bench_solve.py")
     for solved, what in ((True, "solve, a solution"), (False, "solve, a refusal")):
         hosts = {name: each["first"] for name, each in found["hosts"].items() if each["solved"] is solved}
         worst = max(hosts, key=lambda name: hosts[name])
         remark = f"median {statistics.median(hosts.values()):.0f} ms; slowest: {worst}"
-        yield Row(f"{what}, slowest of {len(hosts)} hosts", hosts[worst], "ms CPU", 100, remark=remark)
+        yield Row(f"{what}, slowest of {len(hosts)} hosts", hosts[worst], "ms CPU", 50, remark=remark)
     yield Row("solve, loading the matrix", found["load"], "ms CPU")
     kinds = dict.fromkeys(name.partition(" ")[2] for name in found["gpus"])
     for kind in kinds:
@@ -155,7 +154,34 @@ def solving(bench: Bench) -> Iterator[Row]:
         most = max(counts)
         answer = "a solution" if counts[most]["solved"] else "a refusal"
         grown = ", ".join(f"{count}: {each['first']:.0f}" for count, each in counts.items())
-        yield Row(f"solve, {most} GPUs {kind}, {answer}", counts[most]["first"], "ms CPU", 100, remark=grown)
+        yield Row(f"solve, {most} GPUs {kind}, {answer}", counts[most]["first"], "ms CPU", 50, remark=grown)
+    yield from many_hosts(bench)
+
+
+def many_hosts(bench: Bench) -> Iterator[Row]:
+    """Different hosts in one process, as a page or a fleet asks for them."""
+    found = script(bench, "bench_hosts.py", str(bench.hosts))
+    remark = f"{found['solved']} solved, {found['refused']} refused, {found['reboot']} to be rebooted"
+    remark += f"; slowest {found['slowest'] * 1000:.0f} ms"
+    limit = 60 * bench.hosts / 10_000
+    what = f"{bench.hosts} different hosts in one process"
+    yield Row(what, found["seconds"], "s CPU", limit, megabytes=found["megabytes"], remark=remark)
+
+
+def reading(bench: Bench) -> Iterator[Row]:
+    """One new bitsandbytes wheel, read over HTTP: what is fetched, and the time that the reading itself takes."""
+    site = next((bench.project / ".venv-bnb").glob("lib/python*/site-packages"))
+    found = script(bench, "bench_wheel.py", str(site), str(bench.rounds))
+    remark = f"bitsandbytes {found['version']}, {found['members'] / 1e6:.0f} MB of members"
+    yield Row("a wheel, bytes fetched / of its members", found["fetched"] / found["members"], "x", 1.3, remark=remark)
+    yield Row("a wheel, reading its libraries", found["parse"], "s CPU", 0.3, remark=f"{found['libraries']} libraries")
+
+
+def script(bench: Bench, name: str, *words: str) -> dict[str, Any]:
+    """What another script here measured."""
+    command = (sys.executable, str(REPO / "scripts" / name), *words)
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, env=bench.environ, text=True))
+    return found
 
 
 def growth(bench: Bench) -> Iterator[Row]:
@@ -193,11 +219,13 @@ def load() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="how often each is measured (default: 15)")
+    parser.add_argument("--hosts", type=int, default=10_000, help="different hosts to solve for (default: 10000)")
     parser.add_argument("--keep", metavar="DIR", help="use and keep this folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures into a file, too")
     parser.add_argument("--enforce", action="store_true", help="exit 1 if a limit is missed")
     args = parser.parse_args()
-    bench = Bench(Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve(), max(1, args.rounds))
+    folder = Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve()
+    bench = Bench(folder, max(1, args.rounds), max(1, args.hosts))
     bench.project.mkdir(parents=True, exist_ok=True)
     machine: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "before": load()}
     print(f"Python {machine['python']}, {machine['before']}")
@@ -206,7 +234,7 @@ def main() -> int:
     try:
         (bench.project / "bnbenv.toml").touch()
         bench.tool("sync")()
-        for part in (quick_commands, solving, growth, syncing):
+        for part in (quick_commands, solving, reading, growth, syncing):
             for one in part(bench):
                 rows.append(one)
                 print(shown(one), flush=True)

@@ -47,10 +47,11 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """A project in ``folder``, and how often each thing is measured."""
+    """A project in ``folder``, how often each thing is measured, and how many hosts are solved for in one process."""
 
     folder: Path
     rounds: int
+    hosts: int = 10_000
 
     @property
     def project(self) -> Path:

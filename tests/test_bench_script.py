@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.real
 
 def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    words = [str(REPO / "scripts" / "bench.py"), "--rounds", "1", "--keep", str(project.root.parent)]
+    words = [str(REPO / "scripts" / "bench.py"), "--rounds", "1", "--hosts", "200", "--keep", str(project.root.parent)]
     done = subprocess.run(
         [sys.executable, *words, "--json", str(figures)],
         env=project.changed(),
@@ -36,7 +37,11 @@ def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_
         "check, peak memory",
         "sync, nothing to do",
         "python -m bitsandbytes / check",
+        "solve, the command, one H200",
         "solve, 16 GPUs mixed, a solution",
+        "200 different hosts in one process",
+        "a wheel, bytes fetched / of its members",
+        "a wheel, reading its libraries",
         "sync --fresh --no-verify, warm cache",
         "a second environment, of the first's disk space",
     }
@@ -45,4 +50,9 @@ def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_
     assert 5 < rows["a bare interpreter"]["megabytes"] < rows["check, peak memory"]["value"]
     assert rows["a bare interpreter"]["cpu_ms"] < rows["check, nothing changed"]["cpu_ms"]
     assert rows["a second environment, of the first's disk space"]["met"]
+    assert rows["a wheel, bytes fetched / of its members"]["met"]
+    assert rows["a wheel, bytes fetched / of its members"]["value"] >= 1
+    remark = rows["200 different hosts in one process"]["remark"]
+    found = re.match(r"(\d+) solved, (\d+) refused", remark)
+    assert found is not None and min(map(int, found.groups())) > 50, remark
     assert not (project.root / "plain").exists()

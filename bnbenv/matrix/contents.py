@@ -1,0 +1,295 @@
+"""What a wheel, a folder or a single library holds, of whichever project: packages, and the code in their libraries.
+
+Of torch only its Python library is read, which names the architectures of all others. Memory is bounded whatever the
+size of a library: large ones are mapped, those in a wheel are unpacked to a temporary file first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import msgspec
+
+from bnbenv.errors import Failed, InputError
+from bnbenv.matrix.fatwheel import FatWheel, StreamedFile
+from bnbenv.matrix.installed import mapped, parse_metadata, read_installed_bitsandbytes, read_installed_torch
+from bnbenv.matrix.measure import TEXT_LIMIT, measure_bitsandbytes, measure_torch, wheel_name
+from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
+from bnbenv.matrix.native import Library, cuda_of, read_library
+
+if TYPE_CHECKING:
+    import requests
+
+MOST_LIBRARIES = 2000
+MOST_ENTRIES = 200_000  # files and folders that are looked at below one that is given
+
+_LINKS = {"libamdhip64": "rocm", "amdhip64": "rocm", "libsycl": "xpu", "libze_loader": "xpu"}
+_SUFFIX = re.compile(r"\.(?:so(?:\.[0-9]+)*|dll|pyd|dylib)$")
+_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
+
+Told = Callable[[str], None]  # is told of what is being read
+
+
+class FoundLibrary(msgspec.Struct, frozen=True, kw_only=True):
+    """One native library. ``name`` is its path in the package; ``sass`` to ``glibcxx`` are as in the matrix.
+
+    ``backend`` is cuda, cpu, rocm or xpu; ``cuda`` the CUDA release it is for, or its major alone; ``ptx_cuda`` the
+    oldest release that reads its PTX. Null: nothing tells.
+    """
+
+    name: str
+    backend: str
+    os: str
+    machine: str
+    cuda: str | None = None
+    sass: tuple[str, ...] = ()
+    ptx: tuple[str, ...] = ()
+    ptx_cuda: str | None = None
+    needed: tuple[str, ...] = ()
+    glibc: str | None = None
+    glibcxx: str | None = None
+
+
+class FoundPackage(msgspec.Struct, frozen=True, kw_only=True):
+    """One package. ``name`` and ``version`` are null for what has no metadata; ``place`` is where it was read.
+
+    ``arch_list`` is torch's own list, null for others. ``libraries`` are empty for torch. ``os`` and ``machine`` are
+    null where several are in it. ``sha256`` is that of the file that was read, null where only parts of it were.
+    """
+
+    name: str | None
+    version: str | None = None
+    place: str
+    sha256: str | None = None
+    os: str | None = None
+    machine: str | None = None
+    libc_tag: str | None = None
+    pythons: tuple[str, ...] = ()
+    requires_python: str | None = None
+    requires_dist: tuple[str, ...] = ()
+    cuda: str | None = None
+    arch_list: tuple[str, ...] | None = None
+    libraries: tuple[FoundLibrary, ...] = ()
+
+
+def read_file(path: Path, told: Told) -> FoundPackage:
+    """A wheel or a library on this disk. Raises InputError for another file; Failed: ``bad-wheel``, ``bad-binary``,
+    ``not-cuda``; OSError."""
+    with path.open("rb") as stream:
+        magic = stream.read(4)
+        if magic[:2] == b"PK" or path.suffix == ".whl":
+            told(f"reading {path.name}")
+            digest = _digest(stream)
+            return _read_wheel(FatWheel(stream, path.name, digest, stream.tell()), str(path), digest, told)
+    if not magic:
+        raise InputError(str(path), "", "it is empty")
+    with mapped(path) as data:
+        found = found_library(read_library(memoryview(data), path.name))
+    return FoundPackage(
+        name=None, place=str(path), os=found.os, machine=found.machine, cuda=found.cuda, libraries=(found,)
+    )
+
+
+def read_folder(folder: Path, told: Told) -> tuple[FoundPackage, ...]:
+    """What lies in an environment (its prefix or its site-packages), or in the folder of one package.
+
+    Of an environment torch and bitsandbytes are read; of a package all its libraries. Raises InputError where there is
+    nothing to be read; Failed as the readers do; OSError.
+    """
+    for known in ("torch", "bitsandbytes"):
+        marker = folder / ("version.py" if known == "torch" else "__init__.py")
+        if folder.name == known and marker.is_file():
+            return _installed(folder.parent, (known,), told)
+    places = [folder, *sorted(folder.glob("lib/python3*/*-packages")), folder / "Lib" / "site-packages"]
+    for place in places:
+        packages = _installed(place, ("torch", "bitsandbytes"), told)
+        if packages:
+            return packages
+    if any(place.is_dir() for place in places[1:]):
+        raise InputError(str(folder), "", "this environment holds neither torch nor bitsandbytes")
+    paths = list(_library_files(folder))
+    if not paths:
+        raise InputError(str(folder), "", "there is no native library in this folder, and no environment")
+    libraries = []
+    for path in paths:
+        told(f"reading {path.name}")
+        with mapped(path) as data:
+            libraries.append(found_library(read_library(memoryview(data), path.relative_to(folder).as_posix())))
+    platforms = {(library.os, library.machine) for library in libraries}
+    system, machine = platforms.pop() if len(platforms) == 1 else (None, None)
+    cuda = _one(library.cuda for library in libraries)
+    return (
+        FoundPackage(name=None, place=str(folder), os=system, machine=machine, cuda=cuda, libraries=tuple(libraries)),
+    )
+
+
+def _installed(site: Path, names: tuple[str, ...], told: Told) -> tuple[FoundPackage, ...]:
+    packages = []
+    if "torch" in names:
+        told(f"reading torch in {site}")
+        build = read_installed_torch(site)
+        packages += [_of_torch(build, build.path or str(site), None)] if build else []
+    if "bitsandbytes" in names:
+        told(f"reading bitsandbytes in {site}")
+        row = read_installed_bitsandbytes(site)
+        packages += [_of_bitsandbytes(row, row.filename, None)] if row else []
+    return tuple(packages)
+
+
+def _library_files(folder: Path) -> Iterator[Path]:
+    """The libraries below a folder, each once; what is linked to from inside is read where it lies."""
+    seen: set[str] = set()
+    entries = 0
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        entries += len(folders) + len(files)
+        if entries > MOST_ENTRIES:
+            raise InputError(
+                str(folder), "", f"more than {MOST_ENTRIES} files lie in it: name the folder of one package"
+            )
+        for name in sorted(files):
+            path = Path(parent, name)
+            real = os.path.realpath(path)
+            if _SUFFIX.search(name) and real not in seen and path.is_file() and path.stat().st_size:
+                seen.add(real)
+                if len(seen) > MOST_LIBRARIES:
+                    raise InputError(
+                        str(folder), "", f"more than {MOST_LIBRARIES} libraries lie in it: name a smaller one"
+                    )
+                yield path
+
+
+def read_url(session: requests.Session, url: str, told: Told) -> FoundPackage:
+    """A wheel behind an address, of which only the parts are fetched that say something.
+
+    Raises InputError for an address that names no wheel; SourceUnreachable; Failed as the readers do.
+    """
+    parts = urlsplit(url)
+    filename = unquote(parts.path.rpartition("/")[2])
+    shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    if not filename.endswith(".whl"):
+        raise InputError(shown, "", "expected the address of a wheel (.whl)")
+    told(f"reading {filename}")
+    wheel_name(filename)
+    with StreamedFile(session, url, filename) as remote:
+        return _read_wheel(FatWheel(cast(BinaryIO, remote), filename, "", remote.size), shown, None, told)
+
+
+def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> FoundPackage:
+    """A wheel of any project. Raises Failed: ``bad-wheel``, ``bad-binary``, ``not-cuda``, as ``RemoteFile`` does; OSError."""
+    name = wheel_name(wheel.filename)
+    if name.project == "torch":
+        return _of_torch(measure_torch(wheel, "local"), place, sha256)
+    if name.project == "bitsandbytes":
+        return _of_bitsandbytes(measure_bitsandbytes(wheel), place, sha256, name.pythons)
+    metadata = next((member for member in wheel.names() if _METADATA.fullmatch(member)), None)
+    if metadata is None:
+        raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA")
+    known = parse_metadata(wheel.read(metadata, TEXT_LIMIT).decode("utf-8", "replace"))
+    members = wheel.in_order(member for member in wheel.names() if _SUFFIX.search(member))
+    if len(members) > MOST_LIBRARIES:
+        raise Failed("bad-wheel", f"{wheel.filename} holds {len(members)} libraries, the limit is {MOST_LIBRARIES}")
+    libraries = []
+    for member in members:
+        told(f"reading {member.rpartition('/')[2]} in {wheel.filename}")
+        with wheel.unpacked(member) as data:
+            libraries.append(found_library(read_library(data, member)))
+    return FoundPackage(
+        name=name.project,
+        version=name.version,
+        place=place,
+        sha256=sha256,
+        os=name.os if name.platform != "any" else None,
+        machine=name.machine if name.platform != "any" else None,
+        libc_tag=name.libc_tag,
+        pythons=name.pythons,
+        requires_python=known.requires_python,
+        requires_dist=known.requires_dist,
+        cuda=_one(library.cuda for library in libraries),
+        libraries=tuple(sorted(libraries, key=lambda library: library.name)),
+    )
+
+
+def found_library(library: Library) -> FoundLibrary:
+    """A library as it is shown; the backend of one with another name is told by what it holds and links."""
+    row = library.row
+    return FoundLibrary(
+        name=row.name,
+        backend=row.backend if row.backend != "other" else _backend(row.sass or row.ptx, library.cuda, row.needed),
+        os=library.os,
+        machine=library.machine,
+        cuda=library.cuda,
+        sass=row.sass,
+        ptx=row.ptx,
+        ptx_cuda=library.ptx_cuda,
+        needed=row.needed,
+        glibc=row.glibc,
+        glibcxx=row.glibcxx,
+    )
+
+
+def _backend(code: tuple[str, ...], cuda: str | None, needed: tuple[str, ...]) -> str:
+    if code or cuda or any(name.startswith(("libcuda.so", "nvcuda.dll")) for name in needed):
+        return "cuda"
+    words = " ".join(needed)
+    return next((backend for sign, backend in _LINKS.items() if sign in words), "cpu")
+
+
+def _of_torch(build: TorchBuild, place: str, sha256: str | None) -> FoundPackage:
+    return FoundPackage(
+        name="torch",
+        version=build.version,
+        place=place,
+        sha256=sha256,
+        os=build.os,
+        machine=build.machine,
+        libc_tag=build.libc_tag,
+        pythons=build.pythons,
+        requires_python=build.requires_python,
+        requires_dist=build.requires_dist,
+        cuda=build.cuda,
+        arch_list=build.arch_list,
+    )
+
+
+def _of_bitsandbytes(
+    row: BitsandbytesWheel, place: str, sha256: str | None, pythons: tuple[str, ...] = ()
+) -> FoundPackage:
+    libraries = tuple(
+        # The solver judges these by the release in their name, and so does this.
+        found_library(Library(one, row.os, row.machine, cuda_of(one.name), cuda_of(one.name)))
+        for one in row.libraries
+    )
+    return FoundPackage(
+        name="bitsandbytes",
+        version=row.version,
+        place=place,
+        sha256=sha256,
+        os=row.os,
+        machine=row.machine,
+        libc_tag=row.libc_tag,
+        pythons=pythons,
+        requires_python=row.requires_python,
+        requires_dist=row.requires_dist,
+        libraries=libraries,
+    )
+
+
+def _one(values: Iterable[str | None]) -> str | None:
+    """What all that is known agrees on."""
+    known = {value for value in values if value}
+    return known.pop() if len(known) == 1 else None
+
+
+def _digest(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -6,23 +6,23 @@ Each check yields one sentence per fault, with the row it is in. ``inconsistenci
 from __future__ import annotations
 
 import datetime
-import itertools
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
+from fnmatch import fnmatchcase
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
+from bnbenv.matrix.consistency_hardware import arch_faults, driver_faults, toolkit_faults
 from bnbenv.matrix.load import build_keys, wheel_keys
-from bnbenv.matrix.model import Advisory, BitsandbytesWheel, CudaDriver, Matrix, TorchBuild
+from bnbenv.matrix.model import Advisory, BitsandbytesWheel, Matrix, Toolkit, TorchBuild
 
 SYSTEMS = ("linux", "macos", "windows")
 MACHINES = ("aarch64", "x86_64")
 _CUDA_LIBRARY = re.compile(r"libbitsandbytes_cuda(\d+)(\d)(?:_nocublaslt)?\.(?:so|dll)$")
 _TARGET = re.compile(r"(?:sm|compute)_(\d+)[af]?$")
 _PYTHON_TAG = re.compile(r"cp3\d+t?$")
-_ARCH = re.compile(r"sm_(\d+)(\d)$")
 
 
 def inconsistencies(matrix: Matrix) -> list[str]:
@@ -37,9 +37,11 @@ def inconsistencies(matrix: Matrix) -> list[str]:
         _torch_builds(matrix),
         _declared_and_measured(matrix),
         _targets(matrix),
-        _drivers(matrix),
-        _archs(matrix),
+        driver_faults(matrix),
+        arch_faults(matrix),
+        toolkit_faults(matrix),
         _advisories(matrix),
+        _families(matrix),
     )
     return [fault for check in checks for fault in check]
 
@@ -50,9 +52,11 @@ def library_cuda(name: str) -> str | None:
     return f"{match[1]}.{match[2]}" if match else None
 
 
-def _name(row: BitsandbytesWheel | TorchBuild) -> str:
+def _name(row: BitsandbytesWheel | TorchBuild | Toolkit) -> str:
     if isinstance(row, BitsandbytesWheel):
         return row.filename
+    if isinstance(row, Toolkit):
+        return f"toolkit {row.cuda}"
     index = f"/{row.index}" if row.index else ""
     return f"torch {row.version} ({row.source}{index}, {row.os} {row.machine})"
 
@@ -77,10 +81,13 @@ def _duplicates(matrix: Matrix) -> Iterator[str]:
     yield from _repeated("the architecture", (row.arch for row in matrix.archs))
     yield from _repeated("the product", (product for row in matrix.archs for product in row.products))
     yield from _repeated("the advisory", (row.id for row in matrix.advisories))
+    yield from _repeated("the toolkit", (row.cuda for row in matrix.toolkits))
+    yield from _repeated("the family", (row.name for row in matrix.families))
+    yield from _repeated("the package", (package for row in matrix.families for package in row.packages))
 
 
 def _evidence(matrix: Matrix) -> Iterator[str]:
-    for row in _rows(matrix):
+    for row in (*_rows(matrix), *matrix.toolkits):
         evidence = row.evidence
         try:
             datetime.date.fromisoformat(evidence.date)
@@ -112,7 +119,9 @@ def _platforms(matrix: Matrix) -> Iterator[str]:
     for row in _rows(matrix):
         if row.os not in SYSTEMS or row.machine not in MACHINES:
             yield f"{_name(row)}: unknown platform {row.os} {row.machine}"
-        if (row.libc_tag is None) == (row.os == "linux") and not (isinstance(row, TorchBuild) and row.path):
+        local = isinstance(row, TorchBuild) and row.path is not None
+        anywhere = isinstance(row, BitsandbytesWheel) and row.filename.endswith("-any.whl")
+        if (row.libc_tag is None) == (row.os == "linux") and not local and not anywhere:
             yield f"{_name(row)}: a glibc version stands in rows for Linux and nowhere else"
     for build in matrix.torch:
         unknown = [tag for tag in build.pythons if not _PYTHON_TAG.match(tag)]
@@ -128,6 +137,8 @@ def _loaders(matrix: Matrix) -> Iterator[str]:
             yield f'loader rule "{row.versions}" is no version specifier'
         else:
             readable.append(specifier)
+            if not any(specifier.contains(wheel.version, prereleases=True) for wheel in matrix.bitsandbytes):
+                yield f'loader rule "{row.versions}" is about no bitsandbytes'
         if row.override is not None and row.override != "BNB_CUDA_VERSION":
             yield f'loader rule "{row.versions}" has an unknown override {row.override}'
     for version in sorted({row.version for row in matrix.bitsandbytes}, key=Version):
@@ -196,6 +207,9 @@ def _sass(build: TorchBuild) -> set[str]:
 def _targets(matrix: Matrix) -> Iterator[str]:
     known = {row.arch.removeprefix("sm_") for row in matrix.archs}
     used: dict[str, str] = {}
+    for toolkit in matrix.toolkits:
+        for target in (*toolkit.sass, *toolkit.ptx):
+            used.setdefault(target, _name(toolkit))
     for wheel in matrix.bitsandbytes:
         for library in wheel.libraries:
             for target in (*library.sass, *library.ptx):
@@ -211,52 +225,21 @@ def _targets(matrix: Matrix) -> Iterator[str]:
             yield f"{where} has the target {target}, which has no architecture row"
 
 
-def _drivers(matrix: Matrix) -> Iterator[str]:
-    readable = [row for row in matrix.drivers if re.fullmatch(r"\d+\.\d+", row.cuda)]
-    for row in matrix.drivers:
-        if row not in readable:
-            yield f'"{row.cuda}" is no CUDA version'
-    ordered = sorted(readable, key=lambda row: _number(row.cuda))
-    for field in ("family_min_linux", "family_min_windows", "bundled_linux", "bundled_windows"):
-        rows = [(row.cuda, value) for row in ordered if (value := _driver(row, field)) is not None]
-        for (cuda, driver), (newer, needs) in itertools.pairwise(rows):
-            if _number(needs) < _number(driver):
-                yield f"{field}: CUDA {newer} needs the driver {needs}, the older CUDA {cuda} a newer one ({driver})"
-    for field in ("family_min_linux", "family_min_windows"):
-        families: dict[str, set[str]] = {}
-        for row in ordered:
-            families.setdefault(row.cuda.split(".")[0], set()).add(str(_driver(row, field)))
-        for major, drivers in families.items():
-            if len(drivers) > 1:
-                yield f"{field}: CUDA {major} is one family, but needs {' and '.join(sorted(drivers))}"
-
-
-def _driver(row: CudaDriver, field: str) -> str | None:
-    value: str | None = getattr(row, field)
-    return value
-
-
-def _number(dotted: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in dotted.split("."))
-
-
-def _archs(matrix: Matrix) -> Iterator[str]:
-    for row in matrix.archs:
-        match = _ARCH.match(row.arch)
-        if match is None or row.compute_capability != f"{match[1]}.{match[2]}":
-            yield f"{row.arch} has the compute capability {row.compute_capability}"
-        for first in (row.first_driver_linux, row.first_driver_windows):
-            if first and row.last_branch is not None and _number(first)[0] > row.last_branch:
-                yield f"{row.arch}: its first driver {first} is newer than its last branch R{row.last_branch}"
-
-
 def _advisories(matrix: Matrix) -> Iterator[str]:
     for advisory in matrix.advisories:
         where = f"advisory {advisory.id}"
-        for field in ("bitsandbytes", "torch", "triton", "capability"):
+        for field, versions in (
+            ("bitsandbytes", {wheel.version for wheel in matrix.bitsandbytes}),
+            ("torch", {build.version for build in matrix.torch}),
+            ("triton", {build.triton for build in matrix.torch if build.triton}),
+            ("capability", {row.compute_capability for row in matrix.archs}),
+        ):
             text: str | None = getattr(advisory, field)
-            if text is not None and _specifier(text) is None:
+            specifier = _specifier(text or "")
+            if specifier is None:
                 yield f'{where}: {field} "{text}" is no version specifier'
+            elif text and not any(specifier.contains(version, prereleases=True) for version in versions):
+                yield f"{where}: {field} {text} is about no row"
         if not (advisory.bitsandbytes or advisory.libraries):
             yield f"{where} would apply to every bitsandbytes"
         yield from _named_by_advisory(advisory, matrix, where)
@@ -269,9 +252,9 @@ def _named_by_advisory(advisory: Advisory, matrix: Matrix, where: str) -> Iterat
         w for w in matrix.bitsandbytes if specifier is not None and specifier.contains(w.version, prereleases=True)
     ]
     libraries = {library.name for wheel in about for library in wheel.libraries}
-    for name in advisory.libraries:
-        if name not in libraries:
-            yield f"{where} names {name}, which no wheel that it is about holds"
+    for pattern in advisory.libraries:
+        if not any(fnmatchcase(name, pattern) for name in libraries):
+            yield f"{where} names {pattern}, which no wheel that it is about holds"
     cuda = {build.cuda for build in matrix.torch if build.cuda}
     for wanted in advisory.torch_cuda:
         if not any(one == wanted or one.startswith(f"{wanted}.") for one in cuda):
@@ -279,6 +262,14 @@ def _named_by_advisory(advisory: Advisory, matrix: Matrix, where: str) -> Iterat
     for system in advisory.os:
         if system not in SYSTEMS:
             yield f"{where} names the unknown system {system}"
+
+
+def _families(matrix: Matrix) -> Iterator[str]:
+    for row in matrix.families:
+        if not row.packages:
+            yield f"family {row.name} holds no package"
+        if not row.references or not all(reference.startswith("https://") for reference in row.references):
+            yield f"family {row.name} refers to no thread"
 
 
 def _specifier(text: str) -> SpecifierSet | None:

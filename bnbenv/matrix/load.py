@@ -20,9 +20,11 @@ from bnbenv.matrix.model import (
     BitsandbytesWheel,
     CudaDriver,
     Evidence,
+    Family,
     GpuArch,
     LoaderRule,
     Matrix,
+    Toolkit,
     TorchBuild,
 )
 from bnbenv.matrix.rows import check_row
@@ -35,6 +37,8 @@ DRIVERS = "drivers.toml"
 GPUS = "gpus.toml"
 ADVISORIES = "advisories.toml"
 SOURCES = "sources.toml"
+TOOLKITS = "toolkits.json"
+FAMILIES = "families.toml"
 _REINSTALL = "Install bnbenv again: its own data is incomplete or damaged."
 
 T = TypeVar("T")
@@ -54,6 +58,13 @@ class TorchTable(msgspec.Struct, frozen=True):
     rows: tuple[TorchBuild, ...]
 
 
+class ToolkitTable(msgspec.Struct, frozen=True):
+    """The document ``toolkits.json``."""
+
+    schema: Literal["bnbenv.matrix.toolkits/1"]
+    rows: tuple[Toolkit, ...]
+
+
 class _Loaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loader: tuple[LoaderRule, ...]
 
@@ -70,6 +81,10 @@ class _Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     advisory: tuple[Advisory, ...]
 
 
+class _Families(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    family: tuple[Family, ...]
+
+
 class _PytorchIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     source: str
@@ -77,6 +92,21 @@ class _PytorchIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pytorch_index: _PytorchIndex
+
+
+# What each file of the folder holds.
+TABLES: dict[str, type[msgspec.Struct]] = {
+    BITSANDBYTES: BitsandbytesTable,
+    TORCH: TorchTable,
+    TORCH_DECLARED: TorchTable,
+    LOADERS: _Loaders,
+    DRIVERS: _Drivers,
+    GPUS: _Gpus,
+    ADVISORIES: _Advisories,
+    SOURCES: _Sources,
+    TOOLKITS: ToolkitTable,
+    FAMILIES: _Families,
+}
 
 
 def find_data(package: Path = Path(__file__).parent.parent) -> Path:
@@ -114,6 +144,8 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
         archs=archs,
         advisories=_table(folder / ADVISORIES, _Advisories).advisory,
         pytorch_index=_table(folder / SOURCES, _Sources).pytorch_index.url,
+        toolkits=_table(folder / TOOLKITS, ToolkitTable).rows,
+        families=_table(folder / FAMILIES, _Families).family,
     )
 
 

@@ -38,7 +38,11 @@ class NativeLibrary(msgspec.Struct, frozen=True):
 
 
 class BitsandbytesWheel(msgspec.Struct, frozen=True):
-    """One bitsandbytes wheel. ``os`` and ``machine`` as in the facts; ``libc_tag`` is the glibc its tag asks for."""
+    """One bitsandbytes wheel. ``os`` and ``machine`` as in the facts; ``libc_tag`` is the glibc its tag asks for.
+
+    A wheel for ``any`` platform (through 0.42) asks for none; it holds binaries for Linux on x86-64, and what these
+    need decides.
+    """
 
     version: str
     filename: str
@@ -84,7 +88,9 @@ class LoaderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which native library a bitsandbytes version loads. ``versions`` is a specifier.
 
     ``rule``: ``exact`` (``cuda{torch.version.cuda}`` or nothing), ``same-major`` (exact, else the highest lower, else
-    the lowest higher, of the same CUDA major). ``override`` is the environment variable that names a library.
+    the lowest higher, of the same CUDA major), ``libcudart`` (the CUDA of the libcudart found on the search paths,
+    where torch's own does not lie). ``override`` is the environment variable that names a library. ``nocublaslt``:
+    where the highest of all GPUs is below compute capability 7.5, the library's twin ``..._nocublaslt`` is loaded.
     """
 
     versions: str
@@ -127,11 +133,46 @@ class GpuArch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     source: str
 
 
+class Toolkit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a CUDA toolkit release compiles, and with which host compilers.
+
+    ``cuda`` is its release (``12.8``), ``ptxas`` the version of the assembler that was asked. ``sass`` and ``ptx`` are
+    the targets it compiles to (``sm_90``, suffixes a and f kept, and ``compute_90``). ``gcc_max`` and ``clang_max``
+    are the newest majors that its ``crt/host_config.h`` admits, ``clang_min`` the oldest; ``msc_min`` the oldest and
+    ``msc_end`` the first too new value of ``_MSC_VER`` (1910 is Visual Studio 2017, 1950 one after 2022). Null: the
+    header names no limit.
+    """
+
+    cuda: str
+    ptxas: str
+    sass: tuple[str, ...]
+    ptx: tuple[str, ...]
+    gcc_max: int | None
+    clang_min: int | None
+    clang_max: int | None
+    msc_min: int | None
+    msc_end: int | None
+    evidence: Evidence
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Quantization packages that share an environment, and why they are kept apart from those of other families.
+
+    ``packages`` are distribution names; ``references`` are threads that were read.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    why: str
+    references: tuple[str, ...]
+
+
 class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A known-bad combination. All conditions that are set must hold for it to apply.
 
     ``bitsandbytes``, ``torch``, ``triton`` are version specifiers; ``torch_cuda`` CUDA versions of the torch build
-    (``13.1``, or a prefix such as ``13``); ``libraries`` native library names; ``glibc_below`` a glibc version;
+    (``13.1``, or a prefix such as ``13``); ``libraries`` native library names (``*`` stands for any text);
+    ``glibc_below`` a glibc version;
     ``capability`` a comparison such as ``<7.5`` or ``==9.0``; ``os`` operating systems; ``override`` true where it
     applies only with BNB_CUDA_VERSION set. ``refuses`` is false where only some uses suffer: then it is a note.
     """
@@ -162,3 +203,5 @@ class Matrix(msgspec.Struct, frozen=True):
     archs: tuple[GpuArch, ...]
     advisories: tuple[Advisory, ...]
     pytorch_index: str
+    toolkits: tuple[Toolkit, ...] = ()
+    families: tuple[Family, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from bnbenv.facts.model import Gpu
@@ -13,6 +14,9 @@ from bnbenv.solve.model import Cover
 from bnbenv.solve.rules import compiles_ptx, label, ptx_need, torch_pythons, wheel_pythons
 from bnbenv.solve.situation import Fails, PythonOption, Reason, Situation
 from bnbenv.solve.versions import admits, requirement_on
+
+_TWIN = "_nocublaslt."  # in the name of a library for GPUs that cuBLASLt does not serve
+_CUBLASLT = (7, 5)  # the first compute capability that it serves
 
 
 @dataclass(frozen=True)
@@ -34,35 +38,72 @@ class Pairing:
 
 def pairings(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: BitsandbytesWheel) -> list[Pairing]:
     """A pair as the loader would have it and, where that does not give SASS for all GPUs, with each override."""
-    fails: Fails = {}
-    spec = requirement_on("torch", wheel.requires_dist)
-    if spec and not admits(spec, build.version):
-        because = f"bitsandbytes {wheel.version} requires torch{spec}"
-        fails["torch-requirement"] = Reason(because, wheel.filename)
-    minors = wheel_pythons(situation, wheel)
-    python = next((option for option in torch_pythons(situation, build) if option.minor in minors), None)
-    if python is None:
-        because = f"no Python fits both {label(build)} and bitsandbytes {wheel.version}"
-        fails["python"] = Reason(because, wheel.filename)
+    fails, python = fit_together(situation, build, wheel)
     loader = loader_of(matrix, wheel)
     if loader is None:
         fails["loader"] = Reason(f"the matrix does not say what bitsandbytes {wheel.version} loads", "the matrix")
         return [Pairing(build, wheel, None, None, python, (), fails)]
     if situation.backend == "cpu" or build.cuda is None:
         return [_cpu_pairing(situation, matrix, build, wheel, python, fails)]
-    default = loaded_library(loader, wheel, build.cuda)
-    first = _pairing(situation, matrix, build, wheel, default, None, python, fails)
+    libraries = loadable(situation, loader, wheel)
+    if loader.rule == "libcudart":
+        fails.update(_by_search_path(situation, matrix, wheel, loader))
+        advise(situation, matrix, build, wheel, None, None, fails)
+        return [Pairing(build, wheel, None, None, python, (), fails)]
+    default = loaded_library(loader, libraries, build.cuda)
+    if default is None:
+        against = _no_library(situation, build, wheel, libraries)
+        advise(situation, matrix, build, wheel, None, None, against)
+        first = Pairing(build, wheel, None, None, python, (), {**fails, **against})
+    else:
+        first = _pairing(situation, matrix, build, wheel, default, None, python, fails)
     if (not first.fails and not first.uses_ptx) or loader.override is None:
         return [first]
     major = build.cuda.split(".")[0]
-    others = [lib for lib in cuda_libraries(wheel) if lib is not default and library_cuda(lib).split(".")[0] == major]
+    others = [lib for lib in libraries if lib is not default and library_cuda(lib).split(".")[0] == major]
     named = [_pairing(situation, matrix, build, wheel, lib, loader.override, python, fails) for lib in others]
     # Where the loader finds nothing by itself, what stands against the libraries it could be told to take says more.
     return named if default is None and named else [first, *named]
 
 
-def cuda_libraries(wheel: BitsandbytesWheel) -> list[NativeLibrary]:
-    return [library for library in wheel.libraries if library.backend == "cuda"]
+def fit_together(
+    situation: Situation, build: TorchBuild, wheel: BitsandbytesWheel
+) -> tuple[Fails, PythonOption | None]:
+    """What the requirements of a pair have against it, whatever is loaded, and the Python for both."""
+    fails: Fails = {}
+    spec = requirement_on("torch", wheel.requires_dist)
+    if spec and not admits(spec, build.version, pre=build.source == "existing"):
+        because = f"bitsandbytes {wheel.version} requires torch{spec}, which {build.version} is not"
+        fails["torch-requirement"] = Reason(because, wheel.filename or wheel.evidence.source)
+    minors = wheel_pythons(situation, wheel)
+    python = next((option for option in torch_pythons(situation, build) if option.minor in minors), None)
+    if python is None:
+        because = f"no Python fits both {label(build)} and bitsandbytes {wheel.version}"
+        fails["python"] = Reason(because, wheel.filename or wheel.evidence.source)
+    return fails, python
+
+
+def loadable(situation: Situation, loader: LoaderRule, wheel: BitsandbytesWheel) -> list[NativeLibrary]:
+    """The CUDA libraries among which the loader looks: all twins where the highest GPU is below 7.5, else none.
+
+    Where a libcudart decides, so does another GPU: any of them.
+    """
+    twins = loader.nocublaslt and max((gpu.capability for gpu in situation.gpus), default=_CUBLASLT) < _CUBLASLT
+    either = loader.rule == "libcudart"
+    return [one for one in wheel.libraries if one.backend == "cuda" and (either or (_TWIN in one.name) == twins)]
+
+
+def _by_search_path(situation: Situation, matrix: Matrix, wheel: BitsandbytesWheel, loader: LoaderRule) -> Fails:
+    """Against a version that looks for a libcudart where torch's own does not lie; what it finds the facts do not tell.
+
+    Where it finds none, it loads its CPU library.
+    """
+    because = f"bitsandbytes {wheel.version} loads what fits a libcudart on the host's search paths, not torch's CUDA"
+    bare = f"none of the libraries that bitsandbytes {wheel.version} may load has code for this GPU"
+    return {
+        "loader": Reason(f"{because}; what it would load here is unknown", loader.source),
+        **dict.fromkeys(archs_without_code(situation, matrix, wheel), Reason(bare, wheel.filename)),
+    }
 
 
 def library_cuda(library: NativeLibrary) -> str:
@@ -81,9 +122,9 @@ def loader_of(matrix: Matrix, wheel: BitsandbytesWheel) -> LoaderRule | None:
     return next((rule for rule in matrix.loaders if admits(rule.versions, wheel.version)), None)
 
 
-def loaded_library(loader: LoaderRule, wheel: BitsandbytesWheel, cuda: str) -> NativeLibrary | None:
-    """What the loader takes for ``torch.version.cuda``, or None where it finds nothing."""
-    by_cuda = {number(library_cuda(library)): library for library in cuda_libraries(wheel)}
+def loaded_library(loader: LoaderRule, libraries: list[NativeLibrary], cuda: str) -> NativeLibrary | None:
+    """What the loader takes of the libraries for ``torch.version.cuda``, or None where it finds nothing."""
+    by_cuda = {number(library_cuda(library)): library for library in libraries}
     wanted = number(cuda)[:2]
     if wanted in by_cuda or loader.rule != "same-major":
         return by_cuda.get(wanted)
@@ -108,8 +149,19 @@ def _cpu_pairing(
         fails["loader"] = Reason(f"bitsandbytes {wheel.version} ships no CPU library here", wheel.filename)
     else:
         _library_libc(situation, wheel, library, fails)
-        _advisories(situation, matrix, build, wheel, library, None, fails)
+        advise(situation, matrix, build, wheel, library, None, fails)
     return Pairing(build, wheel, library, None, python, (), fails)
+
+
+def _no_library(
+    situation: Situation, build: TorchBuild, wheel: BitsandbytesWheel, libraries: list[NativeLibrary]
+) -> Fails:
+    """The loader finds nothing for torch's CUDA, and no library is no code either."""
+    have = " ".join(library_cuda(one) for one in libraries) or "none"
+    old = " and compute capability below 7.5" if any(_TWIN in one.name for one in libraries) else ""
+    because = f"bitsandbytes {wheel.version} has no library for CUDA {build.cuda}{old}; it has {have}"
+    reason = Reason(because, wheel.filename)
+    return dict.fromkeys(("loader", *(f"library-arch[{gpu.index}]" for gpu in situation.gpus)), reason)
 
 
 def _pairing(
@@ -117,31 +169,25 @@ def _pairing(
     matrix: Matrix,
     build: TorchBuild,
     wheel: BitsandbytesWheel,
-    library: NativeLibrary | None,
+    library: NativeLibrary,
     override: str | None,
     python: PythonOption | None,
     common: Fails,
 ) -> Pairing:
     fails = dict(common)
-    if library is None:
-        have = " ".join(library_cuda(one) for one in cuda_libraries(wheel)) or "none"
-        because = f"bitsandbytes {wheel.version} has no library for CUDA {build.cuda}; it has {have}"
-        fails["loader"] = Reason(because, wheel.filename)
-        for gpu in situation.gpus:  # no library is no code either
-            fails[f"library-arch[{gpu.index}]"] = Reason(because, wheel.filename)
-        return Pairing(build, wheel, None, override, python, (), fails)
     codes, against = judge_library(situation, wheel, library)
     fails.update(against)
     covers = tuple(
-        Cover(gpu.index, gpu.arch, _torch_code(gpu, build), code)
+        Cover(gpu.index, gpu.arch, torch_code(gpu, build), code)
         for gpu, code in zip(situation.gpus, codes, strict=True)
         if code is not None
     )
-    _advisories(situation, matrix, build, wheel, library, override, fails)
+    advise(situation, matrix, build, wheel, library, override, fails)
     return Pairing(build, wheel, library, override, python, covers, fails)
 
 
-def _torch_code(gpu: Gpu, build: TorchBuild) -> str:
+def torch_code(gpu: Gpu, build: TorchBuild) -> str:
+    """What of a torch build that covers a GPU runs on it."""
     sass = sass_for(gpu.capability, build.arch_list)
     return f"sass {sass}" if sass else f"ptx {ptx_for(gpu.capability, build.arch_list)}"
 
@@ -161,8 +207,9 @@ def judge_library(
 
 def archs_without_code(situation: Situation, matrix: Matrix, wheel: BitsandbytesWheel) -> frozenset[str]:
     """The rules against a wheel none of whose libraries has code for some GPU: they stand whatever torch is."""
-    libraries = cuda_libraries(wheel)
-    if situation.backend != "cuda" or not libraries or loader_of(matrix, wheel) is None:
+    loader = loader_of(matrix, wheel)
+    libraries = loadable(situation, loader, wheel) if loader and situation.backend == "cuda" else []
+    if not libraries:
         return frozenset()
     bare = {
         capability
@@ -194,25 +241,29 @@ def _library_code(
 
 
 def _library_libc(situation: Situation, wheel: BitsandbytesWheel, library: NativeLibrary, fails: Fails) -> None:
-    """What the binary really needs, which a wheel's tag does not always say."""
+    """What the binary really needs, which a wheel's tag does not always say, and one for ``any`` platform never."""
     libc = situation.facts.platform.libc
-    if libc is None or libc.name != "glibc" or library.glibc is None:
+    if libc is None or library.glibc is None:
         return
-    if not at_least(libc.version, library.glibc):
+    if libc.name != "glibc":
+        because = f"{library.name} of bitsandbytes {wheel.version} is built for glibc"
+        fails["library-libc"] = Reason(f"{because}; this host has {libc.name} {libc.version}", wheel.filename)
+    elif not at_least(libc.version, library.glibc):
         because = f"{library.name} of bitsandbytes {wheel.version} needs GLIBC_{library.glibc}; "
         because += f"this host has {libc.version}"
         fails["library-libc"] = Reason(because, wheel.filename)
 
 
-def _advisories(
+def advise(
     situation: Situation,
     matrix: Matrix,
     build: TorchBuild,
     wheel: BitsandbytesWheel,
-    library: NativeLibrary,
+    library: NativeLibrary | None,
     override: str | None,
     fails: Fails,
 ) -> None:
+    """Add the first advisory that refuses a combination, if there is one; without a library, whatever is loaded."""
     for advisory in matrix.advisories:
         if advisory.refuses and applies(situation, advisory, build, wheel, library, override):
             fails[f"advisory:{advisory.id}"] = Reason(f"{advisory.summary} {advisory.remedy}", advisory.reference)
@@ -233,20 +284,20 @@ def applies(
     advisory: Advisory,
     build: TorchBuild,
     wheel: BitsandbytesWheel,
-    library: NativeLibrary,
+    library: NativeLibrary | None,
     override: str | None,
 ) -> bool:
     """Whether all conditions of a known-bad combination hold."""
     libc = situation.facts.platform.libc
     if advisory.bitsandbytes and not admits(advisory.bitsandbytes, wheel.version):
         return False
-    if advisory.torch and not admits(advisory.torch, build.version):
+    if advisory.torch and not admits(advisory.torch, build.version, pre=True):
         return False
-    if advisory.triton and not (build.triton and admits(advisory.triton, build.triton)):
+    if advisory.triton and not (build.triton and admits(advisory.triton, build.triton, pre=True)):
         return False
     if advisory.torch_cuda and not any(_cuda_is(build.cuda, wanted) for wanted in advisory.torch_cuda):
         return False
-    if advisory.libraries and library.name not in advisory.libraries:
+    if advisory.libraries and not (library and any(fnmatchcase(library.name, name) for name in advisory.libraries)):
         return False
     if advisory.glibc_below and (libc is None or at_least(libc.version, advisory.glibc_below)):
         return False

@@ -22,6 +22,8 @@ TABLES = (
     load.GPUS,
     load.ADVISORIES,
     load.SOURCES,
+    load.TOOLKITS,
+    load.FAMILIES,
 )
 
 
@@ -58,6 +60,8 @@ def test_every_table_of_the_shipped_matrix_has_rows(shipped: Matrix) -> None:
         shipped.drivers,
         shipped.archs,
         shipped.advisories,
+        shipped.toolkits,
+        shipped.families,
     ):
         assert rows
     assert shipped.pytorch_index.startswith("https://")
@@ -103,10 +107,11 @@ def test_a_table_that_is_cut_off_is_named(data: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "where"),
     [
-        (load.DRIVERS, 'cuda = "11.0"', "cuda = 11.0", "cuda[0].cuda"),
+        (load.DRIVERS, 'cuda = "10.2"', "cuda = 10.2", "cuda[0].cuda"),
         (load.GPUS, "last_branch = 470", "last_brunch = 470", "arch[0].last_brunch"),
         (load.LOADERS, 'rule = "libcudart"', 'rule = "guess"', "loader[0].rule"),
         (load.ADVISORIES, "remedy = ", "remedies = ", "advisory[0].remedies"),
+        (load.FAMILIES, "why = ", "reason = ", "family[0].reason"),
         (load.SOURCES, "url", "address", "pytorch_index.address"),
         (load.BITSANDBYTES, '"size":', '"size":"big","was":', "rows[0].size"),
         (load.TORCH, "bnbenv.matrix.torch/1", "bnbenv.matrix.torch/2", "schema"),

@@ -41,7 +41,9 @@ def pytorch_index(
     [
         ("0.37.0", "libcudart", None, True),
         ("0.40.0.post4", "libcudart", None, True),
-        ("0.40.2", "exact", None, True),
+        ("0.40.1", "exact", None, True),
+        ("0.40.1.post1", "exact", "BNB_CUDA_VERSION", True),
+        ("0.40.2", "exact", "BNB_CUDA_VERSION", True),
         ("0.41.0", "exact", "BNB_CUDA_VERSION", True),
         ("0.44.1", "exact", "BNB_CUDA_VERSION", True),
         ("0.45.0", "exact", "BNB_CUDA_VERSION", False),
@@ -60,6 +62,7 @@ def test_one_loader_rule_for_every_version(
 @pytest.mark.parametrize(
     ("cuda", "linux", "windows", "bundled"),
     [
+        ("10.2", "440.33", "441.22", "440.33"),
         ("11.8", "450.80.02", "452.39", "520.61.05"),
         ("12.6", "525.60.13", "528.33", "560.28.03"),
         ("12.8", "525.60.13", "528.33", "570.26"),

@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Protocol
 
@@ -177,8 +178,9 @@ class Search:
 
     @staticmethod
     def requirement(build: dict[str, Any], wheel: dict[str, Any]) -> bool:
-        (needed,) = [text for text in wheel["requires_dist"] if text.startswith("torch") and ";" not in text]
-        return admits(needed.removeprefix("torch") or None, build["version"])
+        needed = [text for text in wheel["requires_dist"] if text.startswith("torch") and ";" not in text]
+        assert len(needed) == 1 or Version(wheel["version"]) < Version("0.43")  # which ask for no torch
+        return all(admits(text.removeprefix("torch") or None, build["version"]) for text in needed)
 
     def driver_knows_gpus(self) -> bool:
         version = dotted(self.case.driver)
@@ -205,14 +207,21 @@ class Search:
         if cuda is None or dotted(case.driver) < dotted(FAMILY_MIN[case.os][cuda.split(".")[0]]):
             return
         torch = [code(build["arch_list"], gpu, self.ptx_compiles(cuda)) for gpu in case.gpus]
-        libraries = {cuda_of(row["name"]): row for row in wheel["libraries"] if row["backend"] == "cuda"}
+        version = Version(wheel["version"])
+        if version < Version("0.40.1"):  # whatever libcudart lies on the search paths decides
+            return
+        old = version < Version("0.45") and max(dotted(gpu) for gpu in case.gpus) < (7, 5)
+        cuda_rows = [row for row in wheel["libraries"] if row["backend"] == "cuda"]
+        libraries = {cuda_of(row["name"]): row for row in cuda_rows if ("_nocublaslt" in row["name"]) == old}
         same = {number: row for number, row in libraries.items() if number.split(".")[0] == cuda.split(".")[0]}
         default = cuda if cuda in same else None
-        if default is None and Version(wheel["version"]) >= Version("0.50"):
+        if default is None and version >= Version("0.50"):
             lower = [number for number in same if dotted(number) < dotted(cuda)]
             default = max(lower, key=dotted) if lower else min(same, key=dotted, default=None)
         for number, row in same.items():
             override = None if number == default else number.replace(".", "")
+            if override and version == Version("0.40.1"):  # its variable has another name
+                continue
             own = [code([*row["sass"], *row["ptx"]], gpu, self.ptx_compiles(number)) for gpu in case.gpus]
             if None in torch or None in own or not self.libc(row["glibc"]):
                 continue
@@ -222,7 +231,8 @@ class Search:
 
     def key(self, build: dict[str, Any], wheel: dict[str, Any], ptx: bool, override: bool) -> tuple[Any, ...]:
         kind = 1 if build["cuda"] and not self.case.cuda else 0
-        bitsandbytes = [-part for part in Version(wheel["version"]).release]
+        release = Version(wheel["version"])
+        bitsandbytes = [-part for part in (*release.release, release.post or 0)]
         torch = [-part for part in Version(build["version"]).release]
         level = -LEVELS.index(build["evidence"]["level"])
         return (kind, ptx, override, bitsandbytes, torch, level, build["source"] != "default-index")
@@ -242,7 +252,7 @@ class Search:
             "torch": lambda want: admits(want, build["version"]),
             "triton": lambda want: bool(build.get("triton")) and admits(want, build["triton"]),
             "torch_cuda": lambda want: any(f"{cuda}.".startswith(f"{number}.") for number in want),
-            "libraries": lambda want: library in want,
+            "libraries": lambda want: any(fnmatchcase(library, name) for name in want),
             "glibc_below": lambda want: self.case.os == "linux" and dotted(self.case.glibc) < dotted(want),
             "capability": lambda want: any(admits(want, gpu) for gpu in gpus),
             "os": lambda want: self.case.os in want,
@@ -252,7 +262,7 @@ class Search:
 
 
 def cuda_of(library: str) -> str:
-    digits = library.split("_cuda")[1].split(".")[0]
+    digits = library.split("_cuda")[1].split(".")[0].removesuffix("_nocublaslt")
     return f"{digits[:-1]}.{digits[-1]}"
 
 

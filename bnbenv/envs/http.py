@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from bnbenv.envs.retry import PAGE, STATUSES, Backoff
+from bnbenv.matrix.faults import DROPPED, reason
 
 if TYPE_CHECKING:
     import requests
@@ -93,7 +94,7 @@ class RequestsHttp:
                     headers={"Accept": accept},
                     timeout=left,
                     stream=True,
-                    verify=self._verify(url),
+                    verify=self.verify(url),
                     cert=self._network.client_cert,
                 )
                 body = _read(answer, deadline)
@@ -101,7 +102,8 @@ class RequestsHttp:
                 raise _fault(error) from None
         return Page(answer.status_code, answer.headers.get("Content-Type", "").lower(), body, answer.url)
 
-    def _verify(self, url: str) -> bool | str:
+    def verify(self, url: str) -> bool | str:
+        """What to hold a server's certificate against, as requests is told it."""
         parts = urlsplit(url)
         for host in self._network.insecure_hosts:
             named = urlsplit(host if "://" in host else f"//{host}")
@@ -148,44 +150,4 @@ def _read(answer: requests.Response, deadline: float) -> bytes:
 
 
 def _fault(error: Exception) -> FetchError:
-    """The phrase for a fault, from its type and from what caused it; never from its text, which holds the address."""
-    from requests import exceptions as known
-
-    causes = _causes(error)
-    names = {type(cause).__name__ for cause in causes}
-    if isinstance(error, known.SSLError):
-        import ssl
-
-        refused = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes)
-        return FetchError("its TLS certificate is not trusted" if refused else "TLS failed")
-    if isinstance(error, known.ProxyError):
-        return FetchError("the proxy does not answer")
-    if isinstance(error, known.Timeout):
-        return FetchError("no answer in time")
-    if isinstance(error, known.TooManyRedirects):
-        return FetchError("it redirects in a circle")
-    if isinstance(error, known.InvalidURL | known.MissingSchema | known.InvalidSchema | UnicodeError):
-        return FetchError("this is no usable address")
-    if names & {"NameResolutionError", "gaierror"}:
-        return FetchError("the host name is unknown")
-    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return FetchError("connection refused")
-    if names & {"ReadTimeoutError", "ConnectTimeoutError", "TimeoutError"}:
-        return FetchError("no answer in time")
-    dropped = {"RemoteDisconnected", "ConnectionResetError", "IncompleteRead", "ProtocolError", "BrokenPipeError"}
-    if names & dropped:
-        return FetchError("the connection was dropped", transient=True)
-    system = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
-    return FetchError(f"cannot connect ({system or type(error).__name__})")
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and everything it wraps, in whichever way (cause, context, arguments, urllib3's ``reason``)."""
-    found: list[BaseException] = []
-    waiting: list[object] = [error]
-    while waiting and len(found) < 20:
-        one = waiting.pop()
-        if isinstance(one, BaseException) and one not in found:
-            found.append(one)
-            waiting += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
-    return found
+    return FetchError(reason(error), transient=reason(error) == DROPPED)

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from bnbenv.errors import Failed, SourceUnreachable
+from bnbenv.matrix.faults import reason
 
 if TYPE_CHECKING:
     import requests
+    from pypi_simple import DistributionPackage, ProjectPage
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
+PAGE_SIZE = 64 << 20  # bytes of one page; torch's page on a large index has about one million
+PAGE_LIMIT = 120.0  # seconds for one page
+CHECK = "Check the network, the proxy and the index's address."
 _VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _NAMED_INDEX = re.compile(r"^[A-Za-z0-9._-]+=(?=[a-z]+://)")
 
 
 @dataclass(frozen=True)
 class IndexFile:
-    """A file of a project: its name, where it lies, its sha256, and what the index says of it."""
+    """A file of a project: its name, where it lies, its sha256, and what the index says of it.
+
+    ``metadata_sha256`` is that of the METADATA in it, where the index tells (PEP 658).
+    """
 
     filename: str
     url: str
     sha256: str
     requires_python: str | None
     yanked: bool
+    metadata_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The wheels of a project that an index offers: those with a sha256, and the names of those without one."""
+
+    files: tuple[IndexFile, ...]
+    unhashed: tuple[str, ...] = ()
 
 
 def index_session(retries: int = 3) -> requests.Session:
@@ -38,7 +54,10 @@ def index_session(retries: int = 3) -> requests.Session:
     from urllib3.util import Retry
 
     session = requests.Session()
-    adapter = HTTPAdapter(max_retries=Retry(retries, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504)))
+    busy = (429, 500, 502, 503, 504)
+    connect = min(1, retries)  # where there is no host, or no port, there is none a second later
+    retry = Retry(retries, connect, backoff_factor=0.5, status_forcelist=busy, raise_on_status=False)
+    adapter = HTTPAdapter(max_retries=retry)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -60,52 +79,79 @@ def without_credentials(url: str) -> str:
 
 
 def project_files(session: requests.Session, endpoint: str, project: str) -> tuple[IndexFile, ...]:
-    """The wheels of a project that have a sha256, in the index's order.
+    """The wheels of a project that have a sha256, in the index's order. Raises as ``list_project``."""
+    return list_project(session, endpoint, project).files
 
-    Raises Failed (``no-project``) where the index does not know it, SourceUnreachable where it does not answer.
+
+def list_project(
+    session: requests.Session, endpoint: str, project: str, timeout: tuple[float, float] = TIMEOUT
+) -> Listing:
+    """The wheels of a project on its page of a simple index.
+
+    Raises Failed (``no-project``) where the index does not know it; SourceUnreachable where it does not answer, or
+    answers with something that is no such page.
     """
-    import requests
-    from pypi_simple import NoSuchProjectError, PyPISimple, UnsupportedRepoVersionError
-
     shown = without_credentials(endpoint)
+    status, kind, body, url = _page(session, f"{endpoint.rstrip('/')}/{project}/", shown, timeout)
+    if status in (404, 410):
+        raise Failed("no-project", f"the index {shown} knows no project {project}")
+    if status != 200:
+        raise SourceUnreachable("no-index", f"the index {shown} answers with HTTP {status}", "Try again later.")
     try:
-        page = PyPISimple(endpoint, session=session).get_project_page(project, timeout=TIMEOUT)
-    except NoSuchProjectError:
-        raise Failed("no-project", f"the index {shown} knows no project {project}") from None
-    except requests.RequestException as error:
-        raise SourceUnreachable(
-            "no-index", f"the index {shown} does not answer: {type(error).__name__}", "Check the network."
-        ) from None
-    except (UnsupportedRepoVersionError, ValueError, RecursionError) as error:
+        page = _parsed(kind, body, url, project)
+    except Exception as error:  # whatever a page from elsewhere does to a parser, it is no index page
         raise SourceUnreachable(
             "no-index", f"what {shown} answers is no package index ({type(error).__name__})", "Check its address."
         ) from None
-    return tuple(
-        IndexFile(file.filename, file.url, file.digests["sha256"], file.requires_python, file.is_yanked)
-        for file in page.packages
-        if file.package_type == "wheel" and "sha256" in file.digests
+    wheels = [one for one in page.packages if one.package_type == "wheel"]
+    # JSON, or a repository version, says of itself that it is such a page; of other HTML only its files do.
+    if not page.repository_version and not any(one.package_type for one in page.packages):
+        message = f"what {shown} answers is no package index (it lists no file)"
+        raise SourceUnreachable("no-index", message, "Check its address.")
+    hashed = [(one, _sha256(one.digests)) for one in wheels]
+    return Listing(
+        tuple(_file(one, sha256) for one, sha256 in hashed if sha256),
+        tuple(one.filename for one, sha256 in hashed if not sha256),
     )
 
 
-def download(session: requests.Session, file: IndexFile, folder: Path) -> Path:
-    """Download a file and compare its sha256.
+def _file(package: DistributionPackage, sha256: str) -> IndexFile:
+    metadata = _sha256(package.metadata_digests or {})
+    return IndexFile(package.filename, package.url, sha256, package.requires_python, package.is_yanked, metadata)
 
-    Raises SourceUnreachable; Failed (``bad-hash``) where the bytes are others than the index promised; OSError.
-    """
+
+def _sha256(digests: Mapping[str, str]) -> str | None:
+    text = digests.get("sha256", "").lower()
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
+def _page(session: requests.Session, url: str, shown: str, timeout: tuple[float, float]) -> tuple[int, str, bytes, str]:
+    """Status, kind, body and final address of a page, within limits. Raises SourceUnreachable."""
     import requests
+    from pypi_simple import ACCEPT_JSON_PREFERRED
 
-    target, digest = folder / file.filename, hashlib.sha256()
+    end, body = time.monotonic() + PAGE_LIMIT, bytearray()
     try:
-        with session.get(file.url, timeout=TIMEOUT, stream=True) as answer, target.open("wb") as stream:
-            answer.raise_for_status()
-            for block in answer.iter_content(1 << 20):
-                digest.update(block)
-                stream.write(block)
-    except requests.RequestException as error:
-        raise SourceUnreachable(
-            "no-answer", f"{file.filename} cannot be downloaded: {type(error).__name__}", "Check the network."
-        ) from None
-    if digest.hexdigest() != file.sha256:
-        target.unlink()
-        raise Failed("bad-hash", f"{file.filename} is not the file that the index promises", "Try again.")
-    return target
+        with session.get(url, headers={"Accept": ACCEPT_JSON_PREFERRED}, timeout=timeout, stream=True) as answer:
+            for block in answer.iter_content(1 << 16):
+                body += block
+                if len(body) > PAGE_SIZE or time.monotonic() > end:
+                    raise SourceUnreachable("no-index", f"the page of the index {shown} does not end")
+            return answer.status_code, answer.headers.get("Content-Type", "").lower(), bytes(body), answer.url
+    except (requests.RequestException, OSError, ValueError) as error:  # among them addresses that are none
+        raise SourceUnreachable("no-index", f"the index {shown} does not answer: {reason(error)}", CHECK) from None
+
+
+def _parsed(kind: str, body: bytes, url: str, project: str) -> ProjectPage:
+    import json
+    import warnings
+
+    from pypi_simple import ProjectPage
+
+    if "json" in kind:
+        return ProjectPage.from_json_data(json.loads(body), base_url=url)
+    if "html" not in kind:
+        raise ValueError(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the parser's remarks about pages that are no HTML
+        return ProjectPage.from_html(project, body.decode("utf-8", "replace"), base_url=url)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ from bnbenv.matrix.rows import is_specifier, is_version
 from bnbenv.matrix.wheel import Wheel, local_wheel
 
 TEXT_LIMIT = 4 << 20  # bytes of METADATA or version.py
+VERSION_PY = "torch/version.py"
 ARCH_LIBRARIES = ("torch/lib/libtorch_python.so", "torch/lib/torch_python.dll")
 
 _NATIVE = re.compile(r"bitsandbytes/(libbitsandbytes_[^/]+\.(?:so|dll|dylib))")
@@ -83,7 +85,11 @@ def measure_bitsandbytes(wheel: Wheel) -> BitsandbytesWheel:
     Raises Failed: ``bad-wheel``, ``bad-binary``; SourceUnreachable for a remote wheel.
     """
     name = wheel_name(wheel.filename)
+    libraries = [(member, match[1]) for member in sorted(set(wheel.names())) if (match := _NATIVE.fullmatch(member))]
+    wheel.fetch([_metadata_name(wheel), *(member for member, _ in libraries)])
     requires_python, requires_dist = _metadata(wheel)
+    if not libraries:
+        raise Failed("bad-wheel", f"{wheel.filename} holds no native library where they have always been")
     return BitsandbytesWheel(
         version=name.version,
         filename=wheel.filename,
@@ -94,7 +100,7 @@ def measure_bitsandbytes(wheel: Wheel) -> BitsandbytesWheel:
         libc_tag=name.libc_tag,
         requires_python=requires_python,
         requires_dist=requires_dist,
-        libraries=tuple(_libraries(wheel)),
+        libraries=tuple(_library(wheel, member, library) for member, library in libraries),
         evidence=_evidence(wheel),
     )
 
@@ -107,8 +113,9 @@ def measure_torch(wheel: Wheel, source: TorchSource, pythons: Iterable[str] = ()
     """
     name = wheel_name(wheel.filename)
     tags = tuple(sorted(set(pythons) or set(name.pythons), key=python_key))
+    wheel.fetch([_metadata_name(wheel), VERSION_PY])
     requires_python, requires_dist = _metadata(wheel)
-    text = wheel.read("torch/version.py", TEXT_LIMIT).decode("utf-8", "replace")
+    text = wheel.read(VERSION_PY, TEXT_LIMIT).decode("utf-8", "replace")
     if version_field(text, "hip") or version_field(text, "xpu"):
         raise Failed("not-cuda", f"{wheel.filename} is built for other GPUs", "Use a CUDA or a CPU build of torch.")
     cuda = version_field(text, "cuda")
@@ -193,11 +200,12 @@ def _marker_environment(system: str, machine: str, tag: str) -> dict[str, str | 
     }
 
 
-def _libraries(wheel: Wheel) -> Iterator[NativeLibrary]:
-    for member in sorted(wheel.names()):
-        match = _NATIVE.fullmatch(member)
-        if match:
-            yield read_native(wheel.read(member), match[1])
+def _library(wheel: Wheel, member: str, name: str) -> NativeLibrary:
+    row = read_native(wheel.read(member), name)
+    if row.backend == "cuda" and not row.sass and not row.ptx:  # unknown is not "none"
+        message = f"{name} in {wheel.filename} holds no GPU code that this bnbenv can read"
+        raise Failed("bad-binary", message, "Look for a newer bnbenv.")
+    return row
 
 
 def _arch_list(wheel: Wheel) -> tuple[str, ...]:
@@ -208,14 +216,22 @@ def _arch_list(wheel: Wheel) -> tuple[str, ...]:
     raise Failed("bad-wheel", f"{wheel.filename} is a CUDA build and holds none of {', '.join(ARCH_LIBRARIES)}")
 
 
+def _metadata_name(wheel: Wheel) -> str:
+    name = next((name for name in wheel.names() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)), None)
+    if name is None:
+        raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA")
+    return name
+
+
 def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
     """Requires-Python and Requires-Dist."""
     from packaging.metadata import parse_email
 
-    name = next((name for name in wheel.names() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)), None)
-    if name is None:
-        raise Failed("bad-wheel", f"{wheel.filename} holds no METADATA")
-    raw, _ = parse_email(wheel.read(name, TEXT_LIMIT))
+    text = wheel.read(_metadata_name(wheel), TEXT_LIMIT)
+    if wheel.metadata_sha256 and hashlib.sha256(text).hexdigest() != wheel.metadata_sha256:
+        message = f"the METADATA in {wheel.filename} is not the one that the index promises"
+        raise Failed("bad-hash", message, "Try again later.")
+    raw, _ = parse_email(text)
     # Some wheels repeat a requirement.
     python = raw.get("requires_python")
     # As installers do: what is no specifier asks for nothing.
@@ -223,8 +239,10 @@ def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _evidence(wheel: Wheel) -> Evidence:
+    """Of a wheel that was read in parts the hash is the index's word; what was read has held its checksums."""
     today = datetime.now(timezone.utc).date().isoformat()
-    return Evidence("measured", f"{wheel.filename} sha256:{wheel.sha256}", today)
+    how = "" if wheel.checked else " (the index's word; read in parts)"
+    return Evidence("measured", f"{wheel.filename} sha256:{wheel.sha256}{how}", today)
 
 
 def _system_and_machine(platforms: list[str]) -> tuple[str, str]:

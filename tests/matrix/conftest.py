@@ -132,6 +132,9 @@ def make_members() -> Callable[..., dict[str, bytes]]:
     return wheel_members
 
 
+Answer = tuple[int, dict[str, str], bytes]
+
+
 class LocalIndex:
     """A simple index on a port of this machine, with range requests, and ways to misbehave."""
 
@@ -142,6 +145,10 @@ class LocalIndex:
         self.cut = 0  # bytes that are missing at the end of each part
         self.sent = 0
         self.base = ""
+        self.asked: list[tuple[str, str | None]] = []  # path and Range of each request
+        # What becomes of an answer: ``twist(path, span, (status, headers, data))``. A Content-Length of more than is
+        # sent is a connection that breaks off.
+        self.twist: Callable[[str, str | None, Answer], Answer] = lambda path, span, answer: answer
 
     def add(self, project: str, files: Mapping[str, bytes], yanked: tuple[str, ...] = ()) -> None:
         """Publish files, and a page in HTML that lists all of the project's."""
@@ -163,9 +170,9 @@ class LocalIndex:
     def endpoint(self) -> str:
         return f"{self.base}/simple/"
 
-    def answer(self, path: str, span: str | None) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str, span: str | None) -> Answer:
         kind, _, name = path.strip("/").partition("/")
-        if kind == "simple" and name in self.pages:
+        if kind in ("simple", "whl") and name in self.pages:
             content_type, data = self.pages[name]
             return 200, {"Content-Type": content_type}, data
         if kind != "files" or name not in self.files:
@@ -174,6 +181,8 @@ class LocalIndex:
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", span or "")
         if not match or not self.ranges:
             return 200, {}, data
+        if not data:
+            return 416, {}, b""
         first = int(match[1]) if match[1] else max(0, len(data) - int(match[2]))
         last = min(int(match[2]), len(data) - 1) if match[1] else len(data) - 1
         part = data[first : last + 1]
@@ -188,18 +197,25 @@ def local_index() -> Iterator[LocalIndex]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            status, headers, data = index.answer(self.path, self.headers.get("Range"))
+            span = self.headers.get("Range")
+            index.asked.append((self.path, span))
+            status, headers, data = index.twist(self.path, span, index.answer(self.path, span))
             index.sent += len(data)
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            for name, value in {"Content-Length": str(len(data)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
+            self.close_connection = int(headers.get("Content-Length", 0)) > len(data)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        def handle_error(self, *words: object) -> None:
+            pass  # clients that give up are the point of some tests
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     index.base = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

@@ -10,9 +10,9 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 from bnbenv.errors import Failed, SourceUnreachable
 from bnbenv.matrix.index import (
     IndexFile,
-    download,
     index_endpoint,
     index_session,
+    list_project,
     project_files,
     without_credentials,
 )
@@ -36,12 +36,17 @@ def test_wheels_of_a_page_in_html(local_index, session):
 
 
 def test_wheels_of_a_page_in_json(local_index, session):
-    file = {"filename": WHEEL, "url": "../../files/" + WHEEL, "hashes": {"sha256": "ab"}, "requires-python": ">=3.9"}
+    file = {
+        "filename": WHEEL,
+        "url": "../../files/" + WHEEL,
+        "hashes": {"sha256": "ab" * 32},
+        "requires-python": ">=3.9",
+    }
     unhashed = {**file, "hashes": {}, "filename": "demo-1.1-py3-none-any.whl"}
     page = {"meta": {"api-version": "1.0"}, "name": "demo", "files": [file, unhashed]}
     local_index.pages["demo"] = ("application/vnd.pypi.simple.v1+json", json.dumps(page).encode())
     assert project_files(session, local_index.endpoint, "demo") == (
-        IndexFile(WHEEL, local_index.url(WHEEL), "ab", ">=3.9", False),
+        IndexFile(WHEEL, local_index.url(WHEEL), "ab" * 32, ">=3.9", False),
     )
 
 
@@ -70,15 +75,50 @@ def test_credentials_are_never_shown():
     assert without_credentials("https://user:pa%40ss@host:8080/simple/?token=1#x") == "https://host:8080/simple/"
 
 
-def test_a_download_is_compared_with_its_hash(local_index, session, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/html", b"<html><a href='/login'>Please log in</a></html>"),
+        ("text/html", b""),
+        ("application/vnd.pypi.simple.v1+json", b'{"files": [{"filename": "tor'),
+        ("application/vnd.pypi.simple.v1+json", b'["files"]'),
+        ("application/vnd.pypi.simple.v1+json", b'{"meta": {"api-version": "9.0"}, "name": "demo", "files": []}'),
+        ("text/html", b'<html><head><meta name="pypi:repository-version" content="9.0"></head></html>'),
+        ("application/octet-stream", b"PK"),
+    ],
+)
+def test_a_page_of_another_shape_is_no_index(local_index, session, kind, body):
+    local_index.pages["demo"] = (kind, body)
+    with pytest.raises(SourceUnreachable, match="no package index"):
+        project_files(session, local_index.endpoint, "demo")
+
+
+def test_a_project_without_files_is_one(local_index, session):
+    page = {"meta": {"api-version": "1.1"}, "name": "demo", "files": []}
+    local_index.pages["demo"] = ("application/vnd.pypi.simple.v1+json", json.dumps(page).encode())
+    assert project_files(session, local_index.endpoint, "demo") == ()
+
+
+def test_a_status_and_a_page_that_breaks_off(local_index, session):
     local_index.add("demo", {WHEEL: b"data"})
-    (file,) = project_files(session, local_index.endpoint, "demo")
-    assert download(session, file, tmp_path).read_bytes() == b"data"
-    local_index.files[WHEEL] = b"other"
-    with pytest.raises(Failed) as caught:
-        download(session, file, tmp_path)
-    assert caught.value.code == "bad-hash"
-    assert not (tmp_path / WHEEL).exists()
-    del local_index.files[WHEEL]
-    with pytest.raises(SourceUnreachable, match="cannot be downloaded"):
-        download(session, file, tmp_path)
+    local_index.twist = lambda path, span, answer: (403, {}, b"no")
+    with pytest.raises(SourceUnreachable, match="answers with HTTP 403"):
+        project_files(session, local_index.endpoint, "demo")
+    local_index.twist = lambda path, span, answer: (200, {**answer[1], "Content-Length": "9999"}, answer[2])
+    with pytest.raises(SourceUnreachable, match="the connection was dropped"):
+        project_files(session, local_index.endpoint, "demo")
+
+
+def test_the_hash_of_the_metadata_is_read_and_files_without_a_hash_are_named(local_index, session):
+    sha, of_metadata = "ab" * 32, "cd" * 32
+    local_index.pages["demo"] = (
+        "text/html",
+        f'<!DOCTYPE html><a href="/files/{WHEEL}#sha256={sha}" data-core-metadata="sha256={of_metadata}">{WHEEL}</a>'
+        f'<a href="demo-1.1-py3-none-any.whl#md5=ab">demo-1.1-py3-none-any.whl</a>'
+        f'<a href="demo-1.2-py3-none-any.whl#sha256=short">demo-1.2-py3-none-any.whl</a>'.encode(),
+    )
+    listing = list_project(session, local_index.endpoint, "demo")
+    assert [(one.url.partition("#")[0], one.metadata_sha256) for one in listing.files] == [
+        (local_index.url(WHEEL), of_metadata)
+    ]
+    assert listing.unhashed == ("demo-1.1-py3-none-any.whl", "demo-1.2-py3-none-any.whl")

@@ -163,6 +163,7 @@ class _Server(BaseAdapter):
     def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:  # type: ignore[override]
         answer = requests.Response()
         answer.status_code, answer.url, answer._content = 200, str(request.url), self._body
+        answer._content_consumed = True
         answer.headers["Content-Type"] = self._kind
         answer.request = request
         return answer

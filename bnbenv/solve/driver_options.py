@@ -10,7 +10,7 @@ from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Option, Request
 from bnbenv.solve.situation import Situation, with_request
 from bnbenv.solve.solver import choose
-from bnbenv.solve.wording import arguments_of, gives
+from bnbenv.solve.wording import arguments_of, gives, words_of
 
 
 def keep_driver(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Iterator[Option]:
@@ -21,9 +21,8 @@ def keep_driver(facts: HostFacts, matrix: Matrix, request: Request, availability
     solution = choose(facts, matrix, with_request(request, driver=None), availability)
     if solution is not None:
         arguments = {key: value for key, value in arguments_of(request).items() if key != "--driver"}
-        words = tuple(word for item in arguments.items() for word in item)
         change = f"keep the NVIDIA driver of branch {_branch(present)} ({present})"
-        yield Option(change, gives(solution), None, words)
+        yield Option(change, gives(solution), None, words_of(arguments))
 
 
 def other_driver(

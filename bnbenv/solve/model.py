@@ -10,6 +10,8 @@ from bnbenv.matrix.model import TorchBuild, TorchSource
 
 SCHEMA = "bnbenv.solve/1"
 
+KEEP = "keep"  # the wish for torch that leaves the one that is there as it is
+
 Backend = Literal["cuda", "cpu"]
 
 
@@ -22,9 +24,11 @@ class Current(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The wishes. Specifiers have been read (``versions.read_specifier``).
+    """The wishes. Specifiers have been read (``versions.read_specifier``); that for torch may be ``keep``.
 
-    ``gpus`` is ``all`` or indices and UUIDs; ``driver`` a version to judge by as if it were installed.
+    ``build``: ``auto`` and ``never`` take wheels (``auto`` offers a source build where none fits), ``always`` a source
+    build of bitsandbytes. ``gpus`` is ``all`` or indices and UUIDs; ``driver`` a version to judge by as if it were
+    installed.
     """
 
     torch: str = "*"
@@ -43,13 +47,21 @@ class Request(msgspec.Struct, frozen=True):
         return self.current if self.prefer == "minimal-change" else None
 
 
+class Existing(msgspec.Struct, frozen=True):
+    """The torch that is there, measured where it lies, and the version of the Python that it belongs to (``3.11``)."""
+
+    torch: TorchBuild
+    python: str
+
+
 class Availability(msgspec.Struct, frozen=True):
     """What can be had here and now. Source keys: ``default-index``, ``pytorch-index/cu126``.
 
     ``unreachable`` maps a source key to the reason (what ``torch`` holds can be had all the same: from another index
     beside it); ``torch`` the torch versions a source offers and ``bitsandbytes``
     the wheel file names offered anywhere (None: not asked); ``local`` the torch builds in folders of wheels;
-    ``managed_python`` whether uv may download an interpreter.
+    ``managed_python`` whether uv may download an interpreter; ``existing`` the torch that a wish to keep it means, and
+    ``no_existing`` why there is none.
     """
 
     unreachable: dict[str, str] = {}
@@ -57,6 +69,8 @@ class Availability(msgspec.Struct, frozen=True):
     bitsandbytes: frozenset[str] | None = None
     local: tuple[TorchBuild, ...] = ()
     managed_python: bool = True
+    existing: Existing | None = None
+    no_existing: str = "nobody looked for one"
 
 
 class TorchChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +83,8 @@ class TorchChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BitsandbytesChoice(msgspec.Struct, frozen=True):
+    """Of a source build ``library`` is what will be loaded; ``sha256`` and ``filename`` are empty."""
+
     version: str
     source: Literal["wheel", "build", "existing"]
     library: str

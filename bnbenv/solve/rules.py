@@ -12,6 +12,7 @@ from bnbenv.facts.model import Gpu
 from bnbenv.matrix.drivers import at_least, family_minimum, number
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
+from bnbenv.solve.model import KEEP
 from bnbenv.solve.situation import DRIVER_RULES_SOURCE, Fails, PythonOption, Reason, Situation
 from bnbenv.solve.versions import admits
 
@@ -31,16 +32,18 @@ def torch_fails(situation: Situation, build: TorchBuild) -> Fails:
     fails: Fails = {}
     evidence = build.evidence.source
     _libc(situation, build.libc_tag, lambda: label(build), evidence, fails)
-    if not admits(situation.request.torch, build.version):
+    if situation.request.torch != KEEP and not admits(situation.request.torch, build.version):
         fails["torch-wish"] = Reason(f"torch {situation.request.torch} was asked for", "the request")
     if not torch_pythons(situation, build):
         fails["python"] = Reason(_python_reason(situation, label(build), build.pythons), evidence)
     _reachable(situation, build, fails)
+    if build.source in ("default-index", "pytorch-index"):
+        _jetson(situation, fails)
     if situation.backend == "cuda":
         if build.cuda is None:
             fails["torch-cuda"] = Reason(f"{label(build)} has no CUDA", evidence)
         else:
-            _driver_runs(situation, build.cuda, fails)
+            driver_runs(situation, build.cuda, fails)
             for gpu in situation.gpus:
                 _torch_covers(situation, build, gpu, fails)
     return fails
@@ -75,7 +78,7 @@ def compiles_ptx(situation: Situation, cuda: str) -> bool:
     return bundled is not None and at_least(version, bundled)
 
 
-def _driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
+def driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
     """Minor-version compatibility: any driver of the CUDA major's family runs the SASS of all its releases."""
     driver = situation.driver
     row = situation.drivers.get(cuda) or family_minimum(situation.drivers.values(), cuda)
@@ -110,7 +113,7 @@ def torch_pythons(situation: Situation, build: TorchBuild) -> tuple[PythonOption
     return tuple(
         option
         for option in situation.pythons
-        if f"cp{option.minor.replace('.', '')}" in build.pythons
+        if (build.source == "existing" or f"cp{option.minor.replace('.', '')}" in build.pythons)
         and (build.requires_python is None or admits(build.requires_python, option.full))
     )
 
@@ -155,11 +158,15 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
         why = f"; default-index cannot be reached: {closed}" if closed else ""
         because = f"no source here offers {wheel.filename}{why}"
         fails["reachable"] = Reason(because, "the package sources, asked just now")
-    if situation.facts.platform.jetson and situation.backend == "cuda":
-        release = situation.facts.platform.jetson
-        because = f"Jetson with L4T {release} is not the server kind of aarch64: wheels do not run there"
-        fails["jetson"] = Reason(because, "bitsandbytes installation guide")
+    _jetson(situation, fails)
     return fails
+
+
+def _jetson(situation: Situation, fails: Fails) -> None:
+    release = situation.facts.platform.jetson
+    if release and situation.backend == "cuda":
+        because = f"Jetson with L4T {release} is not the server kind of aarch64: published wheels do not run there"
+        fails["jetson"] = Reason(because, "bitsandbytes installation guide")
 
 
 def wheel_pythons(situation: Situation, wheel: BitsandbytesWheel) -> frozenset[str]:

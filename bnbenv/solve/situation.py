@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,10 +14,12 @@ from bnbenv.errors import InputError, RebootRequired
 from bnbenv.facts.model import Driver, Gpu, HostFacts, MigSlice
 from bnbenv.matrix.drivers import known_releases, newest_of, number, unsupported
 from bnbenv.matrix.model import CudaDriver, GpuArch, Matrix
-from bnbenv.solve.model import Availability, Backend, Request
+from bnbenv.solve.model import KEEP, Availability, Backend, Request
 from bnbenv.solve.versions import admits, apart
 
 DRIVER_RULES_SOURCE = "CUDA Compatibility, NVIDIA"
+
+_CPYTHON = re.compile("cp3[0-9]{1,3}")
 
 
 class PythonOption(NamedTuple):
@@ -74,6 +77,9 @@ def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
     backend = _backend(facts, driver, gpus, request, fails)
     if backend == "cpu":
         gpus, visible = (), ()
+    if request.torch == KEEP and availability.existing is None:
+        because = f"the torch that is there was to be kept, and none was found: {availability.no_existing}"
+        fails["torch-wish"] = Reason(because, "this machine")
     archs = {row.compute_capability: row for row in matrix.archs}
     situation = Situation(
         facts=facts,
@@ -83,7 +89,7 @@ def situate(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
         gpus=gpus,
         visible=visible,
         driver=driver,
-        pythons=_pythons(facts, matrix, request, managed),
+        pythons=_pythons(facts, matrix, request, availability, managed),
         drivers={row.cuda: row for row in matrix.drivers},
         archs=archs,
         fails=fails,
@@ -194,11 +200,15 @@ def _is_index(word: str) -> bool:
     return word.isascii() and word.isdigit() and len(word) < 5
 
 
-def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) -> tuple[PythonOption, ...]:
+def _pythons(
+    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool
+) -> tuple[PythonOption, ...]:
     """Interpreters in the order of preference: those on the host, newest first, then those uv would download.
 
-    With ``minimal-change`` the one in use comes first, then those next to it.
+    With ``minimal-change`` the one in use comes first, then those next to it. Where torch is kept, its own alone.
     """
+    if request.torch == KEEP:
+        return _its_own(request, availability)
     options: dict[str, PythonOption] = {}
     for python in sorted(facts.pythons, key=lambda found: number(found.version), reverse=True):
         minor = ".".join(python.version.split(".")[:2])
@@ -214,6 +224,14 @@ def _pythons(facts: HostFacts, matrix: Matrix, request: Request, managed: bool) 
     return tuple(sorted(options.values(), key=lambda option: apart(have, option.minor)))
 
 
+def _its_own(request: Request, availability: Availability) -> tuple[PythonOption, ...]:
+    """The Python of the torch that is kept."""
+    found = availability.existing
+    if found is None or not _valid(found.python) or not admits(request.python, found.python):
+        return ()
+    return (PythonOption(".".join(found.python.split(".")[:2]), found.python, managed=False),)
+
+
 def downloadable(matrix: Matrix) -> list[str]:
     """The Python minors that torch has wheels for; first, newest first, those that at least half of its builds serve.
 
@@ -222,14 +240,14 @@ def downloadable(matrix: Matrix) -> list[str]:
     counts: dict[int, int] = {}
     for tags, builds in Counter(build.pythons for build in matrix.torch).items():
         for tag in tags:
-            if tag.startswith("cp3") and tag[3:].isdigit():
+            if _CPYTHON.fullmatch(tag):
                 counts[int(tag[3:])] = counts.get(int(tag[3:]), 0) + builds
     half = len(matrix.torch) / 2
     return [f"3.{minor}" for minor in sorted(counts, key=lambda minor: (counts[minor] >= half, minor), reverse=True)]
 
 
 def _valid(text: str) -> bool:
-    return all(part.isdigit() for part in text.split("."))
+    return all(part.isascii() and part.isdigit() for part in text.split("."))
 
 
 def _driver_knows_gpus(situation: Situation) -> None:

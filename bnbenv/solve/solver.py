@@ -1,9 +1,10 @@
 """Which combination fits, or why none does. Pure: facts, rows and wishes in, one value out.
 
 The order of preference (the smaller key wins): on a CPU a CPU build of torch before a CUDA build; SASS for every GPU
-before PTX; no override before an override; with ``minimal-change`` what is there or next to it; the newest
-bitsandbytes; the newest torch; on a CPU a local wheel, which need not be downloaded; the higher evidence; the default
-index; a Python that is there, the newest.
+before PTX; a wheel, and a source build only where one is asked for; no override before an override; with
+``minimal-change`` what is there or next to it; the newest bitsandbytes; the newest torch; on a CPU a local wheel, which
+need not be downloaded; the higher evidence; the default index; a Python that is there, the newest. Where torch is kept,
+the one that is there is the only candidate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from itertools import product
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
+from bnbenv.solve.builds import SourceRelease, paired, release_fails, source_releases, toolkit_of
 from bnbenv.solve.model import (
+    KEEP,
     Availability,
     BitsandbytesChoice,
     Choice,
@@ -27,7 +30,7 @@ from bnbenv.solve.model import (
     TorchChoice,
     telling,
 )
-from bnbenv.solve.pairs import Pairing, archs_without_code, library_cuda, pairings, remarks
+from bnbenv.solve.pairs import Pairing, archs_without_code, library_cuda, remarks
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, apart, public
@@ -35,6 +38,7 @@ from bnbenv.solve.versions import admits, apart, public
 Key = tuple[object, ...]
 
 REJECTED_SHOWN = 40
+_STAGES = ("dev", "a", "b", "rc", "final")  # of a version, the later the newer
 _SOURCES = ("local", "default-index", "pytorch-index", "existing")
 
 
@@ -86,17 +90,29 @@ def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Avai
     if situation.fails:
         return Judged(situation, matrix, (), ())
     here = (facts.platform.os, facts.platform.machine)
-    builds = [build for build in (*availability.local, *matrix.torch) if (build.os, build.machine) == here]
+    builds = [build for build in _builds(matrix, request, availability) if (build.os, build.machine) == here]
     if situation.backend == "cuda" and any(build.cuda for build in builds):
         builds = [build for build in builds if build.cuda]
+    builds.sort(key=_newest_first)
+    torch = tuple((build, torch_fails(situation, build)) for build in builds)
+    if request.build == "always":
+        releases = source_releases(matrix, *here)
+        return Judged(situation, matrix, torch, tuple((one, release_fails(situation, one)) for one in releases))
     wheels = [wheel for wheel in matrix.bitsandbytes if (wheel.os, wheel.machine) == here]
-    wheels.sort(key=lambda wheel: public(wheel.version), reverse=True)
-    return Judged(
-        situation,
-        matrix,
-        tuple((build, torch_fails(situation, build)) for build in builds),
-        tuple((wheel, wheel_fails(situation, wheel)) for wheel in wheels),
-    )
+    wheels.sort(key=lambda wheel: (public(wheel.version), wheel.filename), reverse=True)
+    return Judged(situation, matrix, torch, tuple((wheel, wheel_fails(situation, wheel)) for wheel in wheels))
+
+
+def _newest_first(build: TorchBuild) -> Key:
+    """An order in which no two builds are alike, so that the order of the rows decides nothing."""
+    return (_descending(build.version), source_key(build), build.version, build.libc_tag or "", build.path or "")
+
+
+def _builds(matrix: Matrix, request: Request, availability: Availability) -> tuple[TorchBuild, ...]:
+    """The torch builds that are candidates."""
+    if request.torch == KEEP:
+        return (availability.existing.torch,) if availability.existing else ()
+    return (*availability.local, *matrix.torch)
 
 
 def _best(judged: Judged) -> Pairing | None:
@@ -106,7 +122,7 @@ def _best(judged: Judged) -> Pairing | None:
     override, distance) the first one is the best, and one with none of these ends the search.
     """
     situation = judged.situation
-    if situation.fails or situation.request.build == "always":
+    if situation.fails:
         return None
     builds = sorted(
         (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
@@ -117,7 +133,7 @@ def _best(judged: Judged) -> Pairing | None:
     for kind in sorted({_kind(situation, build) for build in builds}):
         found: dict[tuple[bool, bool, Key], Pairing] = {}
         for wheel, build in product(wheels, [build for build in builds if _kind(situation, build) == kind]):
-            for pairing in sorted(pairings(situation, judged.matrix, build, wheel), key=_override_distance):
+            for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=_override_distance):
                 if not pairing.fails:
                     distance = _distance(situation.request, pairing)
                     found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
@@ -140,13 +156,15 @@ def _build_order(situation: Situation, build: TorchBuild) -> Key:
     source = _SOURCES.index(build.source)
     level = -LEVELS.index(build.evidence.level)
     download = situation.backend == "cpu" and build.source != "local"
-    return (_descending(build.version), download, level, source, cuda, source_key(build), python, build.version)
+    return (_descending(build.version), download, level, source, cuda, source_key(build), python)
 
 
-def _descending(version: str) -> tuple[int, ...]:
+def _descending(version: str) -> Key:
+    """Newest first; the pre-releases of a version come after it."""
     parsed = public(version)
     release = (*parsed.release, 0, 0, 0, 0)[:4]
-    return (*(-part for part in release), -(parsed.post or 0))
+    stage, count = parsed.pre or ("dev" if parsed.dev is not None else "final", 0)
+    return (*(-part for part in release), -_STAGES.index(stage), -count, -(parsed.post or 0))
 
 
 def _distance(request: Request, pairing: Pairing) -> Key:
@@ -180,12 +198,16 @@ def _solution(judged: Judged, best: Pairing) -> Solution:
     environment = {}
     if best.override:
         environment[best.override] = library_cuda(library).replace(".", "")
+    compiled = isinstance(wheel, SourceRelease)
+    taken = BitsandbytesChoice(
+        wheel.version, "build" if compiled else "wheel", library.name, wheel.sha256, wheel.filename
+    )
     return Solution(
         backend=situation.backend,
         choice=Choice(
             python=best.python.minor,
             torch=TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index),
-            bitsandbytes=BitsandbytesChoice(wheel.version, "wheel", library.name, wheel.sha256, wheel.filename),
+            bitsandbytes=taken,
             environment=environment,
         ),
         covers=best.covers,
@@ -208,6 +230,10 @@ def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
         for rule in judged.matrix.loaders
         if admits(rule.versions, wheel.version)
     ]
+    toolkit = toolkit_of(judged.matrix, build.cuda) if build.cuda and isinstance(wheel, SourceRelease) else None
+    if toolkit is not None:
+        origin = toolkit.evidence
+        lines.append(EvidenceLine(f"compiler of CUDA {toolkit.cuda}", origin.level, origin.source, origin.date))
     row = situation.drivers.get(build.cuda or "") if situation.backend == "cuda" else None
     if row is not None:
         lines.append(EvidenceLine(f"driver for CUDA {row.cuda}", "declared", row.source))
@@ -227,6 +253,8 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
         yield f"not judged: {unknown}"
     elif unknown and situation.request.backend == "auto":
         yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
+    if best.torch.source == "existing":
+        yield f"torch {best.torch.version} stays as it is, in {best.torch.path}"
     for advisory in remarks(situation, judged.matrix, best):
         yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
     stale = situation.facts.environment.get("BNB_CUDA_VERSION")
@@ -280,7 +308,7 @@ def _pair_rows(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel, best
     """Why a pair was not taken: what stands against it, or what is preferred to it."""
     name = f"{label(build)} + bitsandbytes {wheel.version}"
     rows: list[Rejected] = []
-    for pairing in pairings(judged.situation, judged.matrix, build, wheel):
+    for pairing in paired(judged.situation, judged.matrix, build, wheel):
         rows += _rows(name, pairing.fails)
         if not pairing.fails and pairing.uses_ptx and not best.uses_ptx:
             rows.append(Rejected(name, "prefer-sass", "it would run PTX where the choice has SASS"))

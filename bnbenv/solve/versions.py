@@ -42,9 +42,12 @@ def specifier(text: str) -> SpecifierSet:
 
 
 @lru_cache(maxsize=65536)
-def admits(spec: str, candidate: str) -> bool:
-    """Whether a specifier admits a version (pre-releases only where it names one)."""
-    return specifier(spec).contains(version(candidate))
+def admits(spec: str, candidate: str, pre: bool = False) -> bool:
+    """Whether a specifier admits a version: pre-releases only where it names one, or with ``pre``.
+
+    By PEP 440 ``2.6.0a0+ecf3bae40a.nv25.1`` is then one of ``>=2.4,<3``, and none of ``>=2.6``.
+    """
+    return specifier(spec).contains(version(candidate), prereleases=True if pre else None)
 
 
 @lru_cache(maxsize=4096)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from bnbenv.solve.model import Request, Solution
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bnbenv.solve.model import KEEP, Request, Solution
+
+# Options of ``bnbenv solve`` and their values; None for an option that has none.
+Arguments = dict[str, str | None]
 
 
 def gives(solution: Solution) -> str:
     """A solution in one line: ``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2), Python 3.12``."""
     choice = solution.choice
     torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
-    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}, Python {choice.python}"
+    needs = "".join(f", {name}={value}" for name, value in choice.environment.items())
+    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}, Python {choice.python}{needs}"
 
 
-def arguments_of(request: Request) -> dict[str, str]:
+def arguments_of(request: Request) -> Arguments:
     """The request as options of ``bnbenv solve``, defaults left out."""
     values = {
         "--torch": request.torch if request.torch != "*" else "",
@@ -22,10 +29,38 @@ def arguments_of(request: Request) -> dict[str, str]:
         "--backend": request.backend if request.backend != "auto" else "",
         "--driver": request.driver or "",
     }
-    return {key: value for key, value in values.items() if value}
+    given: Arguments = {key: value for key, value in values.items() if value}
+    return {**given, "--build": None} if request.build == "always" else given
 
 
-def command(arguments: dict[str, str]) -> str:
-    """``bnbenv sync`` with wishes, to be pasted into a shell."""
-    words = [f"{key} '{value}'" if set(value) & set("<>*!= ") else f"{key} {value}" for key, value in arguments.items()]
-    return " ".join(["bnbenv sync", *words])
+def words_of(arguments: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Options as words of a command line."""
+    return tuple(word for key, value in arguments.items() for word in (key, value) if word is not None)
+
+
+def command(arguments: Mapping[str, str | None]) -> str:
+    """What carries wishes out, to be pasted into a shell: ``bnbenv sync`` with them.
+
+    Where torch is kept or bitsandbytes compiled, that is ``bnbenv solve``, which says what to do by hand.
+    """
+    verb = "solve" if "--build" in arguments or arguments.get("--torch") == KEEP else "sync"
+    return " ".join(["bnbenv", verb, *map(_quoted, words_of(arguments))])
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if set(word) & set("<>*!= ~") else word
+
+
+def by_hand(choice: Mapping[str, Any], archs: Iterable[str]) -> list[str]:
+    """The commands that compile a choice with ``source`` build, in a checkout of that release's tag.
+
+    ``archs`` are the targets, such as ``sm_70``. From upstream's CMakeLists.txt and setup.py.
+    """
+    numbers = dict.fromkeys(arch.removeprefix("sm_") for arch in archs)
+    capability = ";".join(sorted(numbers, key=int))
+    return [
+        f"git checkout {choice['bitsandbytes']['version']}",
+        f'cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY="{capability}" -S . -B build',
+        "cmake --build build --config Release",
+        "BNB_SKIP_CMAKE=1 python -m pip install --no-deps .",
+    ]

@@ -30,12 +30,15 @@ FAMILY_MIN = {
     "linux": {"11": "450.80.02", "12": "525.60.13", "13": "580"},
     "windows": {"11": "452.39", "12": "528.33", "13": "580"},
 }
-JSON_TABLES = ("torch.json", "torch-declared.json", "bitsandbytes.json")
+JSON_TABLES = ("torch.json", "torch-declared.json", "bitsandbytes.json", "toolkits.json")
 LEVELS = ("declared", "measured", "resolved", "verified")
 
 
 class Case(Protocol):
-    """A host and what is wished for on it; ``gpus`` are compute capabilities, ``pythons`` minors."""
+    """A host and what is wished for on it; ``gpus`` are compute capabilities, ``pythons`` minors.
+
+    ``build``: bitsandbytes is to be compiled; ``kept``: version and source of the torch that is to be kept.
+    """
 
     os: str
     machine: str
@@ -46,6 +49,8 @@ class Case(Protocol):
     torch: str
     wheel: str
     python: str
+    build: bool
+    kept: tuple[str, str] | None
 
     @property
     def cuda(self) -> bool: ...
@@ -60,6 +65,7 @@ class Tables:
     bundled: dict[str, dict[str, str | None]]
     archs: dict[str, dict[str, Any]]
     advisories: tuple[dict[str, Any], ...]
+    compiles: dict[str, list[str]]
 
 
 def read_tables() -> Tables:
@@ -77,6 +83,7 @@ def read_tables() -> Tables:
         },
         archs={row["compute_capability"]: row for row in toml["gpus.toml"]["arch"]},
         advisories=tuple(toml["advisories.toml"]["advisory"]),
+        compiles={row["cuda"]: row["sass"] for row in loads["toolkits.json"]},
     )
 
 
@@ -129,6 +136,8 @@ class Search:
     def best(self) -> Found | None:
         """The preferred combination: with a Python that is there, else with one to download."""
         wish = self.case.python
+        if self.case.kept is not None:
+            return min(self.all(["3.12"] if admits(wish, "3.12.5") else []), key=lambda one: one.key, default=None)
         there = [minor for minor in self.case.pythons if admits(wish, f"{minor}.5")]
         every = [f"3.{number}" for number in range(8, 16)]
         download = [minor for minor in every if any(admits(wish, f"{minor}.{patch}") for patch in (0, 99))]
@@ -139,12 +148,14 @@ class Search:
         return None
 
     def find(
-        self, python: str, torch: tuple[str, str, str | None], bitsandbytes: tuple[str, str, str | None]
+        self, python: str, torch: tuple[str, str, str | None], bitsandbytes: tuple[str, str, str, str | None]
     ) -> Found | None:
-        """A combination by torch's version, source and index, and the wheel's sha256, library and override."""
+        """A combination by torch's version, source and index, and version, wheel, library and override."""
         for one in self.all([python]):
-            build = (one.torch["version"], one.torch["source"], one.torch.get("index"))
-            if (build, (one.wheel["sha256"], one.library, one.override)) == (torch, bitsandbytes):
+            source = one.torch["source"] if self.case.kept is None else "existing"
+            build = (one.torch["version"], source, one.torch.get("index"))
+            filename = "" if self.case.build else one.wheel["filename"]
+            if (build, (one.wheel["version"], filename, one.library, one.override)) == (torch, bitsandbytes):
                 return one
         return None
 
@@ -154,14 +165,49 @@ class Search:
             return
         here = [row for row in self.tables.torch if (row["os"], row["machine"]) == (case.os, case.machine)]
         builds = [row for row in here if admits(case.torch, row["version"]) and self.libc(row["libc_tag"])]
+        if case.kept is not None:
+            builds = [kept_row(row) for row in here if (row["version"], row["source"]) == case.kept][:1]
         wheels = [row for row in self.tables.wheels if (row["os"], row["machine"]) == (case.os, case.machine)]
-        wheels = [row for row in wheels if admits(case.wheel, row["version"]) and self.libc(row["libc_tag"])]
+        wheels = self.releases() if case.build else [row for row in wheels if self.libc(row["libc_tag"])]
+        wheels = [row for row in wheels if admits(case.wheel, row["version"])]
         for build, wheel in itertools.product(builds, wheels):
             if not any(self.python_fits(minor, build, wheel) for minor in pythons):
                 continue
             if not self.requirement(build, wheel):
                 continue
-            yield from self.on_gpus(build, wheel) if case.cuda else self.on_cpu(build, wheel)
+            if case.cuda:
+                yield from self.compiled(build, wheel) if case.build else self.on_gpus(build, wheel)
+            elif not case.build:
+                yield from self.on_cpu(build, wheel)
+
+    def releases(self) -> list[dict[str, Any]]:
+        """One row of each version that can be compiled, with the oldest architecture that it was published for."""
+        rows: dict[str, dict[str, Any]] = {}
+        for row in self.tables.wheels:
+            archs = [
+                name[3:].rstrip("af") for one in row["libraries"] if "_cuda" in one["name"] for name in one["sass"]
+            ]
+            known = rows.get(row["version"], {}).get("oldest", 999)
+            own = (row["os"], row["machine"]) == (self.case.os, self.case.machine)
+            base = row if own or row["version"] not in rows else rows[row["version"]]
+            rows[row["version"]] = {**base, "oldest": min([known, *map(int, archs)])}
+        return [row for row in rows.values() if Version(row["version"]) >= Version("0.45") and row["oldest"] < 999]
+
+    def compiled(self, build: dict[str, Any], release: dict[str, Any]) -> Iterator[Found]:
+        """A release compiled by the toolkit of torch's CUDA for these GPUs."""
+        cuda, case = build["cuda"], self.case
+        if cuda not in self.tables.compiles or not self.driver_runs(cuda):
+            return
+        torch = [code(build["arch_list"], gpu, self.ptx_compiles(cuda)) for gpu in case.gpus]
+        plain = [name for name in self.tables.compiles[cuda] if name[-1].isdigit()]
+        own = [code(plain, gpu, False) for gpu in case.gpus]
+        old = [gpu for gpu in case.gpus if int(gpu.replace(".", "")) < release["oldest"]]
+        name = f"libbitsandbytes_cuda{cuda.replace('.', '')}.{'dll' if case.os == 'windows' else 'so'}"
+        if not (None in torch or None in own or old or self.bad(build, release, name, None)):
+            yield Found(self.key(build, release, "ptx" in torch, False), build, release, name, None)
+
+    def driver_runs(self, cuda: str) -> bool:
+        return dotted(self.case.driver) >= dotted(FAMILY_MIN[self.case.os][cuda.split(".")[0]])
 
     def libc(self, needed: str | None) -> bool:
         return needed is None or self.case.os != "linux" or dotted(self.case.glibc) >= dotted(needed)
@@ -204,7 +250,7 @@ class Search:
 
     def on_gpus(self, build: dict[str, Any], wheel: dict[str, Any]) -> Iterator[Found]:
         cuda, case = build["cuda"], self.case
-        if cuda is None or dotted(case.driver) < dotted(FAMILY_MIN[case.os][cuda.split(".")[0]]):
+        if cuda is None or not self.driver_runs(cuda):
             return
         torch = [code(build["arch_list"], gpu, self.ptx_compiles(cuda)) for gpu in case.gpus]
         version = Version(wheel["version"])
@@ -264,6 +310,11 @@ class Search:
 def cuda_of(library: str) -> str:
     digits = library.split("_cuda")[1].split(".")[0].removesuffix("_nocublaslt")
     return f"{digits[:-1]}.{digits[-1]}"
+
+
+def kept_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A build of the tables as if it were there, for Python 3.12."""
+    return {**row, "pythons": ["cp312"], "libc_tag": None, "requires_python": None}
 
 
 @pytest.fixture(scope="session")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import HealthCheck, given, settings
 
 from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.matrix.model import Matrix
-from bnbenv.solve.model import Refusal, Request, Solution
+from bnbenv.solve.model import KEEP, Availability, Existing, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
 DRIVERS = (
@@ -38,6 +40,10 @@ WHEEL_WISHES = (
     "<0.49",
     ">=0.50",
 )
+KEPT = (
+    *(("2.6.0", "default-index"), ("2.9.1", "default-index"), ("2.13.0", "default-index"), ("2.15.0", "default-index")),
+    *(("2.9.1+cu126", "pytorch-index"), ("2.5.1+cu118", "pytorch-index"), ("2.1.2", "default-index")),
+)
 PYTHON_WISHES = (">=3.10", "==3.9.*", "==3.12.*", ">=3.13", ">=3.10,<3.12")
 
 
@@ -55,6 +61,8 @@ class Case:
     wheel: str
     python: str
     backend: str
+    build: bool = False
+    kept: tuple[str, str] | None = None
 
     @property
     def facts(self) -> HostFacts:
@@ -74,7 +82,19 @@ class Case:
     @property
     def request(self) -> Request:
         backend: Any = self.backend
-        return Request(torch=self.torch, bitsandbytes=self.wheel, python=self.python, backend=backend)
+        torch = self.torch if self.kept is None else KEEP
+        build: Any = "always" if self.build else "auto"
+        return Request(torch=torch, bitsandbytes=self.wheel, python=self.python, backend=backend, build=build)
+
+    def availability(self, matrix: Matrix) -> Availability:
+        """The torch that is kept is a row of the matrix as if it were there."""
+        here = (self.kept, self.os, self.machine)
+        for row in matrix.torch:
+            if ((row.version, row.source), row.os, row.machine) == here:
+                changes: dict[str, Any] = {"source": "existing", "pythons": ("cp312",), "path": "there"}
+                row = msgspec.structs.replace(row, **changes, index=None, libc_tag=None, requires_python=None)
+                return Availability(existing=Existing(row, "3.12.5"))
+        return Availability()
 
     @property
     def cuda(self) -> bool:
@@ -100,6 +120,8 @@ CASES = st.builds(
     wheel=some(WHEEL_WISHES, 0),
     python=some(PYTHON_WISHES, 0),
     backend=some(("auto", "cpu", "cuda"), 0),
+    build=st.sampled_from((False, False, True)),
+    kept=st.one_of(st.none(), st.none(), st.sampled_from(KEPT)),
 ) | st.builds(
     Case,
     os=st.just("linux"),
@@ -112,6 +134,8 @@ CASES = st.builds(
     wheel=some(WHEEL_WISHES, 0),
     python=st.just(">=3.10"),
     backend=some(("auto", "cpu", "cuda"), 0),
+    build=st.sampled_from((False, False, True)),
+    kept=st.one_of(st.none(), st.none(), st.sampled_from(KEPT)),
 )
 
 
@@ -124,7 +148,7 @@ def quick(examples: int) -> settings:
 @quick(100)
 @given(case=CASES)
 def test_the_answer_is_that_of_an_exhaustive_search(case: Case, shipped: Matrix, search: Any) -> None:
-    answer = solve(case.facts, shipped, case.request)
+    answer = asked(case, shipped)
     best = search(case).best()
     if best is None:
         assert isinstance(answer, Refusal), answer
@@ -132,18 +156,24 @@ def test_the_answer_is_that_of_an_exhaustive_search(case: Case, shipped: Matrix,
     assert isinstance(answer, Solution), answer
     assert answer.backend == ("cuda" if case.cuda else "cpu")
     choice = answer.choice
+    assert choice.bitsandbytes.source == ("build" if case.build else "wheel")
+    assert (choice.torch.source == "existing") == (case.kept is not None)
     torch = (choice.torch.version, choice.torch.source, choice.torch.index)
     override = choice.environment.get("BNB_CUDA_VERSION")
-    bitsandbytes = (choice.bitsandbytes.sha256, choice.bitsandbytes.library, override)
+    bitsandbytes = (choice.bitsandbytes.version, choice.bitsandbytes.filename, choice.bitsandbytes.library, override)
     chosen = search(case).find(choice.python, torch, bitsandbytes)
     assert chosen is not None, "the choice does not fit"
     assert chosen.key == best.key, (best.torch["version"], best.wheel["version"], best.library)
 
 
+def asked(case: Case, shipped: Matrix) -> Solution | Refusal:
+    return solve(case.facts, shipped, case.request, case.availability(shipped))
+
+
 @quick(30)
 @given(case=CASES)
 def test_every_selected_gpu_is_covered(case: Case, shipped: Matrix) -> None:
-    answer = solve(case.facts, shipped, case.request)
+    answer = asked(case, shipped)
     if isinstance(answer, Solution):
         assert [cover.gpu for cover in answer.covers] == (list(range(len(case.gpus))) if case.cuda else [])
         for cover in answer.covers:
@@ -168,26 +198,26 @@ def restricted(case: Case) -> Iterator[Case]:
 @quick(20)
 @given(case=CASES)
 def test_a_restriction_never_turns_a_refusal_into_a_solution(case: Case, shipped: Matrix) -> None:
-    if isinstance(solve(case.facts, shipped, case.request), Refusal):
+    if isinstance(asked(case, shipped), Refusal):
         for harder in restricted(case):
-            assert isinstance(solve(harder.facts, shipped, harder.request), Refusal), harder
+            assert isinstance(asked(harder, shipped), Refusal), harder
 
 
 @quick(40)
 @given(case=CASES)
 def test_a_refusal_names_rules_and_offers_what_works(case: Case, shipped: Matrix) -> None:
-    answer = solve(case.facts, shipped, case.request)
+    answer = asked(case, shipped)
     if isinstance(answer, Solution):
         return
     assert answer.conflict
     for option in answer.options:
         if option.solve_args is not None:
-            again = solve(case.facts, shipped, request_of(option.solve_args))
+            again = solve(case.facts, shipped, request_of(option.solve_args), case.availability(shipped))
             assert isinstance(again, Solution), option
             assert f"bitsandbytes {again.choice.bitsandbytes.version} " in option.gives
             assert f"torch {again.choice.torch.version} " in option.gives
     on_cpu = replace(case, backend="cpu")
-    if case.backend != "cpu" and isinstance(solve(on_cpu.facts, shipped, on_cpu.request), Solution):
+    if case.backend != "cpu" and isinstance(asked(on_cpu, shipped), Solution):
         assert any("--backend cpu" in " ".join(option.solve_args or ()) for option in answer.options)
 
 
@@ -195,28 +225,40 @@ def test_a_refusal_names_rules_and_offers_what_works(case: Case, shipped: Matrix
 @given(case=CASES)
 def test_a_wish_in_the_conflict_can_be_given_up(case: Case, shipped: Matrix) -> None:
     """A single wish that alone stands against a solution is an option to give up."""
-    answer = solve(case.facts, shipped, case.request)
-    loose = {"--torch": "*", "--bitsandbytes": "*", "--python": ">=3.10"}
-    given_wishes = {"--torch": case.torch, "--bitsandbytes": case.wheel, "--python": case.python}
+    answer = asked(case, shipped)
     if isinstance(answer, Solution):
         return
+    loose: dict[str, Any] = {"torch": "*", "wheel": "*", "python": ">=3.10"}
     for name, loosest in loose.items():
-        if given_wishes[name] == loosest:
+        freed = replace(case, **{name: loosest}, kept=None if name == "torch" else case.kept)
+        if freed == case or isinstance(asked(freed, shipped), Refusal):
             continue
-        words = {**given_wishes, "--backend": case.backend, name: loosest}
-        freed = solve(case.facts, shipped, request_of(tuple(word for item in words.items() for word in item)))
-        offered = [pairs(option.solve_args).get(name) for option in answer.options if option.solve_args is not None]
-        assert isinstance(freed, Refusal) or loosest in offered, answer
+        option = "--bitsandbytes" if name == "wheel" else f"--{name}"
+        offered = [pairs(one.solve_args).get(option) for one in answer.options if one.solve_args is not None]
+        assert loosest in offered, answer
+
+
+@quick(25)
+@given(case=CASES, seed=st.integers(0, 1 << 30))
+def test_the_order_of_the_rows_changes_nothing(case: Case, seed: int, shipped: Matrix) -> None:
+    """Neither the choice nor the words of a refusal: whoever asks the same again is told the same."""
+    shuffled = {name: list(getattr(shipped, name)) for name in ("bitsandbytes", "torch", "drivers", "archs")}
+    for rows in shuffled.values():
+        random.Random(seed).shuffle(rows)
+    other = msgspec.structs.replace(shipped, **{name: tuple(rows) for name, rows in shuffled.items()})
+    answer = solve(case.facts, other, case.request, case.availability(shipped))
+    assert answer.document() == asked(case, shipped).document()
 
 
 def pairs(words: tuple[str, ...]) -> dict[str, str]:
-    return dict(zip(words[::2], words[1::2], strict=True))
+    plain = [word for word in words if word != "--build"]
+    return dict(zip(plain[::2], plain[1::2], strict=True))
 
 
 def request_of(words: tuple[str, ...]) -> Request:
     """Options of ``bnbenv solve`` as a request."""
     names = {"--torch": "torch", "--bitsandbytes": "bitsandbytes", "--python": "python", "--backend": "backend"}
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"build": "always"} if "--build" in words else {}
     for name, value in pairs(words).items():
         if name == "--gpus":
             changes["gpus"] = tuple(value.split(","))

@@ -1,0 +1,196 @@
+"""What would resolve a refusal, the cheapest first; each option has been solved. Pure.
+
+The order: fewer GPUs (nobody asked for each of them), another torch or other wishes given up, both, a source build for
+exactly these GPUs, another driver, two environments that share the GPUs out, the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+from bnbenv.facts.model import Gpu, HostFacts
+from bnbenv.matrix.model import Matrix
+from bnbenv.solve.driver_options import keep_driver, other_driver
+from bnbenv.solve.model import KEEP, Availability, Option, Request, Solution
+from bnbenv.solve.situation import with_request
+from bnbenv.solve.solver import Judged, choose
+from bnbenv.solve.wording import Arguments, arguments_of, command, gives, words_of
+
+KINDS_COMBINED = 6  # compute capabilities in one machine, up to which every mixture is tried
+_MOST_SUBSETS = 3  # sets of GPUs that are offered
+_LOOSEST = {"torch": "*", "bitsandbytes": "*", "python": ">=3.10"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What was refused, and how it is asked again with some of it changed."""
+
+    facts: HostFacts
+    matrix: Matrix
+    request: Request
+    availability: Availability
+    judged: Judged
+
+    def solve(self, **changes: object) -> Solution | None:
+        """The solution with some wishes changed, None where there is none."""
+        return choose(self.facts, self.matrix, with_request(self.request, **changes), self.availability)
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that were asked for, or all where these are not there."""
+        situation = self.judged.situation
+        return situation.facts.gpus if "gpu" in situation.fails else situation.gpus
+
+
+def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator[Option]:
+    """Changes that lead to a solution. ``fail_sets`` are the rules against each candidate."""
+    request, situation = question.request, question.judged.situation
+    kept = tuple(keep_driver(question.facts, question.matrix, request, question.availability))
+    yield from kept
+    every = question.solve(gpus=("all",)) if request.gpus != ("all",) else None
+    if every is not None:
+        yield _option(question, "take all GPUs", every, {"--gpus": "all"})
+    subsets = [] if every else list(_fewer_gpus(question))
+    yield from (one for _, one in subsets[:_MOST_SUBSETS])
+    wishes = list(_wishes_given_up(question))
+    yield from wishes
+    if not (every or subsets or wishes):
+        yield from _all_wishes_and_fewer_gpus(question)
+    yield from _by_compiling(question)
+    helped = situation.fails or any(_driver_only(rules) for rules in fail_sets)
+    if helped and not kept and "torch-wish" not in situation.fails:
+        yield from other_driver(question.facts, question.matrix, request, question.availability, situation)
+    yield from _two_environments(question, [gpus for gpus, _ in subsets])
+    if situation.backend == "cuda":
+        yield from _on_the_cpu(question)
+
+
+def _option(question: Question, change: str, solution: Solution, replaced: Arguments, by_hand: bool = False) -> Option:
+    """A change of the wishes. ``by_hand``: it stands in bnbenv.toml, and no option of ``sync`` changes it."""
+    arguments = {**arguments_of(question.request), **replaced}
+    if by_hand:
+        arguments.pop("--build", None)
+    driver = arguments.get("--driver")
+    if driver is not None:
+        change += f", with the NVIDIA driver {driver}"
+    return Option(change, gives(solution), None if by_hand or driver else command(arguments), words_of(arguments))
+
+
+def _wishes_given_up(question: Question) -> Iterator[Option]:
+    """The wishes worth giving up: one, two, all of them."""
+    request = question.request
+    if request.build == "always" and (solution := question.solve(build="auto")):
+        yield _option(question, 'take a published wheel (build = "auto")', solution, {}, by_hand=True)
+    given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
+    for size in (1, 2, 3):
+        for names in combinations(given, size):
+            changes = {name: _LOOSEST[name] for name in names}
+            solution = question.solve(**changes)
+            if solution is not None:
+                text = f"give up the wish for {' and '.join(names)}"
+                if names == ("torch",) and request.torch == KEEP:
+                    text = "take another torch than the one that is there"
+                yield _option(question, text, solution, {f"--{name}": value for name, value in changes.items()})
+
+
+def _fewer_gpus(question: Question, **changes: object) -> Iterator[tuple[tuple[Gpu, ...], Option]]:
+    """Fewer GPUs, the most first. Those of one compute capability go together: the rules treat them alike."""
+    kinds = tuple(dict.fromkeys(gpu.compute_capability for gpu in question.gpus))
+    sizes = range(len(kinds) - 1, 0, -1) if len(kinds) <= KINDS_COMBINED else (len(kinds) - 1, 1)
+    taken: list[set[str]] = []  # only the largest sets are worth saying
+    for size in sizes:
+        for kept in combinations(kinds, size):
+            if any(set(kept) <= larger for larger in taken):
+                continue
+            gpus = tuple(gpu for gpu in question.gpus if gpu.compute_capability in kept)
+            words = tuple(str(gpu.index) for gpu in gpus)
+            solution = question.solve(gpus=words, **changes)
+            if solution is not None:
+                taken.append(set(kept))
+                text = f"take only GPU {', '.join(words)}"
+                yield gpus, _option(question, text, solution, {"--gpus": ",".join(words)})
+
+
+def _all_wishes_and_fewer_gpus(question: Question) -> Iterator[Option]:
+    """Where neither helps alone: all wishes given up, and fewer GPUs."""
+    request = question.request
+    given = {name: loosest for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest}
+    if not given:
+        return
+    replaced: Arguments = {f"--{name}": value for name, value in given.items()}
+    for gpus, option in _fewer_gpus(question, **given):
+        arguments = {**arguments_of(request), **replaced, "--gpus": ",".join(str(gpu.index) for gpu in gpus)}
+        text = f"{option.change} and give up the wish for {' and '.join(given)}"
+        line = None if request.driver else command(arguments)
+        yield Option(text, option.gives, line, words_of(arguments))
+        return
+
+
+def _by_compiling(question: Question) -> Iterator[Option]:
+    """A source build for exactly these GPUs, for the torch that was asked for or, on a Jetson, that is there."""
+    request = question.request
+    if request.build != "auto" or question.judged.situation.backend != "cuda":
+        return
+    changes: dict[str, object] = {"build": "always"}
+    replaced: Arguments = {"--build": None}
+    solution = question.solve(**changes)
+    if solution is None and question.availability.existing is not None and request.torch == "*":
+        solution = question.solve(**changes, torch=KEEP)
+        replaced = {"--torch": KEEP, "--build": None}
+    if solution is not None:
+        archs = " ".join(dict.fromkeys(cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers))
+        text = f"compile bitsandbytes {solution.choice.bitsandbytes.version} for {archs}"
+        text += f" with CUDA {solution.choice.torch.cuda}"
+        yield _option(question, text, solution, replaced)
+
+
+def _two_environments(question: Question, subsets: list[tuple[Gpu, ...]]) -> Iterator[Option]:
+    """Two environments, each for some of the GPUs, where one cannot be for all: two commands in one option."""
+    request, arguments = question.request, arguments_of(question.request)
+    if request.driver is not None or request.torch == KEEP or request.build == "always":
+        return
+    for first in subsets:
+        second = tuple(gpu for gpu in question.gpus if gpu not in first)
+        words = [",".join(str(gpu.index) for gpu in part) for part in (first, second)]
+        one, other = (question.solve(gpus=tuple(part.split(","))) for part in words)
+        if one is not None and other is not None:
+            folder = f"gpu{words[1].replace(',', '-')}"
+            lines = [
+                command({**arguments, "--gpus": words[0]}),
+                f"mkdir {folder}",
+                command({**arguments, "--gpus": words[1], "--project": folder}),
+            ]
+            change = f"make two environments: one for GPU {words[0]}, one in the folder {folder} for GPU {words[1]}"
+            text = f"{gives(one)}; for GPU {words[1]} {gives(other)}"
+            yield Option(change, text, " && ".join(lines), None)
+            return
+
+
+def _on_the_cpu(question: Question) -> Iterator[Option]:
+    """The CPU, with as many of the wishes as it can have."""
+    request = question.request
+    arguments = arguments_of(request)
+    # Where the driver waits for a reboot, only with another one there is an answer at all.
+    driver = request.driver if question.facts.driver.state == "mismatch" else None
+    dropped = ("--gpus", "--build") if driver else ("--gpus", "--build", "--driver")
+    others = {key: value for key, value in arguments.items() if key not in dropped}
+    given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
+    build = "auto" if request.build == "always" else request.build
+    for size in range(len(given) + 1):
+        for names in combinations(given, size):
+            changes = {name: _LOOSEST[name] for name in names}
+            solution = question.solve(backend="cpu", gpus=("all",), driver=driver, build=build, **changes)
+            if solution is not None:
+                replaced = {f"--{name}": value for name, value in changes.items()}
+                line: Arguments = {**others, **replaced, "--backend": "cpu"}
+                text = "use the CPU only"
+                text += f", and give up the wish for {' and '.join(names)}" if names else ""
+                yield Option(text, gives(solution), None if driver else command(line), words_of(line))
+                return
+
+
+def _driver_only(rules: frozenset[str]) -> bool:
+    """Whether another driver is all that a candidate lacks."""
+    return all(rule.split("[")[0] in ("driver-cuda", "torch-ptx", "library-ptx") for rule in rules)

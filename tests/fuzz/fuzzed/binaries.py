@@ -13,7 +13,7 @@ from bnbenv.matrix.binary import Window
 from bnbenv.matrix.fatbin import targets
 from bnbenv.matrix.load import load_matrix
 from bnbenv.matrix.measure import arch_list, measure_bitsandbytes, measure_torch, version_field, wheel_name
-from bnbenv.matrix.native import read_native
+from bnbenv.matrix.native import read_library
 from bnbenv.matrix.wheel import Wheel
 from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.solver import solve
@@ -22,9 +22,12 @@ from .oracle import Fault, Target
 from .places import H200, REPO, matrix, put, recorded, scratch, shipped_table
 
 CUDA_LIBRARY = "libbitsandbytes_cuda130.so"
-_TORCH = "torch-2.13.0+cu130-cp311-cp311-manylinux_2_28_x86_64.whl"
-_BITSANDBYTES = "bitsandbytes-0.50.2-py3-none-manylinux_2_24_x86_64.whl"
-_TABLES = ("loaders.toml", "drivers.toml", "gpus.toml", "advisories.toml", "sources.toml")
+TORCH = "torch-2.13.0+cu130-cp311-cp311-manylinux_2_28_x86_64.whl"
+BITSANDBYTES = "bitsandbytes-0.50.2-py3-none-manylinux_2_24_x86_64.whl"
+_TABLES = (
+    *("loaders.toml", "drivers.toml", "gpus.toml", "advisories.toml", "sources.toml", "families.toml"),
+    "toolkits.json",
+)
 
 
 def _fatbin(data: bytes) -> None:
@@ -34,10 +37,11 @@ def _fatbin(data: bytes) -> None:
 
 
 def _native(data: bytes) -> None:
-    row = read_native(data, CUDA_LIBRARY)
+    library = read_library(data, CUDA_LIBRARY)
+    row = library.row
     if row.backend != "cuda":
         raise Fault(f"another backend: {row}")
-    json.dumps([row.needed, row.sass, row.ptx, row.glibc, row.glibcxx]).encode()
+    json.dumps([row.needed, row.sass, row.ptx, row.glibc, row.glibcxx, library.cuda, library.ptx_cuda]).encode()
 
 
 def _texts(data: bytes) -> None:
@@ -55,9 +59,9 @@ def _name(data: bytes) -> None:
 def _wheel(data: bytes) -> None:
     """What a folder of wheels holds is measured, and judged by."""
     try:
-        row = measure_torch(Wheel(io.BytesIO(data), _TORCH, "a" * 64, len(data)), "local")
+        row = measure_torch(Wheel(io.BytesIO(data), TORCH, "a" * 64, len(data)), "local")
     finally:
-        measured = measure_bitsandbytes(Wheel(io.BytesIO(data), _BITSANDBYTES, "a" * 64, len(data)))
+        measured = measure_bitsandbytes(Wheel(io.BytesIO(data), BITSANDBYTES, "a" * 64, len(data)))
     facts = recorded(H200)
     own = Availability(local=(row,))
     solve(facts, matrix(), Request(torch=f"==={row.version}"), own)
@@ -121,12 +125,12 @@ def _container(*entries: bytes) -> bytes:
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
 
 
-def _fatbins() -> tuple[bytes, ...]:
+def fatbins() -> tuple[bytes, ...]:
     one = _container(_entry(2, 90), _entry(2, 100, 0x100000), _entry(1, 120, 0x200000))
     return one, one + bytes(24) + _container(_entry(2, 75)), _container()
 
 
-def _elf() -> bytes:
+def elf() -> bytes:
     """A library that needs libc.so.6 in two versions, with a fatbin."""
     strings = b"\0libc.so.6\0GLIBC_2.34\0GLIBCXX_3.4.29\0GLIBC_ABI_DT_RELR\0"
     dynamic = struct.pack("<qQ", 1, 1) + bytes(16)
@@ -138,8 +142,8 @@ def _elf() -> bytes:
         (b".dynstr", 3, 0, 0, strings),
         (b".dynamic", 6, 1, 0, dynamic),
         (b".gnu.version_r", 0x6FFFFFFE, 1, 1, needs),
-        (b".nv_fatbin", 1, 0, 0, _fatbins()[1]),
-        (b"__nv_relfatbin", 1, 0, 0, _fatbins()[0]),
+        (b".nv_fatbin", 1, 0, 0, fatbins()[1]),
+        (b"__nv_relfatbin", 1, 0, 0, fatbins()[0]),
     ]
     names = b"\0" + b"".join(section[0] + b"\0" for section in sections[1:]) + b".shstrtab\0"
     sections.append((b".shstrtab", 3, 0, 0, names))
@@ -154,11 +158,11 @@ def _elf() -> bytes:
     return bytes(body) + headers
 
 
-def _pe() -> bytes:
+def pe() -> bytes:
     """A DLL that imports one other, with a fatbin."""
     address = 0x1000
     imports = struct.pack("<IIIII", 1, 0, 0, address + 40, 1) + bytes(20) + b"cudart64_13.dll\0"
-    contents = {b".rdata": imports, b".nv_fatb": _fatbins()[1], b"__nv_rel": _fatbins()[0]}
+    contents = {b".rdata": imports, b".nv_fatb": fatbins()[1], b"__nv_rel": fatbins()[0]}
     optional = struct.pack("<H", 0x20B).ljust(120, b"\0") + struct.pack("<II", address, 40)
     coff = struct.pack("<4sHHIIIHH", b"PE\0\0", 0x8664, len(contents), 0, 0, 0, len(optional), 0x2022)
     head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x40) + coff + optional
@@ -171,7 +175,7 @@ def _pe() -> bytes:
     return head + table + body
 
 
-def _wheels() -> tuple[bytes, ...]:
+def wheels() -> tuple[bytes, ...]:
     """A wheel that reads as one of torch and as one of bitsandbytes, as it is and stored."""
     metadata = (
         "Metadata-Version: 2.1\nName: torch\nVersion: 2.13.0+cu130\nRequires-Python: >=3.10\n"
@@ -182,8 +186,8 @@ def _wheels() -> tuple[bytes, ...]:
         "torch-2.13.0+cu130.dist-info/METADATA": metadata.encode(),
         "torch/version.py": b"cuda: Optional[str] = '13.0'\nhip = None\nxpu = None\n",
         "torch/lib/libtorch_python.so": b"\0sm_75 sm_80 sm_90 sm_120\0",
-        f"bitsandbytes/{CUDA_LIBRARY}": _elf(),
-        "bitsandbytes/libbitsandbytes_cpu.dll": _pe(),
+        f"bitsandbytes/{CUDA_LIBRARY}": elf(),
+        "bitsandbytes/libbitsandbytes_cpu.dll": pe(),
     }
     found = []
     for how in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
@@ -196,8 +200,8 @@ def _wheels() -> tuple[bytes, ...]:
 
 
 _NAMES = (
-    _TORCH,
-    _BITSANDBYTES,
+    TORCH,
+    BITSANDBYTES,
     "torch-2.13.0-1build-cp313-cp313t-macosx_11_0_arm64.whl",
     "bitsandbytes-0.42.0-py3-none-any.whl",
     "torch-2.0-cp39.cp310-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
@@ -214,11 +218,13 @@ def _own_tables() -> tuple[bytes, ...]:
 
 
 TARGETS = (
-    Target("fatbin", "binary", _fatbin, _fatbins, (Failed,)),
-    Target("native-library", "binary", _native, lambda: (_elf(), _pe(), b"\xcf\xfa\xed\xfe"), (Failed,)),
+    Target("fatbin", "binary", _fatbin, fatbins, (Failed,)),
+    Target("elf-library", "binary", _native, lambda: (elf(),), (Failed,)),
+    Target("pe-library", "binary", _native, lambda: (pe(),), (Failed,)),
+    Target("native-library", "binary", _native, lambda: (elf(), pe(), b"\xcf\xfa\xed\xfe\x0c\0\0\1"), (Failed,)),
     Target("torch-texts", "text", _texts, lambda: (b"\0sm_80 sm_90a compute_120\0cuda = '13.0'\n",), (Failed,)),
     Target("wheel-names", "text", _name, lambda: tuple(name.encode() for name in _NAMES), (Failed,)),
-    Target("wheels", "zip", _wheel, _wheels, (Failed,), slow=True),
+    Target("wheels", "zip", _wheel, wheels, (Failed,), slow=True),
     Target("matrix-overlay", "json", _overlay, _rows, (InputError,), str(scratch() / "overlay"), True),
     Target("matrix-tables", "text", _own_table, _own_tables, (InputError,), str(scratch() / "changed"), True),
 )

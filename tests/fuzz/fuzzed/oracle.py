@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +35,8 @@ class Target:
 
     ``run`` decodes bytes and uses what came out of it, as the package does. ``kind`` says how seeds are edited: json,
     toml, text, binary or zip. ``make_seeds`` gives valid documents. ``raises`` are the errors that are documented,
-    ``file`` is how an InputError has to begin. ``slow`` targets take more than a millisecond an input.
+    ``file`` is how an InputError has to begin. ``slow`` targets take more than a millisecond an input. ``memory`` is
+    how many bytes one input may take at most; 0: that is not looked at, since looking takes time.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Target:
     raises: tuple[type[BnbenvError], ...] = ()
     file: str = ""
     slow: bool = False
+    memory: int = 0
 
     @cached_property
     def seeds(self) -> tuple[bytes, ...]:
@@ -55,7 +58,7 @@ def check(target: Target, data: bytes, limit: float = LIMIT) -> BnbenvError | No
 
     An exception that is no error of the target's comes out as it is.
     """
-    with bounded(limit):
+    with bounded(limit), modest(target.memory):
         try:
             target.run(data)
         except target.raises as error:
@@ -81,6 +84,22 @@ def check_error(error: BnbenvError, file: str = "") -> None:
         raise Fault(f"no single line: {text[:300]!r}")
     if LOGIN.search(text):
         raise Fault(f"a password is shown: {text[:300]}")
+
+
+@contextlib.contextmanager
+def modest(most: int) -> Iterator[None]:
+    """Raises Fault where more bytes than these are taken at one time; 0 allows all."""
+    if not most:
+        yield
+        return
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    if peak > most:
+        raise Fault(f"it took {peak >> 20} MiB")
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from bnbenv.paths import write_atomically
 from bnbenv.process import Command, SystemRunner
 
 MATRICES = Path(__file__).resolve().parent.parent / "matrices"
+TORCH_ARCHS = "torch-archs.toml"
 BUILD_MATRIX = "tools/scripts/generate_binary_build_matrix.py"
 FIRST, LAST_IN_BUILDER, FIRST_IN_WHEEL = Version("2.0"), Version("2.5.99"), Version("2.13")
 CENTOS7, MANYLINUX_2_28 = "2.17", "2.28"  # glibc of the images: manylinux-builder through 2.5, manylinux2_28-builder
@@ -336,7 +337,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=MATRICES / TORCH_DECLARED)
     args = parser.parse_args()
     measured = msgspec.json.decode((MATRICES / TORCH).read_bytes(), type=TorchTable).rows
-    table = msgspec.toml.decode((MATRICES / "torch-archs.toml").read_bytes(), type=ArchTable)
+    table = msgspec.toml.decode((MATRICES / TORCH_ARCHS).read_bytes(), type=ArchTable)
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     try:
         rows = list(derive(measured, Clone(args.test_infra), Clone(args.builder), table.build, today))

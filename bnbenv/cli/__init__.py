@@ -45,6 +45,9 @@ COMMANDS: dict[str, str] = {
 GROUPS: dict[str, dict[str, str]] = {
     "matrix": {
         "show": "say what is known: all of it, a version, or a GPU",
+        "update": "measure releases that are not known yet",
+        "inspect": "say what is in a binary, and whether it would run here",
+        "html": "write one page to look at, which needs no server",
     },
 }
 
@@ -55,7 +58,7 @@ def command_names() -> list[str]:
 
 
 # Commands that are asked for what they print: -q keeps it.
-ANSWERS = frozenset({"facts", "solve", "matrix show", "status", "list", "path", "completion"})
+ANSWERS = frozenset({"facts", "solve", "matrix show", "matrix inspect", "status", "list", "path", "completion"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

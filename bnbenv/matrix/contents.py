@@ -21,7 +21,7 @@ from bnbenv.matrix.fatwheel import FatWheel, StreamedFile
 from bnbenv.matrix.installed import mapped, parse_metadata, read_installed_bitsandbytes, read_installed_torch
 from bnbenv.matrix.measure import TEXT_LIMIT, measure_bitsandbytes, measure_torch, wheel_name
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
-from bnbenv.matrix.native import Library, cuda_of, read_library
+from bnbenv.matrix.native import Library, cuda_of, is_library, read_library
 
 if TYPE_CHECKING:
     import requests
@@ -87,8 +87,10 @@ def read_file(path: Path, told: Told) -> FoundPackage:
             told(f"reading {path.name}")
             digest = _digest(stream)
             return _read_wheel(FatWheel(stream, path.name, digest, stream.tell()), str(path), digest, told)
-    if not magic:
-        raise InputError(str(path), "", "it is empty")
+    if not is_library(magic):
+        raise InputError(
+            str(path), "", "it is no wheel, and no library of Linux, Windows or macOS" if magic else "it is empty"
+        )
     with mapped(path) as data:
         found = found_library(read_library(memoryview(data), path.name))
     return FoundPackage(
@@ -175,14 +177,20 @@ def read_url(session: requests.Session, url: str, told: Told) -> FoundPackage:
     shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     if not filename.endswith(".whl"):
         raise InputError(shown, "", "expected the address of a wheel (.whl)")
-    told(f"reading {filename}")
     wheel_name(filename)
-    with StreamedFile(session, url, filename) as remote:
+    came = 0
+
+    def got(size: int) -> None:
+        nonlocal came
+        came += size
+        told(f"reading {filename}, {came >> 20} MB so far")
+
+    with StreamedFile(session, url, filename, got) as remote:
         return _read_wheel(FatWheel(cast(BinaryIO, remote), filename, "", remote.size), shown, None, told)
 
 
 def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> FoundPackage:
-    """A wheel of any project. Raises Failed: ``bad-wheel``, ``bad-binary``, ``not-cuda``, as ``RemoteFile`` does; OSError."""
+    """A wheel of any project. Raises Failed: ``bad-wheel``, ``bad-binary``, ``not-cuda``; or as a remote file does."""
     name = wheel_name(wheel.filename)
     if name.project == "torch":
         return _of_torch(measure_torch(wheel, "local"), place, sha256)

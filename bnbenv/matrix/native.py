@@ -32,6 +32,11 @@ def backend_of(name: str) -> str:
     return _BACKEND_OF.get(match[1], match[1]) if match else "other"
 
 
+def is_library(beginning: bytes) -> bool:
+    """Whether a file begins as an ELF, PE or Mach-O file does (four bytes are enough)."""
+    return beginning[:4] in (elf.MAGIC, *_MACH_O) or beginning[:2] == pe.MAGIC
+
+
 def platform_of(data: bytes | memoryview, name: str) -> tuple[str, str]:
     """The system (linux, windows, macos) and the machine (x86_64, aarch64) that a library is for.
 

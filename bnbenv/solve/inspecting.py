@@ -9,12 +9,14 @@ import msgspec
 from bnbenv.facts.model import Gpu, HostFacts
 from bnbenv.matrix.contents import FoundLibrary, FoundPackage
 from bnbenv.matrix.drivers import at_least
-from bnbenv.matrix.model import Matrix
+from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Availability, Request
+from bnbenv.solve.pairs import loadable, loaded_library, loader_of
 from bnbenv.solve.rules import compiles_ptx, driver_runs, ptx_need
 from bnbenv.solve.situation import Fails, Situation, situate
 
+_OTHERS = {"rocm": "AMD's GPUs (ROCm)", "xpu": "Intel's GPUs (XPU)"}
 _NAMES = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
 
 
@@ -40,10 +42,15 @@ def situation_of(facts: HostFacts, matrix: Matrix) -> Situation:
 
 
 def judge_package(package: FoundPackage, situation: Situation) -> tuple[Answer, ...]:
-    """What can be said of a package as a whole: its platform and the C library of its tag; of torch also each GPU."""
+    """What can be said of a package as a whole: its platform and the C library of its tag; of torch also each GPU.
+
+    Of what is for another platform nothing more is said.
+    """
     answers = []
     if package.os is not None and package.machine is not None:
         answers.append(_platform(package.os, package.machine, situation))
+    if any(answer.answer == "no" for answer in answers):
+        return tuple(answers)
     if package.libc_tag is not None:
         answers.append(_libc(package.libc_tag, f"its tag asks for glibc {package.libc_tag}", situation))
     if package.arch_list is not None and package.cuda is not None:
@@ -52,12 +59,16 @@ def judge_package(package: FoundPackage, situation: Situation) -> tuple[Answer, 
 
 
 def judge_library(library: FoundLibrary, situation: Situation) -> tuple[Answer, ...]:
-    """What can be said of one library."""
+    """What can be said of one library; where it is for another platform nothing more."""
     answers = [_platform(library.os, library.machine, situation)]
+    if answers[0].answer == "no":
+        return tuple(answers)
     if library.glibc is not None:
         answers.append(_libc(library.glibc, f"it needs GLIBC_{library.glibc}", situation))
     if library.sass or library.ptx:
         answers += _gpus(library.cuda, library.ptx_cuda, (*library.sass, *library.ptx), situation)
+    elif library.backend in _OTHERS:
+        answers.append(Answer("gpu", "no", f"it is for {_OTHERS[library.backend]}, not for NVIDIA's"))
     return tuple(answers)
 
 
@@ -71,8 +82,6 @@ def _platform(system: str, machine: str, situation: Situation) -> Answer:
 
 def _libc(need: str, what: str, situation: Situation) -> Answer:
     libc = situation.facts.platform.libc
-    if situation.facts.platform.os != "linux":
-        return Answer("libc", "no", f"{what}, which this machine has not")
     if libc is None:
         return Answer("libc", "unknown", f"{what}; the C library of this machine is unknown")
     fits = libc.name == "glibc" and at_least(libc.version, need)
@@ -81,15 +90,13 @@ def _libc(need: str, what: str, situation: Situation) -> Answer:
 
 def _gpus(cuda: str | None, ptx_cuda: str | None, targets: tuple[str, ...], situation: Situation) -> list[Answer]:
     facts = situation.facts
-    if facts.platform.os == "macos":
-        return [Answer("gpu", "no", "macOS has no CUDA")]
-    if not facts.gpus:
-        unknown = next((one.reason for one in facts.unknown if one.fact.split("[")[0] in ("gpus", "driver")), None)
-        state = facts.driver.state
-        if state in ("ok", "error", "mismatch") or unknown:
-            return [Answer("gpu", "unknown", f"the GPUs of this machine are unknown: {unknown or _trouble(situation)}")]
-        return [Answer("gpu", "no", "this machine has no NVIDIA GPU")]
-    return [_on_gpu(gpu, cuda, ptx_cuda, targets, situation) for gpu in facts.gpus]
+    if facts.gpus:
+        return [_on_gpu(gpu, cuda, ptx_cuda, targets, situation) for gpu in facts.gpus]
+    unknown = next((one.reason for one in facts.unknown if one.fact.split("[")[0] in ("gpus", "driver")), None)
+    if facts.driver.state == "absent" or (facts.driver.state == "ok" and not unknown):
+        without = " and no NVIDIA driver" if facts.driver.state == "absent" else ""
+        return [Answer("gpu", "no", f"no NVIDIA GPU{without} is known here")]
+    return [Answer("gpu", "unknown", f"the GPUs are unknown: {unknown or _trouble(situation)}")]
 
 
 def _on_gpu(gpu: Gpu, cuda: str | None, ptx_cuda: str | None, targets: tuple[str, ...], situation: Situation) -> Answer:
@@ -122,7 +129,7 @@ def _by_sass(gpu: Gpu, sass: str, cuda: str | None, situation: Situation) -> Ans
     for major in majors:
         driver_runs(situation, major, fails)
     if not fails:
-        return Answer("gpu", "yes", f"by native code, SASS {sass}", gpu.index, f"sass {sass}")
+        return Answer("gpu", "yes", f"by native code (SASS {sass})", gpu.index, f"sass {sass}")
     because = f"it has SASS {sass}, but {fails['driver-cuda'].because}"
     if cuda is None:
         because = f"it has SASS {sass}, but nothing tells its CUDA release, and so which driver it needs"
@@ -139,3 +146,43 @@ def _trouble(situation: Situation) -> str:
         return "there is no NVIDIA driver"
     reason = situation.fails.get("driver-state")
     return reason.because if reason else "the driver does not work"
+
+
+def loaded(packages: tuple[FoundPackage, ...], matrix: Matrix, situation: Situation) -> str | None:
+    """The library that the bitsandbytes among some packages loads beside the torch among them, on this host.
+
+    Null where it finds none, and where one of the two is missing or what it does is unknown.
+    """
+    found = {package.name: package for package in packages}
+    torch, package = found.get("torch"), found.get("bitsandbytes")
+    platform = situation.facts.platform
+    if torch is None or package is None or (package.os, package.machine) != (platform.os, platform.machine):
+        return None
+    row = _as_row(package)
+    loader = loader_of(matrix, row)
+    if loader is None or loader.rule == "libcudart":
+        return None
+    if torch.cuda is None or not situation.gpus:
+        return next((one.name for one in row.libraries if one.backend == "cpu"), None)
+    wanted = situation.facts.environment.get(loader.override) if loader.override else None
+    if wanted:
+        return next((one.name for one in row.libraries if one.name.startswith(f"libbitsandbytes_cuda{wanted}.")), None)
+    library = loaded_library(loader, loadable(situation, loader, row), torch.cuda)
+    return library.name if library else None
+
+
+def _as_row(package: FoundPackage) -> BitsandbytesWheel:
+    """A bitsandbytes package as a row of the matrix, for the rules on what is loaded."""
+    return BitsandbytesWheel(
+        version=package.version or "",
+        filename=package.place,
+        sha256=package.sha256 or "",
+        size=0,
+        os=package.os or "",
+        machine=package.machine or "",
+        libc_tag=package.libc_tag,
+        requires_python=package.requires_python,
+        requires_dist=package.requires_dist,
+        libraries=tuple(NativeLibrary(one.name, one.backend, one.sass, one.ptx) for one in package.libraries),
+        evidence=Evidence("measured", package.place, ""),
+    )

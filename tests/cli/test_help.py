@@ -15,6 +15,8 @@ EXITS = {
     "init": {0, 1},
     "facts": {0, 2},
     "matrix show": {0, 2},
+    "matrix inspect": {0, 1, 2, 7},
+    "matrix html": {0, 1, 2},
     "solve": {0, 2, 4, 6},
     "plan": {0, 1, 2, 3, 4, 6, 7},
     "lock": {0, 1, 2, 4, 6, 7, 8},

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bnbenv.matrix.consistency import inconsistencies, library_cuda
 from bnbenv.matrix.load import load_matrix
-from bnbenv.matrix.model import BitsandbytesWheel, Matrix, NativeLibrary, TorchBuild
+from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, TorchBuild
 
 Damage = Callable[[Matrix], Matrix]
 Row = TypeVar("Row")
@@ -102,7 +102,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     ),
     (table("torch", repeat), "the torch build"),
     (table("loaders", repeat), "stands 2 times"),
-    (table("drivers", repeat), "CUDA 11.0 stands 2 times"),
+    (table("drivers", repeat), "CUDA 10.2 stands 2 times"),
     (table("archs", repeat), "the architecture sm_30 stands 2 times"),
     (first("archs", products=("GeForce RTX 4090",)), "the product GeForce RTX 4090 stands 2 times"),
     (table("advisories", repeat), "the advisory"),
@@ -111,7 +111,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (evidence(source="somewhere"), "names no sha256"),
     (evidence(source="x.whl sha256:0"), "another sha256"),
     (first("loaders", source=""), "names no source"),
-    (first("drivers", source=""), "CUDA 11.0 names no source"),
+    (first("drivers", source=""), "CUDA 10.2 names no source"),
     (first("archs", source=""), "sm_30 names no source"),
     (first("advisories", reference="a thread"), "refers to no thread"),
     (lambda matrix: replace(matrix, pytorch_index="http://here"), "no https address"),
@@ -161,6 +161,26 @@ DAMAGES: list[tuple[Damage, str]] = [
     ),
     (first("advisories", torch_cuda=("10.2",)), "names CUDA 10.2"),
     (first("advisories", os=("beos",)), "names the unknown system beos"),
+    (first("advisories", bitsandbytes="<0.30"), "bitsandbytes <0.30 is about no row"),
+    (first("advisories", torch=">=3"), "torch >=3 is about no row"),
+    (first("advisories", triton=">=9"), "triton >=9 is about no row"),
+    (first("advisories", capability="==9.9"), "capability ==9.9 is about no row"),
+    (
+        table("loaders", lambda rows: (*rows, replace(rows[0], versions="<0.30"))),
+        'rule "<0.30" is about no bitsandbytes',
+    ),
+    (table("toolkits", repeat), "the toolkit 13.5 stands 2 times"),
+    (table("toolkits", lambda rows: ()), "torch is built with CUDA 12.8, which has no toolkit row"),
+    (first("toolkits", ptxas="13.4.1"), "toolkit 13.5 has the assembler 13.4.1"),
+    (first("toolkits", ptx=()), "toolkit 13.5 compiles to nothing"),
+    (first("toolkits", sass=("sm_99",)), "toolkit 13.5 has the target sm_99, which has no architecture row"),
+    (first("toolkits", gcc_max=9), "gcc_max: toolkit 13.5 takes 9, the older toolkit 13.4 16"),
+    (first("toolkits", msc_end=1950), "msc_end: toolkit 13.5 takes 1950, the older toolkit 13.4 1960"),
+    (first("toolkits", evidence=Evidence("measured", "a file", "2026-11-21")), "toolkit 13.5: measured, but"),
+    (table("families", repeat), "the family bitsandbytes stands 2 times"),
+    (first("families", packages=("autoawq",)), "the package autoawq stands 2 times"),
+    (first("families", packages=()), "family bitsandbytes holds no package"),
+    (first("families", references=("a thread",)), "family bitsandbytes refers to no thread"),
 ]
 
 

@@ -80,11 +80,13 @@ def test_what_a_toolkit_needs(matrix: Matrix, cuda: str, linux: str, windows: st
     [
         ("Tesla K80", "sm_37", 470),
         ("GeForce GTX 970", "sm_52", 580),
+        ("GeForce MX150", "sm_61", 580),
         ("GeForce GTX 1080 Ti", "sm_61", 580),
         ("Tesla V100-SXM2-16GB", "sm_70", 580),
         ("Tesla T4", "sm_75", None),
         ("A100-SXM4-40GB", "sm_80", None),
         ("GeForce RTX 3090", "sm_86", None),
+        ("GeForce RTX 3050 Ti Laptop GPU", "sm_86", None),
         ("Orin", "sm_87", None),
         ("GeForce RTX 4090", "sm_89", None),
         ("H200", "sm_90", None),

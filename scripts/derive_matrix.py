@@ -24,7 +24,7 @@ from bnbenv.matrix.load import load_matrix
 from bnbenv.matrix.model import TorchBuild
 from bnbenv.matrix.news import Place
 from bnbenv.matrix.store import Store, drop_declared
-from bnbenv.matrix.update import Wish, look, pytorch_places, refresh, silence
+from bnbenv.matrix.update import Wish, look, pytorch_places, refresh
 from bnbenv.progress import Quiet
 
 
@@ -47,8 +47,8 @@ def derive(given: argparse.Namespace) -> int:
     default = Place(index_endpoint(os.environ, given.index))
     wish = Wish(given.bitsandbytes, given.torch, default, variants)
     found = look(wish, store.wheels(), [*store.builds(), *declared], index_session)
-    for line in filter(None, [silence(found.silent, len(variants))]):
-        print(line)
+    for missed in found.silent:
+        print(f"not read {missed.filename}: {missed.because}")
     for missed in found.gone:
         print(f"gone {missed.filename}: {missed.because}; its row is kept")
     report = refresh(found, store, index_session, Lines(), given.jobs)

@@ -87,7 +87,7 @@ class RequestsHttp:
             if self._network.proxy:
                 session.proxies = {"http": self._network.proxy, "https": self._network.proxy}
             try:
-                address, login = _login(url)
+                address, login = split_login(url)
                 answer = session.get(
                     address,
                     auth=login,
@@ -119,7 +119,7 @@ class RequestsHttp:
         return True
 
 
-def _login(url: str) -> tuple[str, tuple[str, str] | None]:
+def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
     """The address without its login, and the login: it goes before netrc, and may be a user (a token) alone."""
     parts = urlsplit(url)
     user, mark, host = parts.netloc.rpartition("@")

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
+from bnbenv.envs.overlay import overlay
 from bnbenv.envs.project import Project
 from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
 from bnbenv.envs.record import digest, file_digest
@@ -18,17 +19,18 @@ from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.trust import check_files, check_trust
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.uvconfig import project_file
-from bnbenv.envs.wishes import Wishes
-from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable, UsageError
+from bnbenv.envs.wishes import SourcesWish, Wishes
+from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable
 from bnbenv.facts.model import Driver, HostFacts, Python
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, TorchBuild
-from bnbenv.paths import Sysroot, data_home, user_home, write_atomically
+from bnbenv.paths import Sysroot, user_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import About, Progress, Quiet, during
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve
+from bnbenv.solve.wording import by_hand
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,11 @@ def user_matrix(environ: Mapping[str, str]) -> Matrix:
     """The shipped matrix with the user's own newer rows over it. Raises InputError."""
     from bnbenv.matrix.load import load_matrix
 
-    try:
-        overlay = data_home(environ) / "matrix"
-    except UsageError:  # a user without a home has no rows of their own
+    folder = overlay(environ)
+    if folder is None or not folder.is_dir():
         return load_matrix()
-    if not overlay.is_dir():
-        return load_matrix()
-    check_trust(Project(overlay, overlay), environ)  # its rows decide what is installed
-    return load_matrix(overlay)
+    check_trust(Project(folder, folder), environ)  # its rows decide what is installed
+    return load_matrix(folder)
 
 
 def sources_of(setting: Setting) -> PackageSources:
@@ -88,16 +87,15 @@ def sources_of(setting: Setting) -> PackageSources:
 
     Raises InputError for a configuration that cannot be read, UsageError for one that is not to be trusted.
     """
-    uv_file = project_file(setting.environ, setting.project.root)
-    check_files([uv_file] if uv_file else [], setting.project, setting.environ)
-    return read_sources(
-        setting.environ,
-        Sysroot.from_environment(setting.environ),
-        setting.wishes.sources,
-        user_home(),
-        setting.project.root,
-        setting.matrix.pytorch_index,
-    )
+    return sources_for(setting.project, setting.wishes.sources, setting.matrix, setting.environ)
+
+
+def sources_for(project: Project, wish: SourcesWish, matrix: Matrix, environ: Mapping[str, str]) -> PackageSources:
+    """The same before there are facts. Raises InputError, UsageError."""
+    uv_file = project_file(environ, project.root)
+    check_files([uv_file] if uv_file else [], project, environ)
+    sysroot = Sysroot.from_environment(environ)
+    return read_sources(environ, sysroot, wish, user_home(), project.root, matrix.pytorch_index)
 
 
 def survey(setting: Setting) -> tuple[Availability, PackageSources]:
@@ -170,6 +168,7 @@ def decide(setting: Setting, request: Request, found: Availability) -> Solution:
     facts, request = setting.ahead(request)
     answer = solve(facts, setting.matrix, request, found)
     if isinstance(answer, Solution):
+        _stop_at_a_build(answer)
         return answer
     detail = "\n".join(f"{part.because} [{part.source}]" for part in answer.conflict)
     offline = sources_of(setting).offline if answer.unreachable else None
@@ -184,6 +183,18 @@ def decide(setting: Setting, request: Request, found: Availability) -> Solution:
         raise SourceUnreachable("source-unreachable", message, step, detail)
     message = "no known-good combination fits this machine and the wishes"
     raise NoCombination("no-combination", message, _first_option(answer), detail)
+
+
+def _stop_at_a_build(solution: Solution) -> None:
+    """Raises NoCombination, which says how to compile what has to be compiled."""
+    chosen = solution.choice.bitsandbytes
+    if chosen.source == "build":
+        archs = [cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers]
+        lines = by_hand(msgspec.to_builtins(solution.choice), archs)
+        message = f"bitsandbytes {chosen.version} would have to be compiled, which this bnbenv does not do"
+        detail = "\n".join((f"by hand, with the nvcc of CUDA {solution.choice.torch.cuda} and this torch:", *lines))
+        step = 'Take a published wheel: set build = "auto" in bnbenv.toml, then run: bnbenv sync'
+        raise NoCombination("build-by-hand", message, step, detail)
 
 
 def _first_option(refusal: Refusal) -> str:

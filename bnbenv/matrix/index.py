@@ -15,6 +15,7 @@ from bnbenv.matrix.faults import reason
 if TYPE_CHECKING:
     import requests
     from pypi_simple import DistributionPackage, ProjectPage
+    from urllib3.util import Retry
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
 PAGE_SIZE = 64 << 20  # bytes of one page; torch's page on a large index has about one million
@@ -47,19 +48,23 @@ class Listing:
     unhashed: tuple[str, ...] = ()
 
 
+def retrying(retries: int) -> Retry:
+    """To ask again, after a pause, where a server is busy or a connection breaks."""
+    from urllib3.util import Retry
+
+    busy = (429, 500, 502, 503, 504)
+    connect = min(1, retries)  # where there is no host, or no port, there is none a second later
+    return Retry(retries, connect, backoff_factor=0.5, status_forcelist=busy, raise_on_status=False)
+
+
 def index_session(retries: int = 3) -> requests.Session:
     """An HTTP session that tries again, after a pause, where a server is busy or a connection breaks."""
     import requests
     from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
 
     session = requests.Session()
-    busy = (429, 500, 502, 503, 504)
-    connect = min(1, retries)  # where there is no host, or no port, there is none a second later
-    retry = Retry(retries, connect, backoff_factor=0.5, status_forcelist=busy, raise_on_status=False)
-    adapter = HTTPAdapter(max_retries=retry)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retrying(retries)))
     return session
 
 

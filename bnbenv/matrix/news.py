@@ -67,14 +67,14 @@ class Missed:
 
 @dataclass(frozen=True)
 class News:
-    """What is new on an index. ``changed`` are torch rows for which new Pythons came, each with those.
+    """What is new on an index. ``changed`` are torch rows for other Pythons than before, each with why.
 
     ``gone`` are files of known rows, which stay: an environment may hold them. ``left_out`` are files of which no row
     can be made. ``unchanged`` counts the rows that hold.
     """
 
     tasks: tuple[Task, ...] = ()
-    changed: tuple[tuple[TorchBuild, tuple[str, ...]], ...] = ()
+    changed: tuple[tuple[TorchBuild, str], ...] = ()
     gone: tuple[Missed, ...] = ()
     left_out: tuple[Missed, ...] = ()
     unchanged: int = 0
@@ -97,7 +97,7 @@ def new_wheels(
 
     ``platform`` (os, machine) keeps to one.
     """
-    known = {row.sha256: row.filename for row in rows if spec.contains(row.version) and _is_on(row, platform)}
+    known = {row.sha256: row.filename for row in rows if _admits(spec, row.version) and _is_on(row, platform)}
     named, left_out = _named(listing, "bitsandbytes", spec, platform)
     new = [(name, file) for name, file in named if file.sha256 not in known and not file.yanked]
     return News(
@@ -120,7 +120,7 @@ def new_builds(
     The wheel for the oldest Python stands for all of them. On one of PyTorch's indexes only its own variant counts.
     """
     own = [row for row in rows if (row.source, row.index) == (place.source, place.variant)]
-    own = [row for row in own if spec.contains(row.version) and _is_on(row, platform)]
+    own = [row for row in own if _admits(spec, row.version) and _is_on(row, platform)]
     known = {sha256: row for row in own if (sha256 := sha256_of(row.evidence))}
     named, left_out = _named(listing, "torch", spec, platform)
     groups: dict[tuple[str, str], list[tuple[WheelName, IndexFile]]] = defaultdict(list)
@@ -135,8 +135,9 @@ def new_builds(
             name, file = min(group, key=lambda pair: (python_key(pair[0].pythons[0]), pair[1].filename))
             tasks.append((name, Task("torch", name, file, place, pythons, _about(name, pythons, own))))
         elif row.pythons != pythons:
-            more = tuple(tag for tag in pythons if tag not in row.pythons)
-            changed.append((replace(row, pythons=pythons), more))
+            more = " ".join(tag for tag in pythons if tag not in row.pythons)
+            because = f"there are wheels for {more} now" if more else "there are wheels for fewer Pythons now"
+            changed.append((replace(row, pythons=pythons), because))
         else:
             unchanged += 1
     files = {sha256: row.evidence.source.partition(" ")[0] for sha256, row in known.items()}
@@ -170,7 +171,7 @@ def _named(
         except Failed as error:
             left_out.append(Missed(filename, error.message))
             return None
-        fits = name.project == project and spec.contains(name.version) and _is_on(name, platform)
+        fits = name.project == project and _admits(spec, name.version) and _is_on(name, platform)
         return name if fits else None
 
     for file in listing.files:
@@ -179,6 +180,11 @@ def _named(
             found.append((name, file))
     left_out += [Missed(filename, NO_HASH) for filename in listing.unhashed if wanted(filename)]
     return found, tuple(left_out)
+
+
+def _admits(spec: SpecifierSet, version: str) -> bool:
+    """Pre-releases only where the range names one."""
+    return spec.contains(version, prereleases=bool(spec.prereleases))
 
 
 def _is_on(thing: WheelName | BitsandbytesWheel | TorchBuild, platform: tuple[str, str] | None) -> bool:

@@ -55,7 +55,7 @@ class Found:
     """What the indexes offer. ``silent`` are those of PyTorch's that do not answer."""
 
     tasks: tuple[Task, ...]
-    changed: tuple[tuple[TorchBuild, tuple[str, ...]], ...]
+    changed: tuple[tuple[TorchBuild, str], ...]
     gone: tuple[Missed, ...]
     left_out: tuple[Missed, ...]
     failed: tuple[Missed, ...]
@@ -65,13 +65,13 @@ class Found:
 
 @dataclass
 class Report:
-    """What was done. ``added`` and ``changed`` hold the rows, the second with why; ``fetched`` counts bytes.
+    """What was done. ``kept`` are the new rows, each with why it took the place of another one, or None.
 
-    ``left_out`` are files of which no row can be made, ``failed`` those that could not be read.
+    ``left_out`` are files of which no row can be made, ``failed`` those that could not be read; ``fetched`` counts
+    bytes.
     """
 
-    added: list[Row] = field(default_factory=list)
-    changed: list[tuple[Row, str]] = field(default_factory=list)
+    kept: list[tuple[Row, str | None]] = field(default_factory=list)
     failed: list[Missed] = field(default_factory=list)
     left_out: list[Missed] = field(default_factory=list)
     fetched: int = 0
@@ -165,9 +165,9 @@ def refresh(
     Raises InputError, Busy, OSError where rows cannot be kept. On Ctrl-C what is finished stays kept.
     """
     report = Report(failed=list(found.failed), left_out=list(found.left_out))
-    for row, more in found.changed:
+    for row, because in found.changed:
         store.add(row)
-        report.changed.append((row, f"there are wheels for {' '.join(more)}" if more else "some Pythons are gone"))
+        report.kept.append((row, because))
         progress.say(f"changed {described(row)}")
     meter = Meter(progress, len(found.tasks), deadline)
     work = [partial(measure, task, open_, meter, timeout) for task in found.tasks]
@@ -186,20 +186,13 @@ def refresh(
                 raise done
             else:
                 store.add(done)
-                _note(report, task, done)
+                report.kept.append((done, task.because))
                 progress.say(f"{'changed' if task.because else 'added'} {described(done)}")
     finally:
         meter.stopped = True
         progress.at("")
     report.fetched = meter.fetched
     return report
-
-
-def _note(report: Report, task: Task, row: Row) -> None:
-    if task.because:
-        report.changed.append((row, task.because))
-    else:
-        report.added.append(row)
 
 
 def measure(task: Task, open_: OpenSession, meter: Meter, timeout: tuple[float, float] = TIMEOUT) -> Row:
@@ -290,15 +283,3 @@ def _digits(variant: str) -> tuple[int, int]:
     """``cu126`` -> (12, 6); (0, 0) for the CPU."""
     digits = variant.removeprefix("cu")
     return (int(digits[:-1]), int(digits[-1])) if digits.isdigit() and len(digits) > 1 else (0, 0)
-
-
-def silence(silent: Sequence[Missed], asked: int) -> str | None:
-    """One sentence about those of PyTorch's own indexes that do not answer, or None."""
-    if not silent:
-        return None
-    names = "PyTorch's own index" if len(silent) == asked else f"PyTorch's own index for {_listed(silent)}"
-    return f"{names} was not read: {silent[0].because}; what is declared about its builds stays"
-
-
-def _listed(silent: Sequence[Missed]) -> str:
-    return ", ".join(one.filename for one in silent)

@@ -15,6 +15,7 @@ EXITS = {
     "init": {0, 1},
     "facts": {0, 2},
     "matrix show": {0, 2},
+    "matrix update": {0, 1, 2, 3, 7, 8},
     "matrix inspect": {0, 1, 2, 7},
     "matrix html": {0, 1, 2},
     "solve": {0, 2, 4, 6},

@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -171,7 +172,7 @@ class LocalIndex:
         return f"{self.base}/simple/"
 
     def answer(self, path: str, span: str | None) -> Answer:
-        kind, _, name = path.strip("/").partition("/")
+        kind, _, name = unquote(path).strip("/").partition("/")
         if kind in ("simple", "whl") and name in self.pages:
             content_type, data = self.pages[name]
             return 200, {"Content-Type": content_type}, data

@@ -14,6 +14,7 @@ from bnbenv.matrix.fatbin import targets
 from bnbenv.matrix.load import load_matrix
 from bnbenv.matrix.measure import arch_list, measure_bitsandbytes, measure_torch, version_field, wheel_name
 from bnbenv.matrix.native import read_library
+from bnbenv.matrix.store import Store
 from bnbenv.matrix.wheel import Wheel
 from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.solver import solve
@@ -83,6 +84,22 @@ def _overlay(data: bytes) -> None:
     found = load_matrix(folder, _data())
     for name in (H200, "linux-x86_64__absent__nogpu__glibc2.36"):
         solve(recorded(name), found, Request())
+
+
+def _kept(data: bytes) -> None:
+    """Rows that a user has kept: one more is added to them, or they are refused, and then are as they were."""
+    name = "torch.json" if b"matrix.torch/" in data[:400] else "bitsandbytes.json"
+    kept = put(f"kept/{name}", data)
+    row = matrix().torch[0] if name == "torch.json" else matrix().bitsandbytes[0]
+    try:
+        Store(kept.parent).add(row)
+    except InputError:
+        if kept.read_bytes() != data:
+            raise Fault("rows that cannot be read were written over") from None
+        raise
+    again = Store(kept.parent)
+    if row not in (again.builds() if name == "torch.json" else again.wheels()):
+        raise Fault("the row that was added is not among them")
 
 
 def _data() -> Path:
@@ -226,5 +243,6 @@ TARGETS = (
     Target("wheel-names", "text", _name, lambda: tuple(name.encode() for name in _NAMES), (Failed,)),
     Target("wheels", "zip", _wheel, wheels, (Failed,), slow=True),
     Target("matrix-overlay", "json", _overlay, _rows, (InputError,), str(scratch() / "overlay"), True),
+    Target("matrix-kept", "json", _kept, _rows, (InputError,), str(scratch() / "kept"), True),
     Target("matrix-tables", "text", _own_table, _own_tables, (InputError,), str(scratch() / "changed"), True),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import requests
+from packaging.specifiers import SpecifierSet
 from requests.adapters import BaseAdapter
 
 from bnbenv.envs.listing import NoIndexPage, parse_links_page, parse_project_page
@@ -21,7 +22,8 @@ from bnbenv.envs.uverrors import explain
 from bnbenv.envs.wishes import TEMPLATE, SourcesWish, Wishes, decode_wishes, edited
 from bnbenv.errors import BnbenvError, Failed, InputError, RebootRequired, SourceUnreachable
 from bnbenv.facts.model import HostFacts
-from bnbenv.matrix.index import project_files
+from bnbenv.matrix.index import Listing, list_project
+from bnbenv.matrix.news import Place, new_builds, new_wheels
 from bnbenv.paths import exists
 from bnbenv.solve.model import Current, Request
 from bnbenv.solve.solver import solve
@@ -176,12 +178,24 @@ def _index(data: bytes) -> None:
         session = requests.Session()
         session.mount("https://", _Server(data, kind))
         try:
-            files = project_files(session, f"https://me:{SECRET}@host/simple/", "torch")
+            listing = list_project(session, f"https://me:{SECRET}@host/simple/", "torch")
         except (Failed, SourceUnreachable) as error:
             check_error(error)
-        else:
-            if not all(file.filename.endswith(".whl") and isinstance(file.sha256, str) for file in files):
-                raise Fault(f"no wheels: {files}")
+            continue
+        if not all(file.filename.endswith(".whl") and len(file.sha256) == 64 for file in listing.files):
+            raise Fault(f"no wheels: {listing}")
+        _news(listing)
+
+
+def _news(listing: Listing) -> None:
+    """What such a page makes known: at most one wheel to measure for each file."""
+    place, spec = Place("https://host/simple/"), SpecifierSet(">=2.0")
+    for found in (
+        new_builds(listing, matrix().torch, place, spec),
+        new_wheels(listing, matrix().bitsandbytes, place, spec),
+    ):
+        if len(found.tasks) + len(found.left_out) > len(listing.files) + len(listing.unhashed):
+            raise Fault(f"more is new than there is: {found}")
 
 
 def _redact(data: bytes) -> None:
@@ -235,6 +249,7 @@ TARGETS = (
     Target("index-pages", "text", _pages, lambda: PAGES, slow=True),
     Target("index-pages-json", "json", _pages, lambda: _JSON_PAGES, slow=True),
     Target("index-client", "json", _index, lambda: _JSON_PAGES, slow=True),
+    Target("index-client-text", "text", _index, lambda: PAGES, slow=True),
     Target("redaction", "text", _redact, lambda: ERRORS),
     Target("environment-names", "text", _names, lambda: (b"bnb", b"bnb-2_x"), (InputError,), FILE),
 )

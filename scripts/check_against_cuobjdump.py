@@ -2,7 +2,7 @@
 """Hold the GPU code that matrices/bitsandbytes.json says is in each wheel against what NVIDIA's cuobjdump lists.
 
     python scripts/check_against_cuobjdump.py                    all wheels of the matrix
-    python scripts/check_against_cuobjdump.py --bitsandbytes '==0.50.2'
+    python scripts/check_against_cuobjdump.py --bitsandbytes '==0.50.2' --library '*cuda130*'
 
 Two versions of cuobjdump are taken from packages of the index, 12.8 (inside triton) and the newest, since neither is
 enough by itself: 13.x ends with an error in the middle of many libraries for CUDA 12.0 to 12.2, and 12.8 does not know
@@ -23,9 +23,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import requests
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -122,11 +124,9 @@ def judged(row: NativeLibrary, listings: list[Listing]) -> str:
 def checked(
     session: requests.Session, file: index.IndexFile, row: BitsandbytesWheel, tools: list[Tool], folder: Path
 ) -> Iterator[tuple[NativeLibrary, str, list[Listing]]]:
-    """Each CUDA library of a wheel with the verdict. Raises BnbenvError, OSError."""
+    """Each library of a row with the verdict. Raises BnbenvError, OSError."""
     with remote_wheel(session, file.url, file.filename, file.sha256) as wheel:
         for library in row.libraries:
-            if library.backend != "cuda":
-                continue
             path = folder / library.name
             path.write_bytes(as_elf(wheel.read(f"bitsandbytes/{library.name}"), library.name))
             listings = [listing(tool, path) for tool in tools]
@@ -134,15 +134,22 @@ def checked(
             yield library, judged(library, listings), listings
 
 
-def check(endpoint: str, spec: SpecifierSet, folder: Path) -> int:
+def chosen(spec: SpecifierSet, pattern: str) -> Iterator[BitsandbytesWheel]:
+    """The wheels of the matrix in a range, with those of their CUDA libraries whose name fits a pattern."""
+    for row in load_matrix().bitsandbytes:
+        cuda = tuple(one for one in row.libraries if one.backend == "cuda" and fnmatchcase(one.name, pattern))
+        if spec.contains(row.version) and (cuda or pattern == "*"):
+            yield msgspec.structs.replace(row, libraries=cuda)
+
+
+def check(endpoint: str, spec: SpecifierSet, pattern: str, folder: Path) -> int:
     """All wheels of the matrix in a range; the number of libraries and wheels that are not right."""
     found: Counter[str] = Counter()
     ended: Counter[str] = Counter()
     with index.index_session() as session:
         tools = [fetch_tool(session, endpoint, requirement, folder) for requirement in PACKAGES]
         files = {file.sha256: file for file in index.project_files(session, endpoint, "bitsandbytes")}
-        rows = [row for row in load_matrix().bitsandbytes if spec.contains(row.version)]
-        for row in rows:
+        for row in chosen(spec, pattern):
             file = files.get(row.sha256)
             if file is None:
                 found["absent"] += 1
@@ -165,11 +172,14 @@ def check(endpoint: str, spec: SpecifierSet, folder: Path) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bitsandbytes", type=SpecifierSet, default=SpecifierSet(), metavar="SPEC", help="versions")
+    parser.add_argument("--library", default="*", metavar="PATTERN", help="names of libraries (%(default)s)")
     parser.add_argument("--index", metavar="URL", help="a simple index (default: as uv or pip is configured)")
     given = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            wrong = check(index.index_endpoint(os.environ, given.index), given.bitsandbytes, Path(folder))
+            wrong = check(
+                index.index_endpoint(os.environ, given.index), given.bitsandbytes, given.library, Path(folder)
+            )
     except BnbenvError as error:
         print(f"{error.message} {error.next_step}", file=sys.stderr)
         return error.exit

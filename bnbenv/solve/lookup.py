@@ -13,12 +13,16 @@ from msgspec.structs import replace
 
 from bnbenv.decode import shown
 from bnbenv.errors import UsageError
+from bnbenv.facts.model import Driver, Gpu, HostFacts, Platform
 from bnbenv.matrix.model import Advisory, BitsandbytesWheel, GpuArch, Matrix, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
-from bnbenv.solve.pairs import library_cuda
+from bnbenv.solve.model import Availability, Request
+from bnbenv.solve.pairs import library_cuda, loadable, loader_of
+from bnbenv.solve.situation import situate
 from bnbenv.solve.versions import admits, public, read_specifier
 
 Project = Literal["bitsandbytes", "torch"]
+Code = Literal["sass", "ptx"]
 
 _RELEASE = re.compile(r"(bitsandbytes|torch)?\s*(.*)", re.IGNORECASE)
 _ARCH = re.compile(r"(?:sm_?|compute_?)?(\d{1,3})[af]?", re.IGNORECASE)
@@ -137,11 +141,26 @@ def _near_gpus(text: str, matrix: Matrix) -> str:
     return f"Give its compute capability or one of {', '.join(row.arch for row in matrix.archs)}."
 
 
-def runs_on(arch: GpuArch, sass: tuple[str, ...], ptx: tuple[str, ...]) -> Literal["sass", "ptx"] | None:
+def runs_on(arch: GpuArch, targets: tuple[str, ...]) -> Code | None:
     """Whether targets run on an architecture natively, by PTX that a driver compiles, or not at all."""
-    if sass_for(capability(arch), sass):
+    if sass_for(capability(arch), targets):
         return "sass"
-    return "ptx" if ptx_for(capability(arch), ptx) else None
+    return "ptx" if ptx_for(capability(arch), targets) else None
+
+
+def libraries_for(arch: GpuArch, matrix: Matrix) -> list[tuple[BitsandbytesWheel, dict[str, Code]]]:
+    """The wheels of which something runs on an architecture, and what runs of each library that may be loaded there."""
+    gpu = Gpu(0, "", arch.arch, arch.compute_capability, 0)
+    host = HostFacts(Platform("linux", "x86_64"), Driver("ok"), (gpu,))
+    situation = situate(host, matrix, Request(), Availability(), managed=False)
+    found = []
+    for wheel in matrix.bitsandbytes:
+        loader = loader_of(matrix, wheel)
+        libraries = loadable(situation, loader, wheel) if loader else wheel.libraries
+        kinds = {one.name: kind for one in libraries if (kind := runs_on(arch, (*one.sass, *one.ptx)))}
+        if kinds:
+            found.append((wheel, kinds))
+    return found
 
 
 def narrowed(matrix: Matrix, wanted: Wanted) -> Matrix:
@@ -156,8 +175,8 @@ def narrowed(matrix: Matrix, wanted: Wanted) -> Matrix:
         builds = tuple(row for row in builds if admits(wanted.spec, row.version)) if is_torch else ()
     arch = wanted.arch
     if arch is not None:
-        wheels = tuple(row for row in wheels if any(runs_on(arch, one.sass, one.ptx) for one in row.libraries))
-        builds = tuple(row for row in builds if runs_on(arch, row.arch_list, row.arch_list))
+        wheels = tuple(wheel for wheel, _ in libraries_for(arch, replace(matrix, bitsandbytes=wheels)))
+        builds = tuple(row for row in builds if runs_on(arch, row.arch_list))
     rows = replace(matrix, bitsandbytes=wheels, torch=builds)
     advisories = tuple(one for one in matrix.advisories if concerns(one, rows, wanted))
     if wanted.project is None and arch is None:

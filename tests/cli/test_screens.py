@@ -33,6 +33,19 @@ VIEWS: dict[str, dict[str, Any]] = {
         "refused": {"other": "Give up the wish for torch: bnbenv sync --env other --torch '*' (gives torch 2.15.0)"}
     },
     "solve-gtx970+all": {"everything": True},
+    "matrix-show": {"own": {"folder": "/home/me/.local/share/bnbenv/matrix", "bitsandbytes": 0, "torch": 0}},
+    "matrix-show+own": {"own": {"folder": "/home/me/matrix", "bitsandbytes": 1, "torch": 2, "newest": "2026-11-21"}},
+    "matrix-show-release": {"project": "bitsandbytes"},
+    "matrix-show-torch": {"project": "torch"},
+    "matrix-show-gpu": {
+        "gpu": "RTX 5090",
+        "versions": {
+            "bitsandbytes": ["0.45.2", "0.45.3", "0.45.4", "0.45.5", "0.46.0", "0.46.1", "0.50.2"],
+            "torch": ["2.7.0", "2.7.1", "2.8.0", "2.9.0", "2.9.1", "2.10.0"],
+        },
+    },
+    "matrix-show-gpu+release": {"gpu": "sm_120", "project": "bitsandbytes"},
+    "matrix-show-nothing": {"gpu": "GeForce GTX 680"},
     "solve-refused-v100+all": {"everything": True},
 }
 NAMES = sorted({*DOCUMENTS, *VIEWS})

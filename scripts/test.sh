@@ -13,4 +13,16 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
   touch "$stamp"
 fi
 [ "${1:-}" = --install ] && exit 0
+
+# The tests of the page drive a real Chromium. It is no Python package; where it cannot be had they are skipped.
+if ! command -v chromium-headless-shell chromium google-chrome chromium-browser chrome >/dev/null; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "test: installing Chromium, for the tests of the page" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    { apt-get -q update && apt-get -q -y --no-install-recommends install chromium-headless-shell; } \
+      >.test-env/chromium.log 2>&1 || echo "test: that failed (.test-env/chromium.log says why)" >&2
+  else
+    echo "test: no Chromium is here (apt install chromium-headless-shell)" >&2
+  fi
+fi
 exec .test-env/bin/python -m pytest -n 2 --dist loadgroup "$@"

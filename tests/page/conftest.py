@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import select
@@ -36,7 +38,7 @@ os.dup2(reading, 3), os.dup2(writing, 4)
 os.execvp(sys.argv[3], sys.argv[3:])
 """
 KEYS = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
-KEYS["ArrowDown"] = 40
+KEYS |= {"ArrowDown": 40, "Escape": 27}
 
 
 class Chromium:
@@ -94,7 +96,7 @@ class Chromium:
         self.send("Page.navigate", url="about:blank")
         self.send("Page.navigate", url=address)
         end = time.monotonic() + 60
-        while self("document.readyState + typeof bnbenvReady") != "completeboolean":
+        while self("document.readyState + document.documentElement?.dataset.ready") != "completeyes":
             assert time.monotonic() < end, self.events
 
     def __call__(self, expression: str) -> Any:
@@ -140,11 +142,20 @@ class Chromium:
 
 
 @pytest.fixture(scope="session")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page that ``bnbenv matrix html`` writes of the shipped rows."""
+def page_document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``bnbenv matrix html --json`` says of the page of the shipped rows, in a folder with an older one."""
     folder = tmp_path_factory.mktemp("page")
-    assert main(["matrix", "html", str(folder), "--shipped", "-q"]) == 0
-    return folder / "index.html"
+    (folder / "index.html").write_text("<!DOCTYPE html>old")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["matrix", "html", str(folder), "--shipped", "--json"]) == 0
+    document: dict[str, Any] = json.loads(said.getvalue())
+    return document
+
+
+@pytest.fixture(scope="session")
+def page_file(page_document: dict[str, Any]) -> Path:
+    return Path(page_document["path"])
 
 
 @pytest.fixture(scope="session")

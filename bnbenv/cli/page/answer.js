@@ -255,11 +255,13 @@ function cellOf(lookup, row, pairs, column) {
   const here = row.libraries.flatMap((library, place) => (library.column === column ? [place] : []));
   if (!here.length) return { state: "none", column };
   if (lookup.against.length) return { state: "no", column, library: here[0], against: lookup.against };
-  const loaded = bestOf(lookup, pairs.filter((pair) => here.includes(pair.library)));
-  if (loaded) return { state: stateOf(loaded), column, library: loaded.library, pair: loaded, against: loaded.against };
-  // Nothing loads it: because the loader finds nothing for this torch, or because it takes another one.
-  const lost = bestOf(lookup, pairs.filter((pair) => pair.library < 0));
-  const all = lost && pairs.every((pair) => pair.library < 0);
-  if (all) return { state: "no", column, library: here[0], pair: lost, against: lost.against };
-  return { state: "idle", column, library: here[0], against: [], taken: bestOf(lookup, pairs) };
+  const those = pairs.filter((pair) => here.includes(pair.library));
+  const loaded = bestOf(lookup, those);
+  // What nothing loads by itself, and what does not fit if it is told to, says nothing where another one fits.
+  const idle = those.every((pair) => pair.override && pair.against.length) && pairs.some((pair) => !pair.against.length);
+  if (loaded && !idle) return { state: stateOf(loaded), column, library: loaded.library, pair: loaded, against: loaded.against };
+  const taken = bestOf(lookup, pairs);
+  // The loader finds nothing for this torch, or it takes another one.
+  if (taken && taken.library < 0) return { state: "no", column, library: here[0], pair: taken, against: taken.against };
+  return { state: "idle", column, library: here[0], against: [], taken };
 }

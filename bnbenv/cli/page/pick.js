@@ -25,7 +25,7 @@ function fromFragment(fragment) {
   const known = D.rows[platform.rows].torch.some((row) => torchKey(row) === torch);
   return {
     platform: platform.id,
-    state: words.get("state") in platform.states ? words.get("state") : "ok",
+    state: Object.hasOwn(platform.states, words.get("state")) ? words.get("state") : "ok",
     driver: driver === "" || isVersion(driver) ? driver : newestDriver(platform),
     gpus: platform.gpus ? gpus : [],
     libc: libc && platform.libc && isVersion(libc[2]) ? { name: libc[1], version: libc[2] } : null,
@@ -175,6 +175,15 @@ function select(button) {
   remember();
 }
 
+function close() {
+  const button = document.querySelector('#grid button[tabindex="0"]');
+  if (button) button.setAttribute("aria-pressed", "false");
+  selected = "";
+  showDetail(result, selected);
+  remember();
+  if (button) button.focus();
+}
+
 function step(button, key) {
   const cell = button.parentElement, row = cell.parentElement;
   const inRow = [...row.querySelectorAll("button")];
@@ -235,6 +244,7 @@ function listen() {
     if (event.key === "Enter") event.preventDefault();
     if (found.length) add(found[0]);
   });
+  byId("close").addEventListener("click", close);
   const grid = byId("grid");
   grid.addEventListener("click", (event) => {
     const button = event.target.closest("button");
@@ -242,6 +252,7 @@ function listen() {
   });
   grid.addEventListener("focusin", (event) => enter(event.target.closest("button")));
   grid.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && selected) return close();
     if (!/^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key)) return;
     event.preventDefault();
     const next = step(event.target, event.key);
@@ -259,4 +270,4 @@ function start() {
 
 listen();
 start();
-const bnbenvReady = true;
+document.documentElement.dataset.ready = "yes"; // for those that wait for it

@@ -149,7 +149,7 @@ function showLegend(result) {
 }
 
 function showGrid(result, selected) {
-  const head = make("tr", {}, make("th", { scope: "col" }, "bitsandbytes"),
+  const head = make("tr", {}, make("th", { scope: "col" }, "version"),
     ...result.columns.map((column) => make("th", { scope: "col" }, nameOf(column))));
   const body = result.rows.map(({ wheel, cells }) => {
     const { version } = result.lookup.rows.wheels[wheel];

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from bnbenv.errors import Failed
 
-_TARGET = re.compile(r"'((?:sm|compute)_([0-9]+)([af]?))'")
+_TARGET = re.compile(r"'((?:sm|compute)_([0-9]{1,4})([af]?))'")
 _VERSION = re.compile(r"release [0-9.]+, V([0-9]+\.[0-9]+\.[0-9]+)")
-_GCC = re.compile(r"^#if __GNUC__ > ([0-9]+)\s+#error -- unsupported GNU version", re.MULTILINE)
+_GCC = re.compile(r"^#if __GNUC__ > (\d\d?)\s+#error -- unsupported GNU version", re.MULTILINE)
 _CLANG = re.compile(
-    r"^#if \(__clang_major__ >= ([0-9]+)\) \|\| \(__clang_major__ < ([0-9]+)\).*\s+#error -- unsupported clang version",
+    r"^#if \(__clang_major__ >= (\d\d?)\) \|\| \(__clang_major__ < (\d\d?)\).*\s+#error -- unsupported clang version",
     re.MULTILINE,
 )
-_MSC = re.compile(r"^#if _MSC_VER < ([0-9]+) \|\| _MSC_VER >= ([0-9]+)\s+#error -- unsupported Microsoft", re.MULTILINE)
+_MSC = re.compile(r"^#if _MSC_VER < (\d{4}) \|\| _MSC_VER >= (\d{4})\s+#error -- unsupported Microsoft", re.MULTILINE)
 
 
 class HostCompilers(NamedTuple):

@@ -99,9 +99,12 @@ class Wheel:
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         try:
-            return self._zip.getinfo(name)
+            member = self._zip.getinfo(name)
         except KeyError:
             raise Failed("bad-wheel", f"{self.filename} holds no {name}") from None
+        if not 0 <= member.header_offset < self._zip.start_dir:  # no file has such a place
+            raise self._damaged(f"its directory says that {name} lies at {member.header_offset}")
+        return member
 
     def _hardly_less(self, spans: list[tuple[int, int]]) -> bool:
         remote = self._remote

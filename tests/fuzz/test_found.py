@@ -69,6 +69,13 @@ FOUND: list[tuple[str, str, bytes, bool]] = [
     ("a size with two points", "uv-progress", b"Downloading torch (1.2.3MiB)\n", READ),
     ("an empty word", "command-lines", b"check\n", READ),
     ("a long token in an address", "redaction", b"word\n1", READ),
+    (
+        "a compiler's version of 5000 digits",
+        "toolkit-texts",
+        b"#if __GNUC__ > " + NINES + b"\n#error -- unsupported GNU",
+        REFUSED,
+    ),
+    ("an architecture of 5000 digits", "toolkit-texts", b"'sm_" + NINES + b"','compute_75'", REFUSED),
 ]
 
 
@@ -120,6 +127,21 @@ def test_odd_values_are_used_or_passed_over(name: str, changes: dict[str, str], 
 def test_half_a_character_in_bytes_makes_no_record(fuzzed: ModuleType) -> None:
     target = fuzzed.TARGETS["record"]
     assert fuzzed.check(target, target.seeds[0].replace(b'"cpu"', b'"\xed\xa0\x80"')) is None
+
+
+def test_a_member_before_the_beginning_of_a_file(fuzzed: ModuleType, tmp_path: Path) -> None:
+    """The directory said so, and files on a disk cannot be read there; those in memory can."""
+    from bnbenv.matrix.wheel import local_wheel
+
+    seed = fuzzed.TARGETS["zip-members"].seeds[1]
+    # The directory begins later than it says: then all members seem to lie before what was put in front of the file.
+    end = seed.rindex(b"PK\5\6")
+    start = int.from_bytes(seed[end + 16 : end + 20], "little")
+    path = tmp_path / "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    path.write_bytes(seed[: end + 16] + (start + 1000).to_bytes(4, "little") + seed[end + 20 :])
+    with local_wheel(path) as wheel, pytest.raises(Failed) as caught:
+        wheel.read("torch/version.py")
+    assert caught.value.code == "bad-wheel"
 
 
 def test_requirements_that_are_none_are_passed_over_in_a_wheel(fuzzed: ModuleType) -> None:

@@ -255,6 +255,7 @@ TARGETS = (
         slow=True,
         memory=_BOUND,
     ),
+    Target("inspect-wheel", "zip", _file, wheels, (Failed, InputError), _GIVEN, slow=True),
     Target("inspect-folder", "zip", _installed, _site, (Failed, InputError), str(scratch() / "inspected"), slow=True),
     Target("toolkit-texts", "text", _toolkit, lambda: (_HEADER,), (Failed,)),
 )

@@ -13,7 +13,8 @@ from bnbenv.facts.driver import Seen, is_wsl, judge
 from bnbenv.facts.gpus import list_gpus
 from bnbenv.facts.model import Driver, HostFacts, Platform, decode_facts, encode_facts
 from bnbenv.facts.quick import differences, quick_facts
-from bnbenv.solve.model import Request
+from bnbenv.solve.ahead import driver_change
+from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.solver import solve
 from bnbenv.verify.devices import default_selection, devices_for
 
@@ -32,9 +33,10 @@ def _facts(data: bytes) -> None:
 def _facts_used(data: bytes) -> None:
     facts = decode_facts(data, FILE)
     assert show_facts(json.loads(encode_facts(facts)))
-    assert show_answer(solve(facts, matrix(), Request()).document())
-    one = Request(gpus=("0",), driver="580.65.06", prefer="minimal-change")
-    assert show_answer(solve(facts, matrix(), one).document())
+    for request in (Request(), Request(gpus=("0",), driver="580.65.06", prefer="minimal-change")):
+        answer = solve(facts, matrix(), request)
+        change = driver_change(facts, matrix(), request, Availability(), answer)
+        assert show_answer({**answer.document(), "driver_change": change})
 
 
 def _quick(data: bytes) -> None:

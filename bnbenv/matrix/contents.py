@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
@@ -56,11 +56,19 @@ class FoundLibrary(msgspec.Struct, frozen=True, kw_only=True):
     glibcxx: str | None = None
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """A library that was passed over, and why."""
+
+    name: str
+    because: str
+
+
 class FoundPackage(msgspec.Struct, frozen=True, kw_only=True):
     """One package. ``name`` and ``version`` are null for what has no metadata; ``place`` is where it was read.
 
     ``arch_list`` is torch's own list, null for others. ``libraries`` are empty for torch. ``os`` and ``machine`` are
     null where several are in it. ``sha256`` is that of the file that was read, null where only parts of it were.
+    ``unreadable`` are libraries that were passed over.
     """
 
     name: str | None
@@ -76,6 +84,7 @@ class FoundPackage(msgspec.Struct, frozen=True, kw_only=True):
     cuda: str | None = None
     arch_list: tuple[str, ...] | None = None
     libraries: tuple[FoundLibrary, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def read_file(path: Path, told: Told) -> FoundPackage:
@@ -115,20 +124,44 @@ def read_folder(folder: Path, told: Told) -> tuple[FoundPackage, ...]:
             return packages
     if any(place.is_dir() for place in places[1:]):
         raise InputError(str(folder), "", "this environment holds neither torch nor bitsandbytes")
-    paths = list(_library_files(folder))
-    if not paths:
-        raise InputError(str(folder), "", "there is no native library in this folder, and no environment")
-    libraries = []
-    for path in paths:
+    gathered = _Gathered()
+    for path in _library_files(folder):
         told(f"reading {path.name}")
         with mapped(path) as data:
-            libraries.append(found_library(read_library(memoryview(data), path.relative_to(folder).as_posix())))
-    platforms = {(library.os, library.machine) for library in libraries}
+            gathered.add(memoryview(data), path.relative_to(folder).as_posix())
+    if not gathered.libraries:
+        raise gathered.failed or InputError(
+            str(folder), "", "there is no native library in this folder, and no environment"
+        )
+    platforms = {(library.os, library.machine) for library in gathered.libraries}
     system, machine = platforms.pop() if len(platforms) == 1 else (None, None)
-    cuda = _one(library.cuda for library in libraries)
-    return (
-        FoundPackage(name=None, place=str(folder), os=system, machine=machine, cuda=cuda, libraries=tuple(libraries)),
-    )
+    return (FoundPackage(name=None, place=str(folder), os=system, machine=machine, **gathered.fields()),)
+
+
+class _Gathered:
+    """The libraries of one package. One that is damaged, or of a kind that is not read, hides no other."""
+
+    def __init__(self) -> None:
+        self.libraries: list[FoundLibrary] = []
+        self.unreadable: list[Unreadable] = []
+        self.failed: Failed | None = None
+
+    def add(self, data: memoryview, name: str) -> None:
+        if not is_library(bytes(data[:4])):  # a linker's script, which is text
+            return
+        try:
+            self.libraries.append(found_library(read_library(data, name)))
+        except Failed as error:
+            self.failed = error
+            self.unreadable.append(Unreadable(name, error.message))
+
+    def fields(self) -> dict[str, Any]:
+        """What they say of the package."""
+        return {
+            "cuda": _one(library.cuda for library in self.libraries),
+            "libraries": tuple(sorted(self.libraries, key=lambda library: library.name)),
+            "unreadable": tuple(self.unreadable),
+        }
 
 
 def _installed(site: Path, names: tuple[str, ...], told: Told) -> tuple[FoundPackage, ...]:
@@ -203,11 +236,13 @@ def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> 
     members = wheel.in_order(member for member in wheel.names() if _SUFFIX.search(member))
     if len(members) > MOST_LIBRARIES:
         raise Failed("bad-wheel", f"{wheel.filename} holds {len(members)} libraries, the limit is {MOST_LIBRARIES}")
-    libraries = []
+    gathered = _Gathered()
     for member in members:
         told(f"reading {member.rpartition('/')[2]} in {wheel.filename}")
         with wheel.unpacked(member) as data:
-            libraries.append(found_library(read_library(data, member)))
+            gathered.add(data, member)
+    if gathered.failed and not gathered.libraries:
+        raise gathered.failed
     return FoundPackage(
         name=name.project,
         version=name.version,
@@ -219,8 +254,7 @@ def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> 
         pythons=name.pythons,
         requires_python=known.requires_python,
         requires_dist=known.requires_dist,
-        cuda=_one(library.cuda for library in libraries),
-        libraries=tuple(sorted(libraries, key=lambda library: library.name)),
+        **gathered.fields(),
     )
 
 

@@ -90,6 +90,8 @@ def _read(args: argparse.Namespace, ctx: Context) -> tuple[FoundPackage, ...]:
     if what.lower().startswith(("http://", "https://")):
         with _session(args, ctx) as session:
             return (read_url(session, what, ctx.progress.at),)
+    if not what:
+        raise InputError("matrix inspect", "", "expected a file, a folder or an address, found nothing")
     path = ctx.cwd / expand(what)
     try:
         if path.is_dir():
@@ -105,22 +107,16 @@ def _read(args: argparse.Namespace, ctx: Context) -> tuple[FoundPackage, ...]:
 
 
 def _session(args: argparse.Namespace, ctx: Context) -> requests.Session:
-    """With the certificates and the proxy of uv's and pip's configuration. Raises SourceUnreachable (offline)."""
+    """With certificates, proxy and logins of uv's and pip's configuration. Raises SourceUnreachable (offline)."""
     from bnbenv.cli.common import project_of, setting_of
-    from bnbenv.envs.http import RequestsHttp
+    from bnbenv.envs.overlay import connections
     from bnbenv.envs.resolve import sources_of
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.facts.model import Driver, HostFacts, Platform
-    from bnbenv.matrix.index import index_session
 
     nobody = HostFacts(Platform("", ""), Driver("absent"), ())  # package sources do not depend on the host
-    network = sources_of(setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), nobody, ctx)).network
-    if network.offline is not None:
-        message = f"an address cannot be read: the network is switched off ({network.offline})"
-        raise SourceUnreachable("offline", message, f"Unset {network.offline}, or name a file.")
-    session = index_session()
-    session.verify = RequestsHttp(network).verify(args.what)
-    session.cert = network.client_cert
-    if network.proxy:
-        session.proxies = {"http": network.proxy, "https": network.proxy}
-    return session
+    sources = sources_of(setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), nobody, ctx))
+    if sources.offline is not None:
+        message = f"an address cannot be read: the network is switched off ({sources.offline})"
+        raise SourceUnreachable("offline", message, f"Unset {sources.offline}, or name a file.")
+    return connections(sources)()

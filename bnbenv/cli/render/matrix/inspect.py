@@ -10,6 +10,7 @@ _SYSTEMS = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
 _BACKENDS = {"cpu": "CPU", "rocm": "ROCm", "xpu": "XPU", "cuda": "CUDA"}
 # What every library links says nothing about it.
 _COMMON = ("libc.", "libm.", "libdl.", "librt.", "libpthread.", "libgcc_s.", "libstdc++.", "ld-linux", "kernel32")
+_MOST = 6
 
 
 def render(document: dict[str, Any], elsewhere: bool = False) -> str:
@@ -57,9 +58,16 @@ def _package(package: dict[str, Any], here: str) -> list[str]:
         sentences.append(f"read from {package['place']}")
     lines = wrap(_title(package)) + [line for sentence in sentences for line in wrap(sentence, "  ")]
     for names, library in _grouped(libraries):
-        lines += ["", *wrap(f"{', '.join(names)}: {_kind(library)}")]
+        lines += ["", *wrap(f"{_first(names)}: {_kind(library)}")]
         lines += [line for sentence in _library(library, here) for line in wrap(sentence, "  ")]
+    for one in package["unreadable"]:
+        lines += ["", *wrap(f"{one['name']}: passed over"), *wrap(one["because"], "  ")]
     return lines
+
+
+def _first(names: list[str]) -> str:
+    """Not more names than one reads; --json has all."""
+    return ", ".join(names) if len(names) <= _MOST else f"{', '.join(names[:_MOST])} and {len(names) - _MOST} others"
 
 
 def _title(package: dict[str, Any]) -> str:

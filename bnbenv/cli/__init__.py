@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "init": "write a commented bnbenv.toml into this folder",
     "facts": "say what this host is: driver, GPUs, libc, Pythons, toolkits",
     "solve": "say which torch and bitsandbytes fit, or why none do",
+    "why-not": "say what stands against versions that you name",
     "matrix": "look at, extend or draw the measured table that it judges by",
     "plan": "show what sync would change and why",
     "lock": "choose again and rewrite pylock.<env>.toml",
@@ -58,7 +59,9 @@ def command_names() -> list[str]:
 
 
 # Commands that are asked for what they print: -q keeps it.
-ANSWERS = frozenset({"facts", "solve", "matrix show", "matrix inspect", "status", "list", "path", "completion"})
+ANSWERS = frozenset(
+    {"facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "list", "path", "completion"}
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,9 +29,10 @@ def add_one_env(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="NAME", default="bnb", help="the environment (default: bnb)")
 
 
-def add_wishes(parser: argparse.ArgumentParser) -> None:
-    """Options that are wishes; sync writes them into bnbenv.toml."""
-    parser.add_argument("--torch", metavar="SPEC", help='a version or specifier of torch, such as "2.9.1" or ">=2.8"')
+def add_wishes(parser: argparse.ArgumentParser, keep: bool = False) -> None:
+    """Options that are wishes; sync writes them into bnbenv.toml. ``keep``: torch may be kept as it is."""
+    more = '; "keep": the one that is there' if keep else ""
+    parser.add_argument("--torch", metavar="SPEC", help=f'torch, such as "2.9.1" or ">=2.8"{more}')
     parser.add_argument("--bitsandbytes", metavar="SPEC", help="a version or specifier of bitsandbytes")
     parser.add_argument("--python", metavar="SPEC", help="a version or specifier of Python")
     parser.add_argument("--gpus", metavar="WHICH", help='which GPUs: "all", indices "0,1", or UUIDs')
@@ -74,6 +75,7 @@ def check_driver(text: str) -> None:
 
 def wishes_from(args: argparse.Namespace) -> dict[str, Any]:
     """The wishes given as options, as they stand in bnbenv.toml. Raises InputError."""
+    from bnbenv.envs.wishes import read_torch
     from bnbenv.solve.situation import read_gpus
     from bnbenv.solve.versions import read_specifier
 
@@ -81,7 +83,7 @@ def wishes_from(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("torch", "bitsandbytes", "python"):
         value = getattr(args, name)
         if value is not None:
-            read_specifier(value, f"--{name}", "")
+            (read_torch if name == "torch" else read_specifier)(value, f"--{name}", "")
             changes[name] = value
     if args.gpus is not None:
         words = read_gpus(args.gpus, "--gpus", "")

@@ -14,7 +14,7 @@ from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
 from bnbenv.envs.redact import redact
 from bnbenv.errors import InputError
 from bnbenv.paths import write_atomically
-from bnbenv.solve.model import Current, Request
+from bnbenv.solve.model import KEEP, Current, Request
 from bnbenv.solve.situation import read_gpus
 from bnbenv.solve.versions import read_specifier
 
@@ -65,7 +65,7 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The solver's request. Raises InputError for a specifier that cannot be read."""
         wish, where = self.envs[env], f"envs.{env}"
         return Request(
-            torch=read_specifier(wish.torch, file, f"{where}.torch"),
+            torch=read_torch(wish.torch, file, f"{where}.torch"),
             bitsandbytes=read_specifier(wish.bitsandbytes, file, f"{where}.bitsandbytes"),
             python=read_specifier(wish.python, file, f"{where}.python"),
             gpus=read_gpus(wish.gpus, file, f"{where}.gpus"),
@@ -74,6 +74,17 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             prefer=self.policy.prefer,
             current=current,
         )
+
+
+def read_torch(text: str, file: str, where: str) -> str:
+    """The wish for the torch of an environment as a specifier.
+
+    Raises InputError, also for ``keep``: what bnbenv makes has a torch of its own.
+    """
+    if text.strip() == KEEP:
+        expected = 'expected a version specifier: "keep" is for solve and why-not, which make no environment'
+        raise InputError(file, where, expected, "See what fits the torch that is there: bnbenv solve --torch keep")
+    return read_specifier(text, file, where)
 
 
 def load_wishes(project: Project) -> Wishes:

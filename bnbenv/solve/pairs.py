@@ -99,11 +99,9 @@ def _by_search_path(situation: Situation, matrix: Matrix, wheel: BitsandbytesWhe
     Where it finds none, it loads its CPU library.
     """
     because = f"bitsandbytes {wheel.version} loads what fits a libcudart on the host's search paths, not torch's CUDA"
-    bare = f"none of the libraries that bitsandbytes {wheel.version} may load has code for this GPU"
-    return {
-        "loader": Reason(f"{because}; what it would load here is unknown", loader.source),
-        **dict.fromkeys(archs_without_code(situation, matrix, wheel), Reason(bare, wheel.filename)),
-    }
+    bare = Reason(f"no library that bitsandbytes {wheel.version} may load has code for this GPU", wheel.filename)
+    fails = dict.fromkeys(with_any_torch(situation, matrix, wheel), bare)
+    return {**fails, "loader": Reason(f"{because}; what it would load here is unknown", loader.source)}
 
 
 def library_cuda(library: NativeLibrary) -> str:
@@ -205,18 +203,19 @@ def judge_library(
     return situation.memo[key]
 
 
-def archs_without_code(situation: Situation, matrix: Matrix, wheel: BitsandbytesWheel) -> frozenset[str]:
-    """The rules against a wheel none of whose libraries has code for some GPU: they stand whatever torch is."""
+def with_any_torch(situation: Situation, matrix: Matrix, wheel: BitsandbytesWheel) -> frozenset[str]:
+    """The rules against a wheel that stand whatever torch is: no library has code for a GPU, or any may be loaded."""
     loader = loader_of(matrix, wheel)
     libraries = loadable(situation, loader, wheel) if loader and situation.backend == "cuda" else []
-    if not libraries:
+    if loader is None or not libraries:
         return frozenset()
     bare = {
         capability
         for capability in {gpu.capability for gpu in situation.gpus}
         if not any(sass_for(capability, one.sass) or ptx_for(capability, one.ptx) for one in libraries)
     }
-    return frozenset(f"library-arch[{gpu.index}]" for gpu in situation.gpus if gpu.capability in bare)
+    archs = frozenset(f"library-arch[{gpu.index}]" for gpu in situation.gpus if gpu.capability in bare)
+    return archs | {"loader"} if loader.rule == "libcudart" else archs
 
 
 def _library_code(

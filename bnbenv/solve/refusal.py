@@ -16,7 +16,7 @@ from bnbenv.matrix.model import Matrix
 from bnbenv.solve.builds import paired
 from bnbenv.solve.model import KEEP, Availability, Conflict, Refusal, Request
 from bnbenv.solve.options import Question, options
-from bnbenv.solve.pairs import archs_without_code
+from bnbenv.solve.pairs import with_any_torch
 from bnbenv.solve.situation import Fails, Reason
 from bnbenv.solve.solver import Judged, judge
 from bnbenv.solve.versions import admits, public
@@ -55,9 +55,15 @@ _ORDER = (
 def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Refusal:
     """The refusal for a request that has no solution."""
     judged = judge(facts, matrix, request, availability, availability.managed_python)
-    sets = {} if judged.situation.fails else _fail_sets(_one_of_each(judged))
+    conflict, sets = conflict_of(judged)
     question = Question(facts, matrix, request, availability, judged)
-    return Refusal(_conflict(judged, sets), tuple(options(question, sets)))
+    return Refusal(conflict, tuple(options(question, sets)))
+
+
+def conflict_of(judged: Judged) -> tuple[tuple[Conflict, ...], FailSets]:
+    """A smallest set of facts that leave no candidate, and the rules against each candidate."""
+    sets = {} if judged.situation.fails else _fail_sets(_one_of_each(judged))
+    return _conflict(judged, sets), sets
 
 
 def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
@@ -131,7 +137,7 @@ def _fail_sets(judged: Judged) -> FailSets:
     """
     sets: FailSets = {}
     for wheel, wheel_fails in judged.wheels:
-        archs = archs_without_code(judged.situation, judged.matrix, wheel)
+        archs = with_any_torch(judged.situation, judged.matrix, wheel)
         for build, build_fails in judged.torch:
             alone = {**wheel_fails, **build_fails}
             broken = alone.keys() | archs if build.cuda else alone.keys()

@@ -30,7 +30,7 @@ from bnbenv.solve.model import (
     TorchChoice,
     telling,
 )
-from bnbenv.solve.pairs import Pairing, archs_without_code, library_cuda, remarks
+from bnbenv.solve.pairs import Pairing, library_cuda, remarks, with_any_torch
 from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate
 from bnbenv.solve.versions import admits, apart, public
@@ -128,7 +128,7 @@ def _best(judged: Judged) -> Pairing | None:
         (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
     )
     wheels = [
-        wheel for wheel, fails in judged.wheels if not fails and not archs_without_code(situation, judged.matrix, wheel)
+        wheel for wheel, fails in judged.wheels if not fails and not with_any_torch(situation, judged.matrix, wheel)
     ]
     for kind in sorted({_kind(situation, build) for build in builds}):
         found: dict[tuple[bool, bool, Key], Pairing] = {}

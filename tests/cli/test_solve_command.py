@@ -160,11 +160,24 @@ def test_what_people_see_of_a_refusal(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_build_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """Published wheels only: what a build would need is said, and a wheel is an option."""
-    assert main(["solve", "--json", "--shipped", "--facts", str(H200), "--build"]) == 4
+    """The newest release for torch's own CUDA and exactly this GPU; how to compile it is said."""
+    words = ["solve", "--shipped", "--facts", str(V100), "--build"]
+    assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [part["rule"] for part in document["conflict"]] == ["build"]
-    assert [] in [option["solve_args"] for option in document["options"]]
+    taken, cuda = document["choice"]["bitsandbytes"], document["choice"]["torch"]["cuda"]
+    assert (taken["source"], taken["sha256"], taken["filename"]) == ("build", "", "")
+    assert taken["library"] == f"libbitsandbytes_cuda{cuda.replace('.', '')}.so"
+    assert [cover["bitsandbytes"] for cover in document["covers"]] == ["sass sm_70"]
+    assert main(words) == 0
+    assert '    cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY="70" -S . -B build\n' in capsys.readouterr().out
+
+
+def test_a_build_that_nothing_can_compile(capsys: pytest.CaptureFixture[str]) -> None:
+    """From CUDA 13 on no compiler knows sm_70: a wheel is an option, and another torch."""
+    assert main(["solve", "--json", "--shipped", "--facts", str(V100), "--build", "--torch", ">=2.15"]) == 4
+    document = json.loads(capsys.readouterr().out)
+    assert {part["rule"] for part in document["conflict"]} == {"torch-wish", "torch-arch[0]"}
+    assert ["--torch", "*", "--build"] in [option["solve_args"] for option in document["options"]]
 
 
 def test_the_options_of_a_refusal_solve(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,9 +208,9 @@ def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture
     ahead = [option for option in options if "--driver" in option["solve_args"]]
     assert [option["command"] for option in ahead] == [None]
     assert ahead[0]["change"].endswith(", with the NVIDIA driver 570")
-    assert main([*base, "--build"]) == 4
+    assert main([*base, "--build", "--backend", "cpu"]) == 4
     options = json.loads(capsys.readouterr().out)["options"]
-    assert [(option["command"], option["solve_args"]) for option in options] == [(None, [])]
+    assert [(option["command"], option["solve_args"]) for option in options] == [(None, ["--backend", "cpu"])]
 
 
 def test_facts_from_a_pipe_and_from_the_environment() -> None:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_wishes, check_driver, facts_of, project_of, setting_of, wishes_from
-from bnbenv.errors import Exit, UsageError
-from bnbenv.solve.model import Availability, Request, Solution
+from bnbenv.cli.common import add_wishes, check_driver, facts_of, project_of, setting_of
+from bnbenv.errors import Exit
+from bnbenv.solve.model import KEEP, Availability, Request, Solution
+from bnbenv.solve.situation import with_request
+
+if TYPE_CHECKING:
+    from bnbenv.facts.model import HostFacts
 
 SUMMARY = """\
 Say which torch and bitsandbytes fit this host (or recorded facts), and on
 which evidence; or why none do, and what would change that.
 
 It judges on the compatibility matrix alone; with --reachable it takes only what
-the package sources offer now, as plan, lock and sync always do."""
-EXAMPLE = "bnbenv solve --driver 590.44.01 --torch '>=2.9'"
+the package sources offer now, as plan, lock and sync always do. With --torch keep
+the torch that is there (a container's, a cluster's, conda's) is measured where it
+lies, and bitsandbytes is chosen for it."""
+EXAMPLE = """\
+bnbenv solve --driver 590.44.01 --torch '>=2.9'
+bnbenv solve --torch keep"""
 EXITS = "0 solved, 2 an option or file cannot be read, 4 refused, 6 reboot required"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_wishes(parser)
+    add_wishes(parser, keep=True)
     parser.add_argument("--facts", metavar="FILE", help="recorded facts (bnbenv facts --json) instead of this host")
     parser.add_argument(
         "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
@@ -39,42 +48,59 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.resolve import survey, user_matrix
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
+    from bnbenv.solve.ahead import driver_change
     from bnbenv.solve.solver import solve
 
-    request = _request(args)
+    request = request_of(args)
+    request = with_request(request, build="always" if args.build else "never" if args.no_build else "auto")
     facts = facts_of(ctx, args.facts)
     matrix = load_matrix() if args.shipped else user_matrix(ctx.environ)
     found = Availability()
     if args.reachable:  # only then it matters for which project
         setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), facts, ctx)
-        found, _ = survey(setting)
+        found, _, setting = survey(setting)
+        matrix = matrix if args.shipped else setting.matrix
+    found = with_existing(found, request, facts, args, ctx)
     answer = solve(facts, matrix, request, found)
     solved = isinstance(answer, Solution)
+    change = driver_change(facts, matrix, request, found, answer)
     view = {
         "everything": args.all or args.verbose,
         "asked": args.reachable,
         "elsewhere": args.facts is not None,
         "driver": args.driver,
     }
-    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(), view)
+    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, {**answer.document(), "driver_change": change}, view)
 
 
-def _request(args: argparse.Namespace) -> Request:
-    """The options as a request. Raises InputError, UsageError."""
+def request_of(args: argparse.Namespace) -> Request:
+    """The wishes among the options as a request. Raises InputError."""
     from bnbenv.solve.situation import read_gpus
     from bnbenv.solve.versions import read_specifier
 
-    if args.torch is not None and args.torch.strip() == "keep":
-        step = "Name the version that is there, such as --torch 2.9.1."
-        raise UsageError("keep", "--torch keep: this bnbenv chooses torch itself", step)
     if args.driver is not None:
         check_driver(args.driver)
-    changes = wishes_from(args)
-    request = Request(driver=args.driver, build="always" if args.build else "never" if args.no_build else "auto")
+    request = Request(driver=args.driver, backend=args.backend or "auto")
     for name in ("torch", "bitsandbytes", "python"):
-        if name in changes:
-            spec = read_specifier(changes[name], f"--{name}", "")
-            request = msgspec.structs.replace(request, **{name: spec})
+        text = getattr(args, name, None)
+        if text is not None:
+            keep = name == "torch" and text.strip() == KEEP
+            request = with_request(request, **{name: KEEP if keep else read_specifier(text, f"--{name}", "")})
     if args.gpus is not None:
-        request = msgspec.structs.replace(request, gpus=read_gpus(args.gpus, "--gpus", ""))
-    return msgspec.structs.replace(request, backend=args.backend or "auto")
+        request = with_request(request, gpus=read_gpus(args.gpus, "--gpus", ""))
+    return request
+
+
+def with_existing(
+    found: Availability, request: Request, facts: HostFacts, args: argparse.Namespace, ctx: Context
+) -> Availability:
+    """The torch that is there, where it is to be kept, or on a Jetson could be. Raises InputError, UsageError."""
+    on_a_jetson = facts.platform.jetson is not None and args.facts is None
+    if request.torch != KEEP and not on_a_jetson:
+        return found
+    from bnbenv.envs.existing import find_existing
+    from bnbenv.progress import during
+
+    with during(ctx.progress, "measuring the torch that is there"):
+        existing, why = find_existing(ctx.environ, facts, ctx.runner, project_of(args, ctx))
+    return msgspec.structs.replace(found, existing=existing, no_existing=why)

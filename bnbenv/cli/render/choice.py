@@ -53,9 +53,13 @@ def why(solution: dict[str, Any], prefer: str | None, asked: bool = True) -> lis
     reasons = [_code_reason(solution)]
     if choice["bitsandbytes"]["source"] == "wheel":
         reasons.append("bitsandbytes is a published wheel: nothing has to be compiled")
+    elif choice["bitsandbytes"]["source"] == "build":
+        reasons.append("bitsandbytes is compiled, as was asked for, for these GPUs and with the CUDA of torch")
     needs = " and ".join(f"{name}={value}" for name, value in choice["environment"].items())
     reasons.append(f"nothing as good fits without {needs}" if needs else "no variable has to be set for it")
-    if prefer == "minimal-change":
+    if choice["torch"]["source"] == "existing":
+        reasons.append(f"torch stays as it is, and bitsandbytes {wheel} is the newest that fits it")
+    elif prefer == "minimal-change":
         reasons.append('it changes least of what was there, as policy.prefer = "minimal-change" asks')
     elif prefer is not None:
         offered = "of what the package sources offered, " if asked else ""
@@ -117,7 +121,7 @@ def _origin(torch: dict[str, Any]) -> str:
         "default-index": "the default index",
         "pytorch-index": f"PyTorch's own index ({torch.get('index')})",
         "local": "a local wheel",
-        "existing": "what was there",
+        "existing": "the one that is there",
     }[torch["source"]]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bnbenv.cli.render.choice import chosen, passed_over, rests_on, short_source, why
 from bnbenv.cli.render.text import wrap
+from bnbenv.solve.wording import by_hand
 
 
 def render(
@@ -18,7 +19,30 @@ def render(
     """``asked``: the package sources were; ``elsewhere``: of recorded facts; ``driver``: as if it were installed."""
     if document["status"] != "solved":
         return "\n".join(_refused(document, everything))
-    return "\n".join([*_solved(document, everything, asked), f"next: {_to_make_it(asked, elsewhere, driver)}"])
+    by_people = _by_people(document["choice"])
+    next_step = by_people or _to_make_it(asked, elsewhere, driver)
+    return "\n".join([*_solved(document, everything, asked), f"next: {next_step}"])
+
+
+def _by_people(choice: dict[str, Any]) -> str | None:
+    """What bnbenv does not do itself."""
+    if choice["bitsandbytes"]["source"] == "build":
+        return "compile it with the Python of that environment"
+    if choice["torch"]["source"] == "existing":
+        version = choice["bitsandbytes"]["version"]
+        return f"with the Python of that torch: python -m pip install --no-deps bitsandbytes=={version}"
+    return None
+
+
+def compiling(document: dict[str, Any]) -> list[str]:
+    """How to compile what a solution needs compiled; nothing for a wheel."""
+    choice = document["choice"]
+    if choice["bitsandbytes"]["source"] != "build":
+        return []
+    archs = [cover["bitsandbytes"].partition(" ")[2] for cover in document["covers"]]
+    cuda = choice["torch"]["cuda"]
+    head = f"bnbenv does not compile yet; by hand, with the nvcc of CUDA {cuda}, in a clone of bitsandbytes:"
+    return [*wrap(head), *(f"    {line}" for line in by_hand(choice, archs))]
 
 
 def _to_make_it(asked: bool, elsewhere: bool, driver: str | None) -> str:
@@ -34,8 +58,11 @@ def _to_make_it(asked: bool, elsewhere: bool, driver: str | None) -> str:
 
 def _solved(document: dict[str, Any], everything: bool, asked: bool) -> list[str]:
     lines = chosen(document)
+    if document["driver_change"]:
+        lines += wrap(document["driver_change"], "  ")
     for note in document["notes"]:
         lines += wrap(f"note: {note}", "  ")
+    lines += compiling(document)
     lines += why(document, "newest", asked)
     lines += passed_over(document["rejected"], everything)
     return lines + rests_on(document["evidence"], everything)
@@ -48,6 +75,8 @@ def _refused(document: dict[str, Any], everything: bool) -> list[str]:
             *wrap(part["because"], "  "),
             *wrap(f"from {part['source'] if everything else short_source(part['source'])}", "    ", " "),
         ]
+    if document["driver_change"]:
+        lines += wrap(document["driver_change"])
     options = document["options"]
     if options:
         lines.append("what would change that:")

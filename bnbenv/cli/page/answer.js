@@ -226,6 +226,12 @@ function bestOf(lookup, pairs) {
   return best;
 }
 
+// Whether a pair has the torch release that is asked for by the version of another pair's.
+function isRelease(lookup, pair, asked) {
+  const [own, wanted] = [pair, asked].map((one) => lookup.rows.torch[one.torch.row].version);
+  return own === wanted || own.startsWith(`${wanted}+`);
+}
+
 function stateOf(pair) {
   if (pair.against.length) return "no";
   return pair.override ? "override" : pair.ptx ? "ptx" : "good";
@@ -259,7 +265,11 @@ function cellOf(lookup, row, pairs, column) {
   const loaded = bestOf(lookup, those);
   // What nothing loads by itself, and what does not fit if it is told to, says nothing where another one fits.
   const idle = those.every((pair) => pair.override && pair.against.length) && pairs.some((pair) => !pair.against.length);
-  if (loaded && !idle) return { state: stateOf(loaded), column, library: loaded.library, pair: loaded, against: loaded.against };
+  if (loaded && !idle) {
+    const found = { state: stateOf(loaded), column, library: loaded.library, pair: loaded, against: loaded.against };
+    // Which library these two releases get where nobody says which one.
+    return { ...found, taken: bestOf(lookup, pairs.filter((pair) => isRelease(lookup, pair, loaded))) };
+  }
   const taken = bestOf(lookup, pairs);
   // The loader finds nothing for this torch, or it takes another one.
   if (taken && taken.library < 0) return { state: "no", column, library: here[0], pair: taken, against: taken.against };

@@ -107,14 +107,21 @@ function reasonList(reasons) {
     make("li", {}, one.because, make("span", { class: "source" }, `from ${one.source}`))));
 }
 
-function pairFacts(lookup, pair) {
+function needs(lookup, pair, taken) {
+  const { libraries } = lookup.rows.wheels[pair.wheel];
+  const own = `${pair.override}=${digits(libraries[pair.library].column)} in the environment`;
+  if (taken === pair) return `${own}, which bnbenv sync sets`;
+  return `${own}, set by yourself: for these two bnbenv sync takes ${libraries[taken.library].words.library}`;
+}
+
+function pairFacts(lookup, pair, taken = pair) {
   const torch = lookup.rows.torch[pair.torch.row], wheel = lookup.rows.wheels[pair.wheel];
   const library = pair.library < 0 ? null : wheel.libraries[pair.library];
   const good = !pair.against.length;
   return facts([
     ["with", good && pair.python ? `${torchName(torch)}, Python ${pair.python}` : torchName(torch)],
     ["loads", ...(library ? [library.words.library] : [])],
-    ["needs", ...(good && pair.override ? [`${pair.override}=${digits(library.column)} in the environment, which bnbenv sync sets`] : [])],
+    ["needs", ...(good && pair.override ? [needs(lookup, pair, taken)] : [])],
     ["covers", ...(good ? coverage(lookup, pair) : [])],
     ["note", ...(good ? toldAll(pair.notes).map((one) => `${one.because} [${one.source}]`) : [])],
     ["evidence", `${wheel.words.bitsandbytes}: ${evidence(wheel)}`, `${torch.words.torch}: ${evidence(torch)}`],
@@ -187,7 +194,7 @@ function showDetail(result, key) {
   }
   if (cell.against.length) parts.push(reasonList(cell.against));
   if (cell.pair && !cell.against.length) parts.push(commandNode(lookup, cell.pair));
-  parts.push(cell.pair ? pairFacts(lookup, cell.pair) : facts([["evidence", evidence(wheel)]]));
+  parts.push(cell.pair ? pairFacts(lookup, cell.pair, cell.taken) : facts([["evidence", evidence(wheel)]]));
   replace(byId("detail-body"), ...parts);
 }
 

@@ -13,6 +13,8 @@ import pytest
 from bnbenv.facts.host import HostPort
 from bnbenv.facts.model import HostFacts, decode_facts, encode_facts
 from bnbenv.facts.probe import probe_host
+from bnbenv.matrix.drivers import unsupported
+from bnbenv.matrix.load import load_hardware
 from bnbenv.paths import Sysroot
 from bnbenv.process import SystemRunner
 
@@ -92,6 +94,24 @@ def test_there_are_many_recorded_hosts_and_each_has_an_expected_answer() -> None
     }
     assert len(NAMES) >= 60
     assert sorted(set(NAMES) - expected) == []
+
+
+def test_recorded_gpus_are_what_the_matrix_says_of_them() -> None:
+    _, archs = load_hardware()
+    by_capability = {row.compute_capability: row for row in archs}
+    products = {product: row.arch for row in archs for product in row.products}
+    wrong = set()
+    for name in NAMES:
+        facts = recorded(name)
+        windows = facts.platform.os == "windows" or facts.platform.wsl
+        for gpu in facts.gpus:
+            product = gpu.name.removeprefix("NVIDIA ")
+            if products.setdefault(product, gpu.arch) != gpu.arch or gpu.compute_capability not in by_capability:
+                wrong.add(f"{name}: {product} is no {gpu.arch}")
+            why = unsupported(by_capability[gpu.compute_capability], facts.driver.version, windows)
+            if why is not None and facts.platform.jetson is None:
+                wrong.add(f"{name}: {why.because}")
+    assert wrong == set()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from bnbenv.cli import COMMANDS, main
+from bnbenv.cli import COMMANDS, GROUPS, main
 from bnbenv.cli.render.verify import render as show_report
 from bnbenv.errors import Exit, InputError
 from bnbenv.solve.model import Request
@@ -27,7 +27,8 @@ from .oracle import Fault, Target
 from .places import H200, HOSTS, MIG, MIXED, NO_GPU, finished, matrix, put, recorded, scratch
 
 # Commands that only look; the others make environments, delete them or start programs.
-LOOKING = ("solve", "check", "plan", "status", "list", "path", "facts", "completion")
+LOOKING = ("solve", "why-not", "check", "plan", "status", "list", "path", "facts", "matrix", "completion")
+LOOKED_AT = ("show", "inspect")  # of the commands of two words
 
 
 def _specifier(data: bytes) -> None:
@@ -65,6 +66,8 @@ def _command_line(data: bytes) -> None:
     words = data.decode("utf-8", "surrogateescape").replace("\0", "").split("\n")
     if words[0] in COMMANDS and words[0] not in LOOKING and "--help" not in words[1:2]:
         words[0] = "check"
+    if words[0] in GROUPS and words[1:] and words[1] in GROUPS[words[0]] and words[1] not in LOOKED_AT:
+        words[1] = LOOKED_AT[0]
     facts = HOSTS / (MIXED if len(words) % 2 else NO_GPU) / "facts.json"
     _run(words, scratch(), {"BNBENV_FACTS": str(facts)})
 
@@ -143,6 +146,12 @@ def _lines() -> tuple[bytes, ...]:
         ["check", "--env", "bnb", "--project", "."],
         ["plan", "--env=bnb", "--json"],
         ["list"],
+        ["why-not", "bitsandbytes==0.46.1", "torch==2.9.*", "--facts", facts, "--json"],
+        ["why-not", "torch==2.9.1+cu128", "--shipped", "--gpus", "0"],
+        ["matrix", "show", "0.50.2", "--shipped"],
+        ["matrix", "show", "--gpu", "RTX 5090", "--shipped", "--json"],
+        ["matrix", "inspect", facts, "--facts", facts],
+        ["matrix", "inspect", "https://host/x-1-py3-none-any.whl", "--json"],
         ["status", "--why", "--all", "--env", "bnb"],
         ["completion", "bash"],
         ["path", "--python", "--env", "x"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from bnbenv.cli import main
+from bnbenv.cli.page import make_page
 
 pytestmark = pytest.mark.xdist_group("page")  # one page and one browser for all
 
@@ -66,6 +68,15 @@ def test_the_same_rows_give_the_same_bytes() -> None:
         for seed in ("1", "2")
     }
     assert len(digests) == 1
+
+
+def test_rows_are_data_whatever_stands_in_them() -> None:
+    """A user's own rows are shown, too."""
+    hostile = "</script><script>alert(1)</script><!--{script}"
+    page = make_page({"date": hostile, "texts": [hostile]})
+    assert "alert(1)" in page and page.count("<script") == make_page({"date": "", "texts": []}).count("<script")
+    data = re.search(r'id="data">(.*?)</script>', page)
+    assert data is not None and json.loads(data[1])["texts"] == [hostile]
 
 
 def test_a_file_that_is_no_page_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64encode
 from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def make_page(grid: dict[str, Any]) -> str:
         "style-hash": _hash(style),
         "script-hash": _hash(script),
         "version": __version__,
-        "date": grid["date"],
+        "date": escape(grid["date"]),
         "data": _data(grid),
     }
     return re.sub(r"\{([a-z-]+)\}", lambda match: parts[match[1]], _text("page.html"))

@@ -252,11 +252,13 @@ function listen() {
   });
   grid.addEventListener("focusin", (event) => enter(event.target.closest("button")));
   grid.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && selected) return close();
     if (!/^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key)) return;
     event.preventDefault();
     const next = step(event.target, event.key);
     if (next) next.focus();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && selected && event.target.id !== "search") close();
   });
   window.addEventListener("hashchange", start);
 }

@@ -100,8 +100,11 @@ def _by_search_path(situation: Situation, matrix: Matrix, wheel: BitsandbytesWhe
     """
     because = f"bitsandbytes {wheel.version} loads what fits a libcudart on the host's search paths, not torch's CUDA"
     bare = Reason(f"no library that bitsandbytes {wheel.version} may load has code for this GPU", wheel.filename)
-    fails = dict.fromkeys(with_any_torch(situation, matrix, wheel), bare)
-    return {**fails, "loader": Reason(f"{because}; what it would load here is unknown", loader.source)}
+    archs = (rule for rule in with_any_torch(situation, matrix, wheel) if rule.startswith("library-arch"))
+    return {
+        **dict.fromkeys(archs, bare),
+        "loader": Reason(f"{because}; what it would load here is unknown", loader.source),
+    }
 
 
 def library_cuda(library: NativeLibrary) -> str:
@@ -204,18 +207,26 @@ def judge_library(
 
 
 def with_any_torch(situation: Situation, matrix: Matrix, wheel: BitsandbytesWheel) -> frozenset[str]:
-    """The rules against a wheel that stand whatever torch is: no library has code for a GPU, or any may be loaded."""
+    """The rules against a wheel that stand whatever torch is.
+
+    No library has code for a GPU, or any may be loaded, or this host alone is enough for an advisory.
+    """
+    rules = {
+        f"advisory:{advisory.id}"
+        for advisory in matrix.advisories
+        if advisory.refuses and not _has_other_conditions(advisory) and _applies_to_wheel(situation, advisory, wheel)
+    }
     loader = loader_of(matrix, wheel)
     libraries = loadable(situation, loader, wheel) if loader and situation.backend == "cuda" else []
     if loader is None or not libraries:
-        return frozenset()
+        return frozenset(rules)
     bare = {
         capability
         for capability in {gpu.capability for gpu in situation.gpus}
         if not any(sass_for(capability, one.sass) or ptx_for(capability, one.ptx) for one in libraries)
     }
-    archs = frozenset(f"library-arch[{gpu.index}]" for gpu in situation.gpus if gpu.capability in bare)
-    return archs | {"loader"} if loader.rule == "libcudart" else archs
+    rules.update(f"library-arch[{gpu.index}]" for gpu in situation.gpus if gpu.capability in bare)
+    return frozenset(rules | {"loader"} if loader.rule == "libcudart" else rules)
 
 
 def _library_code(
@@ -240,14 +251,11 @@ def _library_code(
 
 
 def _library_libc(situation: Situation, wheel: BitsandbytesWheel, library: NativeLibrary, fails: Fails) -> None:
-    """What the binary really needs, which a wheel's tag does not always say, and one for ``any`` platform never."""
+    """What the binary really needs, which a wheel's tag does not always say."""
     libc = situation.facts.platform.libc
-    if libc is None or library.glibc is None:
+    if libc is None or libc.name != "glibc" or library.glibc is None:
         return
-    if libc.name != "glibc":
-        because = f"{library.name} of bitsandbytes {wheel.version} is built for glibc"
-        fails["library-libc"] = Reason(f"{because}; this host has {libc.name} {libc.version}", wheel.filename)
-    elif not at_least(libc.version, library.glibc):
+    if not at_least(libc.version, library.glibc):
         because = f"{library.name} of bitsandbytes {wheel.version} needs GLIBC_{library.glibc}; "
         because += f"this host has {libc.version}"
         fails["library-libc"] = Reason(because, wheel.filename)
@@ -287,8 +295,7 @@ def applies(
     override: str | None,
 ) -> bool:
     """Whether all conditions of a known-bad combination hold."""
-    libc = situation.facts.platform.libc
-    if advisory.bitsandbytes and not admits(advisory.bitsandbytes, wheel.version):
+    if not _applies_to_wheel(situation, advisory, wheel):
         return False
     if advisory.torch and not admits(advisory.torch, build.version, pre=True):
         return False
@@ -298,15 +305,25 @@ def applies(
         return False
     if advisory.libraries and not (library and any(fnmatchcase(library.name, name) for name in advisory.libraries)):
         return False
+    return advisory.override is None or advisory.override == (override is not None)
+
+
+def _applies_to_wheel(situation: Situation, advisory: Advisory, wheel: BitsandbytesWheel) -> bool:
+    """Whether the conditions on the version and the host hold."""
+    libc = situation.facts.platform.libc
+    if advisory.bitsandbytes and not admits(advisory.bitsandbytes, wheel.version):
+        return False
     if advisory.glibc_below and (libc is None or at_least(libc.version, advisory.glibc_below)):
         return False
     if advisory.os and situation.facts.platform.os not in advisory.os:
         return False
-    if advisory.override is not None and advisory.override != (override is not None):
-        return False
-    if advisory.capability:
-        return any(admits(advisory.capability, gpu.compute_capability) for gpu in situation.gpus)
-    return True
+    return not advisory.capability or any(admits(advisory.capability, gpu.compute_capability) for gpu in situation.gpus)
+
+
+def _has_other_conditions(advisory: Advisory) -> bool:
+    return bool(advisory.torch or advisory.triton or advisory.torch_cuda or advisory.libraries) or (
+        advisory.override is not None
+    )
 
 
 def _cuda_is(cuda: str | None, wanted: str) -> bool:

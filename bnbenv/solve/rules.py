@@ -145,7 +145,9 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
     """Everything that stands against a bitsandbytes wheel on this host, whatever torch is."""
     fails: Fails = {}
     what = f"bitsandbytes {wheel.version}"
-    _libc(situation, wheel.libc_tag, lambda: what, wheel.filename, fails)
+    # One for any platform names no version, though its binaries are built for glibc, too.
+    tag = "0" if wheel.filename.endswith("-any.whl") else wheel.libc_tag
+    _libc(situation, tag, lambda: what, wheel.filename, fails)
     if not admits(situation.request.bitsandbytes, wheel.version):
         wish = situation.request.bitsandbytes
         fails["bitsandbytes-wish"] = Reason(f"bitsandbytes {wish} was asked for", "the request")

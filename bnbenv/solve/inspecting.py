@@ -96,7 +96,8 @@ def _gpus(cuda: str | None, ptx_cuda: str | None, targets: tuple[str, ...], situ
     if facts.driver.state == "absent" or (facts.driver.state == "ok" and not unknown):
         without = " and no NVIDIA driver" if facts.driver.state == "absent" else ""
         return [Answer("gpu", "no", f"no NVIDIA GPU{without} is known here")]
-    return [Answer("gpu", "unknown", f"the GPUs are unknown: {unknown or _trouble(situation)}")]
+    reason = _trouble(situation) if _reboot(situation) or unknown is None else unknown
+    return [Answer("gpu", "unknown", f"the GPUs are unknown: {reason}")]
 
 
 def _on_gpu(gpu: Gpu, cuda: str | None, ptx_cuda: str | None, targets: tuple[str, ...], situation: Situation) -> Answer:
@@ -137,15 +138,19 @@ def _by_sass(gpu: Gpu, sass: str, cuda: str | None, situation: Situation) -> Ans
     return Answer("gpu", "no", because, gpu.index)
 
 
+def _reboot(situation: Situation) -> str | None:
+    driver = situation.facts.driver
+    if not driver.kernel_module or not driver.userland or driver.kernel_module == driver.userland:
+        return None
+    return f"a reboot is required (kernel module {driver.kernel_module}, library {driver.userland})"
+
+
 def _trouble(situation: Situation) -> str:
     """What is wrong with the driver, for the middle of a sentence."""
-    driver = situation.facts.driver
-    if driver.kernel_module and driver.userland and driver.kernel_module != driver.userland:
-        return f"a reboot is required: kernel module {driver.kernel_module}, library {driver.userland}"
-    if driver.state == "absent":
+    if situation.facts.driver.state == "absent":
         return "there is no NVIDIA driver"
     reason = situation.fails.get("driver-state")
-    return reason.because if reason else "the driver does not work"
+    return _reboot(situation) or (reason.because if reason else "the driver does not work")
 
 
 def loaded(packages: tuple[FoundPackage, ...], matrix: Matrix, situation: Situation) -> str | None:

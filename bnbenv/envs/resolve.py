@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from bnbenv.envs.fresh import take_in
 from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
 from bnbenv.envs.overlay import overlay
 from bnbenv.envs.project import Project
@@ -98,12 +100,20 @@ def sources_for(project: Project, wish: SourcesWish, matrix: Matrix, environ: Ma
     return read_sources(environ, sysroot, wish, user_home(), project.root, matrix.pytorch_index)
 
 
-def survey(setting: Setting) -> tuple[Availability, PackageSources]:
-    """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders.
+class Surveyed(NamedTuple):
+    """What the sources offer, those of them to give to uv, and the setting with rows for what was new there."""
 
-    The sources that come back are those to give to uv: it ends at the first one that does not answer. A local wheel
-    that cannot be read stands in ``unreachable`` under its path, a configured source that does not answer under its
-    address.
+    found: Availability
+    sources: PackageSources
+    setting: Setting
+
+
+def survey(setting: Setting) -> Surveyed:
+    """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders, and releases that
+    are newer than all that the matrix knows.
+
+    Not all sources come back: uv ends at the first one that does not answer. A wheel that cannot be measured stands in
+    ``unreachable`` under its path or name, a configured source that does not answer under its address.
     """
     sources, platform = sources_of(setting), setting.facts.platform
     here = (platform.os, platform.machine)
@@ -113,6 +123,8 @@ def survey(setting: Setting) -> tuple[Availability, PackageSources]:
     unreachable: dict[str, str] = {}
     with during(setting.progress, "reading the torch wheels in local folders"):
         local = _local_builds(reach, unreachable)
+    matrix, missed = take_in(reach, sources, setting.matrix, here, setting.environ, setting.progress)
+    unreachable |= missed
     offered: dict[str, frozenset[str]] = {}
     plain = [one for one in reach.results if one.source.kind in ("default-index", "index")]
     _note_source("default-index", plain, unreachable, offered)
@@ -130,7 +142,7 @@ def survey(setting: Setting) -> tuple[Availability, PackageSources]:
         local=local,
         managed_python=sources.offline is None,
     )
-    return found, answering(sources, reach)
+    return Surveyed(found, answering(sources, reach), replace(setting, matrix=matrix))
 
 
 def _note_source(

@@ -121,7 +121,7 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
 
     Its notes also name the sources that did not answer.
     """
-    found, _ = survey(setting)
+    found, _, setting = survey(setting)
     solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found)
     return msgspec.structs.replace(solution, notes=(*_silent(found), *solution.notes))
 
@@ -135,7 +135,7 @@ def _silent(found: Availability) -> list[str]:
 def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
     """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
     setting.progress.say(f"{env}: asking the package sources what they offer")
-    found, sources = survey(setting)
+    found, sources, setting = survey(setting)
     for line in _silent(found):
         setting.progress.say(f"{env}: {line}")
     current, others = what_is_there(setting, env, use)

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -29,7 +30,8 @@ _NAMED_INDEX = re.compile(r"^[A-Za-z0-9._-]+=(?=[a-z]+://)")
 class IndexFile:
     """A file of a project: its name, where it lies, its sha256, and what the index says of it.
 
-    ``metadata_sha256`` is that of the METADATA in it, where the index tells (PEP 658).
+    ``metadata_sha256`` is that of the METADATA in it, where the index tells (PEP 658). ``path`` is set for a file on
+    this disk, which needs no ``sha256``.
     """
 
     filename: str
@@ -38,6 +40,7 @@ class IndexFile:
     requires_python: str | None
     yanked: bool
     metadata_sha256: str | None = None
+    path: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Missed:
-    """A file that there is no new row about, and why."""
+    """A file that there is no new row about, and why. ``lasts``: another try would end alike."""
 
     filename: str
     because: str
+    lasts: bool = False
 
 
 @dataclass(frozen=True)

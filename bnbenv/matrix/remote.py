@@ -72,7 +72,9 @@ class RemoteFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise ValueError("position before the start of the file")
+            # Of a file too short for its directory, zipfile looks before the start, and takes an OSError for "no zip".
+            kind = OSError if whence == io.SEEK_END else ValueError
+            raise kind("position before the start of the file")
         self._position = base + offset
         return self._position
 

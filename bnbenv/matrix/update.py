@@ -6,9 +6,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -18,8 +19,8 @@ from bnbenv.matrix.measure import measure_bitsandbytes, measure_torch, python_ke
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.matrix.news import Missed, News, Place, Project, Task, new_builds, new_wheels
 from bnbenv.matrix.rows import check_row
-from bnbenv.matrix.store import Row, Store
-from bnbenv.matrix.wheel import remote_wheel
+from bnbenv.matrix.store import Row
+from bnbenv.matrix.wheel import local_wheel, remote_wheel
 from bnbenv.progress import Progress
 
 if TYPE_CHECKING:
@@ -31,8 +32,19 @@ T = TypeVar("T")
 OpenSession = Callable[[], "requests.Session"]
 
 
+LATE = "it did not arrive within the time there was"
+NO_TIME = "there was no time left for it"
+
+
 class Stopped(Exception):
     """The time for measuring is over."""
+
+
+class Keeper(Protocol):
+    """The port that rows are kept through."""
+
+    def add(self, row: Row) -> None:
+        """Raises BnbenvError, OSError where that ends the work."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +67,12 @@ class Found:
     """What the indexes offer. ``silent`` are those of PyTorch's that do not answer."""
 
     tasks: tuple[Task, ...]
-    changed: tuple[tuple[TorchBuild, str], ...]
-    gone: tuple[Missed, ...]
-    left_out: tuple[Missed, ...]
-    failed: tuple[Missed, ...]
-    silent: tuple[Missed, ...]
-    unchanged: int
+    changed: tuple[tuple[TorchBuild, str], ...] = ()
+    gone: tuple[Missed, ...] = ()
+    left_out: tuple[Missed, ...] = ()
+    failed: tuple[Missed, ...] = ()
+    silent: tuple[Missed, ...] = ()
+    unchanged: int = 0
 
 
 @dataclass
@@ -86,16 +98,22 @@ class Meter:
     def __init__(self, progress: Progress, total: int, deadline: float | None = None) -> None:
         self._progress, self._total, self._deadline = progress, total, deadline
         self._lock, self._began = threading.Lock(), time.monotonic()
+        self.begun: set[str] = set()
         self.done = 0
         self.fetched = 0
         self.stopped = False
 
-    def got(self, filename: str, size: int) -> None:
-        """Another block of a file."""
-        with self._lock:
-            self.fetched += size
+    def check(self) -> None:
+        """Raises Stopped."""
         if self.stopped or (self._deadline is not None and time.monotonic() > self._deadline):
             raise Stopped
+
+    def got(self, filename: str, size: int) -> None:
+        """Another block of a file. Raises Stopped."""
+        with self._lock:
+            self.fetched += size
+            self.begun.add(filename)
+        self.check()
         self.tell(filename)
 
     def tell(self, filename: str) -> None:
@@ -152,7 +170,7 @@ def look(wish: Wish, wheels: Iterable[BitsandbytesWheel], builds: Iterable[Torch
 
 def refresh(
     found: Found,
-    store: Store,
+    store: Keeper,
     open_: OpenSession,
     progress: Progress,
     jobs: int,
@@ -172,15 +190,16 @@ def refresh(
     meter = Meter(progress, len(found.tasks), deadline)
     work = [partial(measure, task, open_, meter, timeout) for task in found.tasks]
     try:
-        for number, done in in_parallel(work, jobs):
+        for number, done in in_parallel(work, jobs, deadline):
             task = found.tasks[number]
             meter.done += 1
             if isinstance(done, Stopped):
-                report.failed.append(Missed(task.file.filename, "there was no time left to measure it"))
+                because = LATE if task.file.filename in meter.begun else NO_TIME
+                report.failed.append(Missed(task.file.filename, because, lasts=because == LATE))
             elif isinstance(done, Failed) and done.code == "not-cuda":
-                report.left_out.append(Missed(task.file.filename, done.message))
+                report.left_out.append(Missed(task.file.filename, done.message, lasts=True))
             elif isinstance(done, BnbenvError | OSError):
-                report.failed.append(Missed(task.file.filename, str(done)))
+                report.failed.append(Missed(task.file.filename, str(done), lasts=isinstance(done, Failed)))
                 progress.detail(f"failed {task.file.filename}: {done}")
             elif isinstance(done, BaseException):
                 raise done
@@ -202,20 +221,23 @@ def measure(task: Task, open_: OpenSession, meter: Meter, timeout: tuple[float, 
     ``not-cuda``); InputError for values that the solver could not judge by; Stopped.
     """
     file = task.file
-    meter.got(file.filename, 0)
+    meter.check()
 
     def got(size: int) -> None:
         meter.got(file.filename, size)
 
-    with (
-        open_() as session,
-        remote_wheel(session, file.url, file.filename, file.sha256, file.metadata_sha256, got, timeout) as wheel,
-    ):
-        row = (
-            measure_bitsandbytes(wheel)
-            if task.project == "bitsandbytes"
-            else _build(task, measure_torch(wheel, task.place.source, task.pythons))
-        )
+    got(0)
+    with ExitStack() as opened:
+        if file.path is not None:
+            wheel = opened.enter_context(local_wheel(file.path))
+        else:
+            session = opened.enter_context(open_())
+            words = (session, file.url, file.filename, file.sha256, file.metadata_sha256, got, timeout)
+            wheel = opened.enter_context(remote_wheel(*words))
+        if task.project == "bitsandbytes":
+            row: Row = measure_bitsandbytes(wheel)
+        else:
+            row = _build(task, measure_torch(wheel, task.place.source, task.pythons))
     check_row(row, file.filename, "")
     return row
 
@@ -226,10 +248,13 @@ def _build(task: Task, row: TorchBuild) -> TorchBuild:
     return replace(row, index=task.place.variant, libc_tag=row.libc_tag or declared)
 
 
-def in_parallel(work: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T | BaseException]]:
+def in_parallel(
+    work: Sequence[Callable[[], T]], jobs: int, deadline: float | None = None
+) -> Iterator[tuple[int, T | BaseException]]:
     """Do some work in threads; yields the number of each piece with what it gave or raised, as they end.
 
-    The threads are daemons: after Ctrl-C nothing is waited for.
+    A second after ``deadline`` (of ``time.monotonic``) what has not ended counts as Stopped. The threads are daemons:
+    then, and after Ctrl-C, nothing is waited for.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     ended: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
@@ -249,16 +274,17 @@ def in_parallel(work: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[in
 
     for _ in range(min(jobs, len(work))):
         threading.Thread(target=worker, daemon=True).start()
-    for _ in work:
-        yield _next(ended)
-
-
-def _next(ended: queue.SimpleQueue[T]) -> T:
-    while True:  # on Windows a wait without an end cannot be interrupted
-        try:
-            return ended.get(timeout=1.0)
+    left = set(range(len(work)))
+    while left:
+        try:  # on Windows a wait without an end cannot be interrupted
+            number, result = ended.get(timeout=0.5)
         except queue.Empty:
-            continue
+            if deadline is None or time.monotonic() < deadline + 1:
+                continue
+            yield from ((number, Stopped()) for number in sorted(left))
+            return
+        left.remove(number)
+        yield number, result
 
 
 def described(row: Row) -> str:

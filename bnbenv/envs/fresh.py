@@ -1,0 +1,191 @@
+"""Releases that came out after this bnbenv: measured when the sources offer them, once, within a minute, and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bnbenv.envs.overlay import connections, overlay, store
+from bnbenv.envs.reach import Reach
+from bnbenv.errors import BnbenvError
+from bnbenv.matrix.model import BitsandbytesWheel, Matrix, TorchBuild
+from bnbenv.paths import write_atomically
+from bnbenv.progress import Progress
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
+
+    from bnbenv.envs.listing import Offer
+    from bnbenv.envs.sources import PackageSources, Source
+    from bnbenv.matrix.index import Listing
+    from bnbenv.matrix.news import Place, Task
+    from bnbenv.matrix.store import Row, Store
+
+BUDGET = 60.0  # seconds for all of them: who syncs waits
+TIMEOUT = (5.0, 15.0)  # seconds to connect, and between bytes
+JOBS = 3
+PAUSE = 24 * 3600.0  # seconds until one that cannot be measured is tried again
+UNMEASURED = "unmeasured.json"
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    because: str
+    when: float
+
+
+@dataclass
+class _Keeper:
+    """Keeps rows with the user's data; what cannot be kept holds for this run."""
+
+    place: Store | None
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        self.rows.append(row)
+        if self.place is not None:
+            try:
+                self.place.add(row)
+            except (BnbenvError, OSError):
+                return
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """Tells what is at hand; the lines are for those who want to know more."""
+
+    progress: Progress
+
+    def say(self, line: str) -> None:
+        self.progress.detail(line)
+
+    def detail(self, line: str) -> None:
+        self.progress.detail(line)
+
+    def at(self, text: str) -> None:
+        self.progress.at(text)
+
+
+def take_in(
+    reach: Reach,
+    sources: PackageSources,
+    matrix: Matrix,
+    platform: tuple[str, str],
+    environ: Mapping[str, str],
+    progress: Progress,
+    budget: float = BUDGET,
+) -> tuple[Matrix, dict[str, str]]:
+    """The matrix with rows for what the sources offer for a platform (os, machine) and is newer than all it knows.
+
+    Second, the wheels that could not be measured, each with why. Nothing is raised, and no source is asked anything
+    where nothing is newer.
+    """
+    tasks = unknown(reach, matrix, platform)
+    if not tasks:
+        return matrix, {}
+    folder = overlay(environ)
+    before = _failures(folder)
+    missed = {one.file.filename: before[_key(one)].because for one in tasks if _key(one) in before}
+    tasks = tuple(one for one in tasks if _key(one) not in before)
+    if not tasks:
+        return matrix, missed
+    from bnbenv.matrix.update import Found, refresh
+
+    names = ", ".join(dict.fromkeys(f"{one.project} {one.name.version}" for one in tasks))
+    progress.say(f"newer than what this bnbenv knows, so measured now: {names}")
+    keeper = _Keeper(store(folder, environ, progress) if folder else None)
+    report = refresh(
+        Found(tasks), keeper, connections(sources, 0), _Aside(progress), JOBS, time.monotonic() + budget, TIMEOUT
+    )
+    missed |= {one.filename: one.because for one in (*report.failed, *report.left_out)}
+    lasting = {one.filename for one in (*report.failed, *report.left_out) if one.lasts}
+    _remember(folder, {_key(one): missed[one.file.filename] for one in tasks if one.file.filename in lasting}, before)
+    wheels = tuple(row for row in keeper.rows if isinstance(row, BitsandbytesWheel))
+    builds = tuple(row for row in keeper.rows if isinstance(row, TorchBuild))
+    matrix = msgspec.structs.replace(
+        matrix, bitsandbytes=(*wheels, *matrix.bitsandbytes), torch=(*builds, *matrix.torch)
+    )
+    return matrix, missed
+
+
+def unknown(reach: Reach, matrix: Matrix, platform: tuple[str, str]) -> tuple[Task, ...]:
+    """The releases for a platform that are newer than the newest known one; of torch, on each index by itself. Pure."""
+    from bnbenv.matrix.news import new_builds, new_wheels
+
+    known = [row for row in matrix.bitsandbytes if (row.os, row.machine) == platform]
+    found: dict[str, Task] = {}
+    for one in reach.results:
+        if not one.reachable:
+            continue
+        place = _place(one.source)
+        wheels = [offer for offer in one.files if offer.project == "bitsandbytes"]
+        news = new_wheels(_listing(wheels), known, place, _above(row.version for row in known), platform)
+        found |= {_key(task): task for task in news.tasks if _key(task) not in found}
+        if one.source.kind == "find-links":  # the torch wheels in folders are measured each time
+            continue
+        own = [row for row in matrix.torch if (row.source, row.index) == (place.source, place.variant)]
+        own = [row for row in own if (row.os, row.machine) == platform]
+        builds = [offer for offer in one.files if offer.project == "torch"]
+        if own:
+            news = new_builds(_listing(builds), own, place, _above(row.version for row in own), platform)
+            found |= {_key(task): task for task in news.tasks if _key(task) not in found}
+    return tuple(sorted(found.values(), key=lambda task: task.project))
+
+
+def _place(source: Source) -> Place:
+    from bnbenv.matrix.news import Place
+
+    if source.kind == "pytorch-index":
+        return Place(source.url, "pytorch-index", source.variant)
+    return Place(source.url)
+
+
+def _listing(offers: Iterable[Offer]) -> Listing:
+    from bnbenv.matrix.index import IndexFile, Listing
+
+    return Listing(
+        tuple(
+            IndexFile(one.filename, one.url, one.sha256 or "", one.requires_python, one.yanked, None, one.path)
+            for one in offers
+            if one.sha256 or one.path
+        )
+    )
+
+
+def _above(versions: Iterable[str]) -> SpecifierSet:
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+    newest = max((Version(version) for version in versions), default=None)
+    return SpecifierSet(f">{newest.public}" if newest else "")
+
+
+def _key(task: Task) -> str:
+    return task.file.sha256 or task.file.filename
+
+
+def _failures(folder: Path | None) -> dict[str, _Failure]:
+    """What could not be measured lately. A file that cannot be read says nothing."""
+    if folder is None:
+        return {}
+    try:
+        known = msgspec.json.decode((folder / UNMEASURED).read_bytes(), type=dict[str, _Failure])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    now = time.time()
+    return {key: one for key, one in known.items() if 0 <= now - one.when < PAUSE}
+
+
+def _remember(folder: Path | None, failed: Mapping[str, str], before: Mapping[str, _Failure]) -> None:
+    if folder is None or not failed:
+        return
+    now = time.time()
+    rows = {**before, **{key: _Failure(because, now) for key, because in failed.items()}}
+    try:
+        write_atomically(folder / UNMEASURED, msgspec.json.encode(rows).decode() + "\n")
+    except OSError:
+        return

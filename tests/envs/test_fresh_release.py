@@ -1,0 +1,130 @@
+"""A release that came out after this bnbenv: measured where the sources offer it, once, and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnbenv.envs.fresh import take_in
+from bnbenv.envs.reach import check_reach
+from bnbenv.envs.sources import PackageSources, Source
+from bnbenv.matrix.load import load_matrix
+from bnbenv.matrix.update import LATE
+from bnbenv.progress import Quiet
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wheels that are made here are for Linux")
+
+MACHINE = platform.machine()
+PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
+NOISE = os.urandom(1 << 16)
+
+
+@pytest.fixture
+def publish(index: Any, nvml_stub: Any) -> Callable[..., str]:
+    """``publish("bitsandbytes", "0.99.0")``: a wheel on the index, for this platform and the CPU; returns its name."""
+    library = nvml_stub.libraries["new"].read_bytes()  # any ELF library
+
+    def publish(project: str, version: str, padding: int = 0) -> str:
+        own = {"bitsandbytes/libbitsandbytes_cpu.so": library, "bitsandbytes/more": NOISE * padding}
+        if project == "torch":
+            own = {"torch/version.py": b"cuda: Optional[str] = None\n"}
+        files = {
+            **own,
+            f"{project}-{version}.dist-info/METADATA": f"Name: {project}\nVersion: {version}\n".encode(),
+        }
+        tag = f"{PYTHON}-{PYTHON}" if project == "torch" else "py3-none"
+        name = f"{project}-{version}-{tag}-manylinux_2_17_{MACHINE}.whl"
+        with zipfile.ZipFile(index.wheels / name, "w") as archive:
+            for path, data in files.items():
+                archive.writestr(path, data)
+        return name
+
+    return publish
+
+
+@pytest.fixture
+def here(empty: Any, index: Any) -> Any:
+    """A project whose only source is the index."""
+    names = {name: None for name in os.environ if name.startswith(("UV_", "PIP_"))}
+    own = {"UV_DEFAULT_INDEX": index.url("simple"), "PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "*"}
+    own |= {"BNBENV_PYTORCH_INDEX": index.url("status-404")}
+    environ = {name: value for name, value in empty.environ.items() if name not in names}
+    return dataclasses.replace(empty, environ={**environ, **own})
+
+
+def loaded(index: Any) -> list[str]:
+    """The wheels that were asked for."""
+    return [path.rpartition("/")[2] for path, _ in index.requests if path.startswith("/files/")]
+
+
+def test_it_is_measured_once_and_chosen(here: Any, index: Any, publish: Callable[..., str], tmp_path: Path) -> None:
+    wheels = [publish("bitsandbytes", "0.99.0"), publish("torch", "99.0.0")]
+    publish("bitsandbytes", "1.0.0rc1")
+    words = ("solve", "--reachable", "--backend", "cpu", "--json")
+    ended = here(*words, BNBENV_OFFLINE="1")
+    assert (ended.code, index.requests) == (4, [])
+    ended = here(*words)
+    assert ended.code == 0, ended
+    choice = ended.document["choice"]
+    assert (choice["bitsandbytes"]["version"], choice["torch"]["version"]) == ("0.99.0", "99.0.0")
+    assert "measured now: bitsandbytes 0.99.0, torch 99.0.0" in ended.stderr
+    assert {line["level"] for line in ended.document["evidence"][:2]} == {"measured"}
+    assert sorted(set(loaded(index))) == sorted(wheels)
+    index.requests.clear()
+    ended = here(*words)
+    assert (ended.code, loaded(index)) == (0, [])
+    assert "measured now" not in ended.stderr
+    kept = load_matrix(tmp_path / "user" / "matrix")
+    assert {row.filename for row in kept.bitsandbytes} - {row.filename for row in load_matrix().bitsandbytes} == {
+        wheels[0]
+    }
+
+
+def test_one_that_cannot_be_measured_is_told_and_not_tried_each_time(
+    here: Any, index: Any, publish: Callable[..., str]
+) -> None:
+    publish("bitsandbytes", "0.99.0")
+    publish("torch", "99.0.0")
+    broken = publish("bitsandbytes", "0.99.1")
+    (index.wheels / broken).write_bytes(b"PK and nothing more")
+    (here.root / "bnbenv.toml").write_text('[envs.bnb]\nbackend = "cpu"\n')
+    for times in (1, 0):
+        index.requests.clear()
+        ended = here("plan", "--json")
+        assert ended.code == 3, ended
+        text = str(ended.document)
+        assert f"passed over {broken}: {broken} cannot be read: File is not a zip file" in text
+        assert "bitsandbytes 0.99.0" in text
+        assert loaded(index).count(broken) == times
+
+
+def test_the_time_for_it_is_bounded(index: Any, publish: Callable[..., str], tmp_path: Path) -> None:
+    """A megabyte at 1 MB/s, and a fraction of a second for it."""
+    name = publish("bitsandbytes", "0.99.0", padding=16)
+    sources = PackageSources(Source("default-index", index.url("throttled"), "uv"), (), (), index.url("status-404"))
+    reach, matrix, said = check_reach(sources), load_matrix(), []
+
+    class Told(Quiet):
+        def at(self, text: str) -> None:
+            said.append(text)
+
+    def taken(budget: float) -> tuple[Any, dict[str, str]]:
+        environ = {"BNBENV_HOME": str(tmp_path / "user")}
+        return take_in(reach, sources, matrix, ("linux", MACHINE), environ, Told(), budget)
+
+    began = time.monotonic()
+    assert taken(0.3) == (matrix, {name: LATE})
+    assert time.monotonic() - began < 4
+    assert said[0].startswith(f"measuring 1 of 1: {name} (") and said[0].endswith(" MB/s)")
+    (tmp_path / "user" / "matrix" / "unmeasured.json").unlink()
+    grown, missed = taken(30)
+    assert (missed, grown.bitsandbytes[0].version) == ({}, "0.99.0")

@@ -12,6 +12,7 @@ import msgspec
 from bnbenv.errors import InputError
 from bnbenv.matrix.load import BITSANDBYTES, TORCH, TORCH_DECLARED, build_keys, wheel_keys
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
+from bnbenv.matrix.rows import check_row
 from bnbenv.paths import write_atomically
 
 R = TypeVar("R", BitsandbytesWheel, TorchBuild)
@@ -60,9 +61,12 @@ def _read(path: Path, kind: type[R]) -> list[R]:
         return []
     try:
         document = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        return msgspec.json.decode(document["rows"], type=list[kind])  # type: ignore[valid-type]
+        rows = msgspec.json.decode(document["rows"], type=list[kind])  # type: ignore[valid-type]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError) as error:
         raise InputError(str(path), "", f"expected a document of rows ({error})", "Move it away.") from None
+    for position, row in enumerate(rows):
+        check_row(row, str(path), f"rows[{position}]", "Move it away.")
+    return rows
 
 
 def _write(path: Path, rows: list[Any]) -> None:

@@ -100,6 +100,7 @@ def changed(seed: bytes, old: str, new: str) -> bytes:
         ("lock", "https://host/bitsandbytes", "https://[/bitsandbytes"),
         ("matrix-overlay", '"requires_python": "', '"requires_python": "=='),
         ("matrix-overlay", '"version": "', '"version": "x'),
+        ("matrix-kept", '"version": "', '"version": "x'),
     ],
 )
 def test_versions_that_are_none_are_refused_where_they_stand(name: str, old: str, new: str, fuzzed: ModuleType) -> None:

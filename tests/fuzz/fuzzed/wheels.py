@@ -220,10 +220,9 @@ Cuda compilation tools, release 12.8, V12.8.93
 
 
 def _served() -> tuple[bytes, ...]:
-    faults = (bytes([n + 128]) * 2 + bytes(PLAN - 2) for n in range(16))
-    late = (bytes(1) + bytes([n + 128]) + bytes(PLAN - 2) for n in range(16))
-    honest = [HONEST + wheel for wheel in wheels()] * 20
-    return (*honest, *(plan + wheels()[0] for plan in faults), *(plan + wheels()[1] for plan in late))
+    """Honest servers, and some whose second answer is wrong in one way."""
+    faults = [bytes([0, what + 128]) + bytes(PLAN - 2) + wheels()[what % 2] for what in (0, 7, 8, 12, 14)]
+    return (*(HONEST + wheel for wheel in wheels() * 3), *faults)
 
 
 def _site() -> tuple[bytes, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +18,7 @@ from bnbenv.paths import write_atomically
 from bnbenv.progress import Progress
 
 if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
-
-    from bnbenv.envs.listing import Offer
+    from bnbenv.envs.reach import SourceReach
     from bnbenv.envs.sources import PackageSources, Source
     from bnbenv.matrix.index import Listing
     from bnbenv.matrix.news import Place, Task
@@ -114,6 +112,8 @@ def take_in(
 
 def unknown(reach: Reach, matrix: Matrix, platform: tuple[str, str]) -> tuple[Task, ...]:
     """The releases for a platform that are newer than the newest known one; of torch, on each index by itself. Pure."""
+    from packaging.specifiers import SpecifierSet
+
     from bnbenv.matrix.news import new_builds, new_wheels
 
     known = [row for row in matrix.bitsandbytes if (row.os, row.machine) == platform]
@@ -122,16 +122,14 @@ def unknown(reach: Reach, matrix: Matrix, platform: tuple[str, str]) -> tuple[Ta
         if not one.reachable:
             continue
         place = _place(one.source)
-        wheels = [offer for offer in one.files if offer.project == "bitsandbytes"]
-        news = new_wheels(_listing(wheels), known, place, _above(row.version for row in known), platform)
+        news = new_wheels(_newer(one, "bitsandbytes", known), known, place, SpecifierSet(), platform)
         found |= {_key(task): task for task in news.tasks if _key(task) not in found}
         if one.source.kind == "find-links":  # the torch wheels in folders are measured each time
             continue
         own = [row for row in matrix.torch if (row.source, row.index) == (place.source, place.variant)]
         own = [row for row in own if (row.os, row.machine) == platform]
-        builds = [offer for offer in one.files if offer.project == "torch"]
         if own:
-            news = new_builds(_listing(builds), own, place, _above(row.version for row in own), platform)
+            news = new_builds(_newer(one, "torch", own), own, place, SpecifierSet(), platform)
             found |= {_key(task): task for task in news.tasks if _key(task) not in found}
     return tuple(sorted(found.values(), key=lambda task: task.project))
 
@@ -144,24 +142,19 @@ def _place(source: Source) -> Place:
     return Place(source.url)
 
 
-def _listing(offers: Iterable[Offer]) -> Listing:
-    from bnbenv.matrix.index import IndexFile, Listing
-
-    return Listing(
-        tuple(
-            IndexFile(one.filename, one.url, one.sha256 or "", one.requires_python, one.yanked, None, one.path)
-            for one in offers
-            if one.sha256 or one.path
-        )
-    )
-
-
-def _above(versions: Iterable[str]) -> SpecifierSet:
-    from packaging.specifiers import SpecifierSet
+def _newer(one: SourceReach, project: str, known: Sequence[Row]) -> Listing:
+    """The files of a source whose versions are above all that are known."""
     from packaging.version import Version
 
-    newest = max((Version(version) for version in versions), default=None)
-    return SpecifierSet(f">{newest.public}" if newest else "")
+    from bnbenv.matrix.index import IndexFile, Listing
+
+    newest = max((Version(row.version) for row in known), default=Version("0"))
+    files = [
+        IndexFile(offer.filename, offer.url, offer.sha256 or "", offer.requires_python, offer.yanked, None, offer.path)
+        for offer in one.files
+        if offer.project == project and Version(offer.version) > newest and (offer.sha256 or offer.path)
+    ]
+    return Listing(tuple(files))
 
 
 def _key(task: Task) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bnbenv.errors import Failed
 from bnbenv.matrix.elf import read_elf
 from bnbenv.matrix.model import NativeLibrary
-from bnbenv.matrix.native import backend_of, read_native
+from bnbenv.matrix.native import backend_of, cuda_of, read_native
 
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 
@@ -66,6 +66,40 @@ def test_mach_o_keeps_its_name_only_and_the_unknown_is_refused():
     assert read_native(b"\xcf\xfa\xed\xfe" + bytes(28), "libbitsandbytes_cpu.dylib").needed == ()
     with pytest.raises(Failed, match="no ELF, PE or Mach-O"):
         read_native(b"#!/bin/sh\n", "libbitsandbytes_cpu.so")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\x7fELF\x01\x01\x01" + bytes(60), "cannot be read: it is no 64-bit little-endian ELF file"),
+        (b"\x7fELF\x02\x02\x01" + bytes(60), "cannot be read: it is no 64-bit little-endian ELF file"),
+        (b"\x7fELF\x02\x01\x01" + bytes(60), "cannot be read: its table of sections was stripped"),
+        (b"\x7fELF\x02", "it has no ELF header"),
+        (b"\xca\xfe\xba\xbe\0\0\0\x37" + bytes(60), "is no ELF, PE or Mach-O library"),  # a class of Java
+    ],
+)
+def test_what_is_of_another_kind_is_not_called_damaged(data, words):
+    with pytest.raises(Failed, match=words) as caught:
+        read_native(data, "k.so")
+    assert caught.value.code == "bad-binary"
+
+
+@pytest.mark.parametrize(
+    ("name", "needed", "ptx_cuda", "cuda"),
+    [
+        ("libbitsandbytes_cuda118_nocublaslt.so", (), None, "11.8"),
+        ("libbitsandbytes_cuda128.so", ("libcudart.so.13",), "13.0", "12.8"),
+        ("_C.so", ("libc.so.6", "libcufft.so.11", "libcudart.so.12"), "12.4", "12"),
+        ("k.dll", ("KERNEL32.dll", "cudart64_110.dll"), None, "11"),
+        ("k.dll", ("cublas64_13.dll",), None, "13"),
+        ("libcublas.so.12", (), None, "12"),
+        ("libcudart.so.11.0", (), None, "11"),
+        ("k.so", ("libcufft.so.11", "libcusparse.so.12"), None, None),
+        ("k.so", (), "12.8", "12"),
+    ],
+)
+def test_the_cuda_that_a_library_is_for(name, needed, ptx_cuda, cuda):
+    assert cuda_of(name, needed, ptx_cuda) == cuda
 
 
 @given(data=st.data())

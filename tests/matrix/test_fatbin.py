@@ -43,6 +43,49 @@ def test_zeros_between_containers_and_other_kinds_are_passed_over(binaries):
     assert read(b"", bytes(64)) == Targets((), ())
 
 
+def test_compressed_payloads_are_passed_over_whatever_compressed_them(binaries):
+    """As CUDA 12 (LZ4) and 13 (Zstandard) write them: a flag, a longer header, a payload that is no ELF file."""
+    b = binaries
+    lz4, zstandard = 0x2000, 0x8000
+    section = b.container(
+        b.entry(b.CUBIN, 70, lz4, payload=b"\xf0\x11" * 36),
+        b.entry(b.CUBIN, 120, zstandard | b.FAMILY_SPECIFIC, payload=b"\x28\xb5\x2f\xfd" + bytes(60), header=112),
+        b.entry(b.PTX, 120, zstandard, payload=b"\x28\xb5\x2f\xfd" + bytes(28), header=96),
+    )
+    assert read(section) == Targets(("sm_70", "sm_120f"), ("compute_120",))
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda"),
+    [
+        ((6, 2), "9.2"),
+        ((6, 5), "10.2"),
+        ((7, 8), "11.8"),
+        ((8, 5), "12.5"),
+        ((8, 6), "12.7"),
+        ((8, 8), "12.9"),
+        ((9, 2), "13.2"),
+        ((1, 7), None),
+        ((12, 0), None),
+    ],
+)
+def test_the_version_of_ptx_tells_the_oldest_cuda_that_reads_it(binaries, version, cuda):
+    b = binaries
+    ptx = bytearray(b.entry(b.PTX, 90))
+    struct.pack_into("<HH", ptx, 24, version[1], version[0])
+    older = bytearray(b.entry(b.PTX, 80))
+    struct.pack_into("<HH", older, 24, 0, 1)
+    cubin = bytearray(b.entry(b.CUBIN, 90))  # its numbers are of another kind
+    struct.pack_into("<HH", cubin, 24, 9, 9)
+    assert read(b.container(bytes(older), bytes(ptx), bytes(cubin))).ptx_cuda == cuda
+
+
+def test_a_list_without_end_is_given_up():
+    empty = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, 0)
+    with pytest.raises(Failed, match="more than 1048576 fatbins"):
+        read(empty * ((1 << 20) + 2))
+
+
 def damaged_sections(b):
     good = b.container(b.entry(b.CUBIN, 90))
     return {

@@ -46,7 +46,7 @@ def small(shipped: Matrix) -> Callable[..., Matrix]:
     def build(newer: Callable[[BitsandbytesWheel], BitsandbytesWheel]) -> Matrix:
         wheels = {row.version: row for row in shipped.bitsandbytes if (row.os, row.machine) == ("linux", "x86_64")}
         torch = [row for row in shipped.torch if row.version in ("2.15.0", "2.10.0") and row.source == "default-index"]
-        rows = (newer(wheels["0.50.2"]), wheels["0.49.2"])
+        rows = (newer(wheels["0.50.2"]), wheels["0.50.1"])
         return msgspec.structs.replace(shipped, bitsandbytes=rows, torch=tuple(torch))
 
     return build

@@ -139,7 +139,7 @@ class Toolkit(msgspec.Struct, frozen=True, kw_only=True):
     ``cuda`` is its release (``12.8``), ``ptxas`` the version of the assembler that was asked. ``sass`` and ``ptx`` are
     the targets it compiles to (``sm_90``, suffixes a and f kept, and ``compute_90``). ``gcc_max`` and ``clang_max``
     are the newest majors that its ``crt/host_config.h`` admits, ``clang_min`` the oldest; ``msc_min`` the oldest and
-    ``msc_end`` the first too new value of ``_MSC_VER`` (1910 is Visual Studio 2017, 1950 one after 2022). Null: the
+    ``msc_end`` the first too new value of ``_MSC_VER`` (1910 is Visual Studio 2017, 1950 the one after 2022). Null: the
     header names no limit.
     """
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from bnbenv.envs.reach import SourceReach
     from bnbenv.envs.sources import PackageSources, Source
     from bnbenv.matrix.index import Listing
-    from bnbenv.matrix.news import Place, Task
+    from bnbenv.matrix.news import Missed, Place, Task
     from bnbenv.matrix.store import Row, Store
+    from bnbenv.matrix.update import OpenSession
 
 BUDGET = 60.0  # seconds for all of them: who syncs waits
 TIMEOUT = (5.0, 15.0)  # seconds to connect, and between bytes
@@ -91,23 +92,36 @@ def take_in(
     tasks = tuple(one for one in tasks if _key(one) not in before)
     if not tasks:
         return matrix, missed
-    from bnbenv.matrix.update import Found, refresh
-
     names = ", ".join(dict.fromkeys(f"{one.project} {one.name.version}" for one in tasks))
     progress.say(f"newer than what this bnbenv knows, so measured now: {names}")
     keeper = _Keeper(store(folder, environ, progress) if folder else None)
-    report = refresh(
-        Found(tasks), keeper, connections(sources, 0), _Aside(progress), JOBS, time.monotonic() + budget, TIMEOUT
-    )
-    missed |= {one.filename: one.because for one in (*report.failed, *report.left_out)}
-    lasting = {one.filename for one in (*report.failed, *report.left_out) if one.lasts}
-    _remember(folder, {_key(one): missed[one.file.filename] for one in tasks if one.file.filename in lasting}, before)
+    ended = _measured(tasks, keeper, connections(sources, 0), progress, budget)
+    missed |= {one.filename: one.because for one in ended}
+    lasting = {one.filename: one.because for one in ended if one.lasts}
+    by_key = {_key(one): lasting[one.file.filename] for one in tasks if one.file.filename in lasting}
+    _remember(folder, by_key, before)
     wheels = tuple(row for row in keeper.rows if isinstance(row, BitsandbytesWheel))
     builds = tuple(row for row in keeper.rows if isinstance(row, TorchBuild))
     matrix = msgspec.structs.replace(
         matrix, bitsandbytes=(*wheels, *matrix.bitsandbytes), torch=(*builds, *matrix.torch)
     )
     return matrix, missed
+
+
+def _measured(
+    tasks: tuple[Task, ...], keeper: _Keeper, open_: OpenSession, progress: Progress, budget: float
+) -> list[Missed]:
+    """Measure; returns what could not be. Whatever a wheel of the future does to a reader, work goes on."""
+    from bnbenv.matrix.news import Missed
+    from bnbenv.matrix.update import Found, refresh
+
+    try:
+        report = refresh(Found(tasks), keeper, open_, _Aside(progress), JOBS, time.monotonic() + budget, TIMEOUT)
+    except Exception as error:
+        kept = {row.evidence.source.partition(" ")[0] for row in keeper.rows}
+        because = f"it could not be measured ({type(error).__name__})"
+        return [Missed(one.file.filename, because, True) for one in tasks if one.file.filename not in kept]
+    return [*report.failed, *report.left_out]
 
 
 def unknown(reach: Reach, matrix: Matrix, platform: tuple[str, str]) -> tuple[Task, ...]:

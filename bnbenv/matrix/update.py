@@ -143,6 +143,7 @@ def look(wish: Wish, wheels: Iterable[BitsandbytesWheel], builds: Iterable[Torch
     failed: list[Missed] = []
     silent: list[Missed] = []
     known_wheels, known_builds = tuple(wheels), tuple(builds)
+    variants = {row.index for row in known_builds}
     answers = dict(in_parallel([partial(ask, *one) for one in asked], len(asked)))
     for number, (project, place) in enumerate(asked):
         answer = answers[number]
@@ -152,7 +153,8 @@ def look(wish: Wish, wheels: Iterable[BitsandbytesWheel], builds: Iterable[Torch
             platform = wish.platform if place.variant is None else wish.own_platform or wish.platform
             news.append(new_builds(answer, known_builds, place, wish.torch, platform))
         elif place.variant is not None and isinstance(answer, SourceUnreachable):
-            silent.append(Missed(place.variant, answer.message))
+            if place.variant in variants:  # one that is only supposed may well be refused
+                silent.append(Missed(place.variant, answer.message))
         elif place.variant is None and isinstance(answer, Failed):
             failed.append(Missed(project, answer.message))
         elif isinstance(answer, BaseException) and not isinstance(answer, Failed):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bnbenv.envs.fresh import take_in
+from bnbenv.envs.network import Network
 from bnbenv.envs.reach import check_reach
 from bnbenv.envs.sources import PackageSources, Source
 from bnbenv.matrix.load import load_matrix
@@ -28,25 +29,27 @@ PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"
 NOISE = os.urandom(1 << 16)
 
 
+def make(folder: Path, library: bytes, project: str, version: str, padding: int = 0) -> str:
+    """Write a wheel; returns its name."""
+    own = {"bitsandbytes/libbitsandbytes_cpu.so": library, "bitsandbytes/more": NOISE * padding}
+    if project == "torch":
+        own = {"torch/version.py": b"cuda: Optional[str] = None\n"}
+    files = {**own, f"{project}-{version}.dist-info/METADATA": f"Name: {project}\nVersion: {version}\n".encode()}
+    tag = f"{PYTHON}-{PYTHON}" if project == "torch" else "py3-none"
+    name = f"{project}-{version}-{tag}-manylinux_2_17_{MACHINE}.whl"
+    with zipfile.ZipFile(folder / name, "w") as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    return name
+
+
 @pytest.fixture
 def publish(index: Any, nvml_stub: Any) -> Callable[..., str]:
     """``publish("bitsandbytes", "0.99.0")``: a wheel on the index, for this platform and the CPU; returns its name."""
     library = nvml_stub.libraries["new"].read_bytes()  # any ELF library
 
     def publish(project: str, version: str, padding: int = 0) -> str:
-        own = {"bitsandbytes/libbitsandbytes_cpu.so": library, "bitsandbytes/more": NOISE * padding}
-        if project == "torch":
-            own = {"torch/version.py": b"cuda: Optional[str] = None\n"}
-        files = {
-            **own,
-            f"{project}-{version}.dist-info/METADATA": f"Name: {project}\nVersion: {version}\n".encode(),
-        }
-        tag = f"{PYTHON}-{PYTHON}" if project == "torch" else "py3-none"
-        name = f"{project}-{version}-{tag}-manylinux_2_17_{MACHINE}.whl"
-        with zipfile.ZipFile(index.wheels / name, "w") as archive:
-            for path, data in files.items():
-                archive.writestr(path, data)
-        return name
+        return make(index.wheels, library, project, version, padding)
 
     return publish
 
@@ -107,24 +110,47 @@ def test_one_that_cannot_be_measured_is_told_and_not_tried_each_time(
         assert loaded(index).count(broken) == times
 
 
+@pytest.mark.parametrize(("kind", "login"), [("auth", "reader:pa55-w0rd"), ("token", "t0ken-in-a-link"), ("flaky", "")])
+def test_a_source_that_wants_a_login(
+    index: Any, publish: Callable[..., str], tmp_path: Path, kind: str, login: str
+) -> None:
+    """The files of an index are asked for with its login, which stands in no address of theirs."""
+    publish("bitsandbytes", "0.99.0")
+    sources = PackageSources(Source("default-index", index.url(kind, login), "uv"), (), (), index.url("status-404"))
+    grown, missed = taken(sources, tmp_path)
+    assert (missed, grown.bitsandbytes[0].version) == ({}, "0.99.0")
+
+
+def test_a_certificate_that_has_to_be_named(tls_index: Any, nvml_stub: Any, tmp_path: Path) -> None:
+    index, cert = tls_index
+    make(index.wheels, nvml_stub.libraries["new"].read_bytes(), "bitsandbytes", "0.99.0")
+    default = Source("default-index", index.url("simple"), "uv")
+    for home, network in {"named": Network(cert=str(cert)), "trusted": Network(insecure_hosts=("localhost",))}.items():
+        sources = PackageSources(default, (), (), index.url("status-404"), network)
+        grown, missed = taken(sources, tmp_path / home)
+        assert (missed, grown.bitsandbytes[0].version) == ({}, "0.99.0"), home
+
+
+def taken(sources: PackageSources, home: Path, budget: float = 30, progress: Any = None) -> tuple[Any, dict[str, str]]:
+    environ = {"BNBENV_HOME": str(home / "user")}
+    reach = check_reach(sources)
+    return take_in(reach, sources, load_matrix(), ("linux", MACHINE), environ, progress or Quiet(), budget)
+
+
 def test_the_time_for_it_is_bounded(index: Any, publish: Callable[..., str], tmp_path: Path) -> None:
     """A megabyte at 1 MB/s, and a fraction of a second for it."""
     name = publish("bitsandbytes", "0.99.0", padding=16)
     sources = PackageSources(Source("default-index", index.url("throttled"), "uv"), (), (), index.url("status-404"))
-    reach, matrix, said = check_reach(sources), load_matrix(), []
+    said: list[str] = []
 
     class Told(Quiet):
         def at(self, text: str) -> None:
             said.append(text)
 
-    def taken(budget: float) -> tuple[Any, dict[str, str]]:
-        environ = {"BNBENV_HOME": str(tmp_path / "user")}
-        return take_in(reach, sources, matrix, ("linux", MACHINE), environ, Told(), budget)
-
     began = time.monotonic()
-    assert taken(0.3) == (matrix, {name: LATE})
+    assert taken(sources, tmp_path, 0.3, Told()) == (load_matrix(), {name: LATE})
     assert time.monotonic() - began < 4
     assert said[0].startswith(f"measuring 1 of 1: {name} (") and said[0].endswith(" MB/s)")
     (tmp_path / "user" / "matrix" / "unmeasured.json").unlink()
-    grown, missed = taken(30)
+    grown, missed = taken(sources, tmp_path)
     assert (missed, grown.bitsandbytes[0].version) == ({}, "0.99.0")

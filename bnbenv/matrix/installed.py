@@ -20,6 +20,7 @@ from bnbenv.matrix.model import BitsandbytesWheel, Evidence, NativeLibrary, Torc
 from bnbenv.matrix.native import platform_of, read_native
 from bnbenv.matrix.rows import is_specifier, is_version
 
+_PTH_LINES = 1000
 _LIBRARIES = ("libtorch_python.so", "torch_python.dll", "libtorch_python.dylib")
 _NATIVE = re.compile(r"libbitsandbytes_[^/]+\.(?:so|dll|dylib)")
 _EXTENSION = re.compile(r"_C\.(?:cpython-|cp)(3\d{1,2}t?)-[\w.-]+")
@@ -39,13 +40,14 @@ class Distribution:
 def read_installed_torch(site_packages: Path) -> TorchBuild | None:
     """The torch in a site-packages (or dist-packages) folder, as a row; None where there is none.
 
+    One that was built in a source tree and linked to by a ``.pth`` file counts as in it.
     Its version and CUDA are from ``torch/version.py``, the architectures from its Python library, ``requires_dist``
     from its metadata where it has any, ``triton`` what is installed beside it, else what it asks for. ``pythons`` is
     the one tag of that folder. ``path`` is the folder torch, ``sha256`` that of the measured file, ``libc_tag`` null:
     it is there already. Raises Failed: ``not-cuda`` for a ROCm or XPU build, ``bad-torch`` for one that cannot be read,
     ``bad-binary``; OSError.
     """
-    folder = site_packages / "torch"
+    folder = _package(site_packages, "torch", "version.py")
     text = _text(folder / "version.py")
     if text is None:
         return None
@@ -86,7 +88,7 @@ def read_installed_bitsandbytes(site_packages: Path) -> BitsandbytesWheel | None
     a digest of their names and contents. Raises Failed: ``bad-bitsandbytes`` where its version cannot be told,
     ``bad-binary``; OSError.
     """
-    folder = site_packages / "bitsandbytes"
+    folder = _package(site_packages, "bitsandbytes", "__init__.py")
     text = _text(folder / "__init__.py")
     if text is None:
         return None
@@ -95,12 +97,13 @@ def read_installed_bitsandbytes(site_packages: Path) -> BitsandbytesWheel | None
     version = known.version or (found[1] if found else None)
     if version is None or not is_version(version):
         raise Failed("bad-bitsandbytes", f"neither {folder} nor metadata beside it says which version that is")
-    rows, platforms, digest, size = [], {}, hashlib.sha256(), 0
+    rows: list[NativeLibrary] = []
+    platforms, digest, size = set(), hashlib.sha256(), 0
     for path in sorted(folder.iterdir()):
         if _NATIVE.fullmatch(path.name):
             with mapped(path) as data:
                 rows.append(read_native(memoryview(data), path.name))
-                platforms[platform_of(memoryview(data), path.name)] = path
+                platforms.add(platform_of(memoryview(data), path.name))
                 digest.update(f"{path.name}\0{sha256(data)}\n".encode())
                 size += len(data)
     if len(platforms) != 1:
@@ -117,9 +120,24 @@ def read_installed_bitsandbytes(site_packages: Path) -> BitsandbytesWheel | None
         libc_tag=None,
         requires_python=known.requires_python,
         requires_dist=known.requires_dist,
-        libraries=tuple[NativeLibrary, ...](rows),
+        libraries=tuple(rows),
         evidence=_evidence(folder, digest.hexdigest()),
     )
+
+
+def _package(site_packages: Path, name: str, marker: str) -> Path:
+    """Where a package lies: in the folder itself, or in a source tree that a ``.pth`` file there adds to the path."""
+    own = site_packages / name
+    if (own / marker).is_file():
+        return own
+    for entry in sorted(one for one in _names(site_packages) if one.endswith(".pth")):
+        for line in (_text(site_packages / entry) or "").splitlines()[:_PTH_LINES]:
+            added = line.strip()
+            if added and not added.startswith(("#", "import ", "import\t")) and "\0" not in added:
+                other = site_packages / added / name
+                if (other / marker).is_file():
+                    return other
+    return own
 
 
 def distribution(site_packages: Path, names: tuple[str, ...]) -> Distribution:

@@ -102,6 +102,21 @@ def test_a_torch_of_conda_whose_library_lies_in_the_prefix(lay: Lay, binaries: A
     assert (build.version, build.arch_list, build.requires_dist) == ("2.7.1.post1", ("sm_87",), ("sympy",))
 
 
+def test_a_torch_built_in_a_source_tree(lay: Lay, binaries: Any) -> None:
+    source = lay(
+        "src/pytorch",
+        {
+            "torch/version.py": version_py("2.10.0a0+git1234567", "13.0"),
+            "torch/lib/libtorch_python.so": binaries.elf() + b"sm_90a\0",
+            "torch/_C.cpython-312-x86_64-linux-gnu.so": b"",
+        },
+    )
+    pth = f"# a remark\nimport sys; sys.path\n/nowhere\n{source}\n".encode()
+    build = read_installed_torch(lay("venv/lib/python3.12/site-packages", {"easy-install.pth": pth}))
+    assert build is not None
+    assert (build.version, build.arch_list, build.path) == ("2.10.0a0+git1234567", ("sm_90a",), str(source / "torch"))
+
+
 def test_a_torch_on_windows_and_one_for_the_cpu(lay: Lay, binaries: Any) -> None:
     site = lay(
         "win/Lib/site-packages",

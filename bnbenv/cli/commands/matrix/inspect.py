@@ -22,7 +22,7 @@ SUMMARY = """\
 Say what is in a binary: CUDA release, SASS and PTX targets, linked libraries,
 glibc; and whether it would run on this machine, or on that of recorded facts.
 
-WHAT is a wheel of any project (a file, or an http address, of which only parts
+PATH is a wheel of any project (a file, or an http address, of which only parts
 are fetched), an environment, the folder of an installed package, or a single
 library (.so, .dll, .pyd, .dylib)."""
 EXAMPLE = """\
@@ -35,7 +35,7 @@ _DOWNLOAD_AGAIN = frozenset({"bad-wheel", "bad-binary", "bad-torch", "bad-bitsan
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
-    parser.add_argument("what", metavar="WHAT", help="a wheel, a folder, a library, or the address of a wheel")
+    parser.add_argument("what", metavar="PATH", help="a wheel, a folder, a library, or the address of a wheel")
     parser.add_argument("--facts", metavar="FILE", help="recorded facts (bnbenv facts --json) instead of this host")
 
 

@@ -94,17 +94,20 @@ function showGpus() {
   }));
 }
 
-// The GPUs whose name or architecture holds every word that was typed.
+const squeezed = (text) => text.toLowerCase().replace(/[\s_-]+/g, "");
+
+// The GPUs whose name or architecture holds every word that was typed, whatever the spaces; as a driver reports them.
 function search(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = text.toLowerCase().replace(/\bnvidia\b/g, " ").split(/\s+/).filter(Boolean);
   if (!words.length) return [];
   const all = D.archs.flatMap((row) => [
     { arch: row.arch, name: "", text: `${row.arch} (${row.generation}, compute capability ${row.capability})` },
     ...row.products.map((name) => ({ arch: row.arch, name, text: `${name} (${row.arch})` })),
   ]);
-  const found = all.filter((one) => words.every((word) => one.text.toLowerCase().includes(word)));
-  const exact = (one) => [one.arch, one.name.toLowerCase()].includes(words.join(" ")) || one.text.split(" ")[0] === words[0];
-  return [...found.filter(exact), ...found.filter((one) => !exact(one))];
+  const found = all.filter((one) => words.every((word) => squeezed(one.text).includes(squeezed(word))));
+  const wanted = squeezed(words.join(" "));
+  const far = (one) => ([one.arch, one.name].some((name) => squeezed(name) === wanted) ? 0 : squeezed(one.text).indexOf(wanted) < 0 ? 2 : 1);
+  return found.map((one) => [far(one), one]).sort(([one], [other]) => one - other).map(([, one]) => one);
 }
 
 function showFound() {

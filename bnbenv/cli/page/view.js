@@ -131,18 +131,19 @@ function pairFacts(lookup, pair, taken = pair) {
 function showChoice(result) {
   const { lookup, choice, closest } = result;
   const body = byId("choice-body");
+  const more = make("p", {}, "On that machine ", make("code", {}, "bnbenv solve"), " names what would change it.");
   if (choice) {
     const torch = lookup.rows.torch[choice.torch.row], wheel = lookup.rows.wheels[choice.wheel];
     const what = `${wheel.words.bitsandbytes} with ${torchName(torch)}`;
     replace(body, make("p", { class: "verdict" }, what), commandNode(lookup, choice), pairFacts(lookup, choice));
   } else if (result.against.length) {
-    replace(body, make("p", { class: "verdict" }, "Nothing fits, whatever the version:"), reasonList(result.against));
+    replace(body, make("p", { class: "verdict" }, "Nothing fits, whatever the version:"), reasonList(result.against),
+      result.lookup.platform.missing === null ? more : null);
   } else if (closest) {
     const torch = lookup.rows.torch[closest.torch.row], wheel = lookup.rows.wheels[closest.wheel];
     const near = `The closest is ${wheel.words.bitsandbytes} with ${torchName(torch)}, against which stands:`;
     replace(body, make("p", { class: "verdict" }, "Nothing known to be good fits."), make("p", {}, near),
-      reasonList(closest.against),
-      make("p", {}, "On that machine ", make("code", {}, "bnbenv solve"), " names what would change it."));
+      reasonList(closest.against), more);
   } else {
     replace(body, make("p", { class: "verdict" }, "No torch build that was picked can be had there."));
   }

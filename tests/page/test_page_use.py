@@ -105,6 +105,7 @@ def test_by_keyboard_alone(tab: Callable[..., Any]) -> None:
     page("document.getElementById('driver').select()")
     page.type("580.65.06")
     assert "bnbenv sync --torch" in text_of(page, "choice")
+    assert page("byId('said').ariaLive + byId('said').textContent").startswith("polite" + "bitsandbytes 0.")
     for _ in range(20):
         if focused(page).count(","):
             break
@@ -119,6 +120,7 @@ def test_by_keyboard_alone(tab: Callable[..., Any]) -> None:
     version, _, column = here.partition(",")
     assert f"bitsandbytes {version}, CUDA {column}" in text_of(page, "detail")
     assert page("document.activeElement.getAttribute('aria-pressed')") == "true"
+    assert page("byId('said').textContent").startswith(f"bitsandbytes {version}, CUDA {column}. ")
     page.press("Escape")
     assert page("document.getElementById('detail').hidden") is True
     assert focused(page) == here

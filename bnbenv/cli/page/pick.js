@@ -153,6 +153,7 @@ function update() {
   showGrid(result, selected);
   showDetail(result, selected);
   showList(result);
+  sayChoice();
   byId("summary").textContent = summary();
   enter(document.querySelector(`[data-key="${CSS.escape(selected)}"]`) || document.querySelector("#grid button"));
   remember();
@@ -175,6 +176,7 @@ function select(button) {
   button.setAttribute("aria-pressed", "true");
   enter(button);
   showDetail(result, selected);
+  sayDetail();
   remember();
 }
 

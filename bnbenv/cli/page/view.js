@@ -149,6 +149,17 @@ function showChoice(result) {
   }
 }
 
+// For those who hear the page: in a sentence what an update or a cell says.
+function sayChoice() {
+  byId("said").textContent = byId("choice-body").querySelector(".verdict").textContent;
+}
+
+function sayDetail() {
+  const reasons = [...byId("detail-body").querySelectorAll("li")].map((one) => one.firstChild.textContent);
+  const verdict = byId("detail-body").querySelector(".verdict").textContent;
+  byId("said").textContent = [byId("detail-title").textContent, verdict, ...reasons].join(". ");
+}
+
 function showLegend(result) {
   const used = new Set(result.rows.flatMap((row) => row.cells.map((cell) => cell.state)));
   const rows = Object.entries(STATES).filter(([state]) => used.has(state));

@@ -7,7 +7,7 @@ from bnbenv.matrix.drivers import unsupported
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.situation import as_installed, on_windows_driver, with_request
-from bnbenv.solve.solver import choose
+from bnbenv.solve.solver import try_out
 from bnbenv.solve.wording import gives
 
 
@@ -25,7 +25,7 @@ def driver_change(
     parts = [] if present is None else _gpus(facts, matrix, present, version)
     today = None
     if facts.driver.state != "mismatch":
-        today = choose(facts, matrix, with_request(request, driver=None), availability)
+        today = try_out(facts, matrix, with_request(request, driver=None), availability)
     parts.append(_choices(today, ahead))
     before = {"ok": f"instead of {present}", "mismatch": "instead of the two that differ"}
     return f"driver {version} {before.get(facts.driver.state, 'instead of none that works')}: {'; '.join(parts)}"

@@ -9,7 +9,7 @@ from bnbenv.matrix.drivers import known_releases, number
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Option, Request
 from bnbenv.solve.situation import Situation, with_request
-from bnbenv.solve.solver import choose
+from bnbenv.solve.solver import try_out
 from bnbenv.solve.wording import arguments_of, gives, words_of
 
 
@@ -18,7 +18,7 @@ def keep_driver(facts: HostFacts, matrix: Matrix, request: Request, availability
     present = _present(facts)
     if request.driver is None or present is None:
         return
-    solution = choose(facts, matrix, with_request(request, driver=None), availability)
+    solution = try_out(facts, matrix, with_request(request, driver=None), availability)
     if solution is not None:
         arguments = {key: value for key, value in arguments_of(request).items() if key != "--driver"}
         change = f"keep the NVIDIA driver of branch {_branch(present)} ({present})"
@@ -36,7 +36,7 @@ def other_driver(
     newer = [text for text in known if judged_by and number(text) > number(judged_by)]
     older = [text for text in reversed(known) if judged_by is None or number(text) < number(judged_by)]
     for text in (*newer, *older):
-        solution = choose(facts, matrix, with_request(request, driver=text), availability)
+        solution = try_out(facts, matrix, with_request(request, driver=text), availability)
         if solution is not None:
             change = _sentence(situation, text, _present(facts), or_newer=text in newer)
             yield Option(change, gives(solution), None, None)

@@ -15,7 +15,7 @@ from bnbenv.matrix.model import Matrix
 from bnbenv.solve.driver_options import keep_driver, other_driver
 from bnbenv.solve.model import KEEP, Availability, Option, Request, Solution
 from bnbenv.solve.situation import with_request
-from bnbenv.solve.solver import Judged, choose
+from bnbenv.solve.solver import Judged, try_out
 from bnbenv.solve.wording import Arguments, arguments_of, command, gives, words_of
 
 KINDS_COMBINED = 6  # compute capabilities in one machine, up to which every mixture is tried
@@ -35,7 +35,7 @@ class Question:
 
     def solve(self, **changes: object) -> Solution | None:
         """The solution with some wishes changed, None where there is none."""
-        return choose(self.facts, self.matrix, with_request(self.request, **changes), self.availability)
+        return try_out(self.facts, self.matrix, with_request(self.request, **changes), self.availability)
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -53,7 +53,7 @@ def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator
     if every is not None:
         yield _option(question, "take all GPUs", every, {"--gpus": "all"})
     subsets = [] if every else list(_fewer_gpus(question))
-    yield from (one for _, one in subsets[:_MOST_SUBSETS])
+    yield from (option for _, _, option in subsets[:_MOST_SUBSETS])
     wishes = list(_wishes_given_up(question))
     yield from wishes
     if not (every or subsets or wishes):
@@ -62,7 +62,7 @@ def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator
     helped = situation.fails or any(_driver_only(rules) for rules in fail_sets)
     if helped and not kept and "torch-wish" not in situation.fails:
         yield from other_driver(question.facts, question.matrix, request, question.availability, situation)
-    yield from _two_environments(question, [gpus for gpus, _ in subsets])
+    yield from _two_environments(question, [(gpus, solution) for gpus, solution, _ in subsets])
     if situation.backend == "cuda":
         yield from _on_the_cpu(question)
 
@@ -95,7 +95,7 @@ def _wishes_given_up(question: Question) -> Iterator[Option]:
                 yield _option(question, text, solution, {f"--{name}": value for name, value in changes.items()})
 
 
-def _fewer_gpus(question: Question, **changes: object) -> Iterator[tuple[tuple[Gpu, ...], Option]]:
+def _fewer_gpus(question: Question, **changes: object) -> Iterator[tuple[tuple[Gpu, ...], Solution, Option]]:
     """Fewer GPUs, the most first. Those of one compute capability go together: the rules treat them alike."""
     kinds = tuple(dict.fromkeys(gpu.compute_capability for gpu in question.gpus))
     sizes = range(len(kinds) - 1, 0, -1) if len(kinds) <= KINDS_COMBINED else (len(kinds) - 1, 1)
@@ -110,7 +110,7 @@ def _fewer_gpus(question: Question, **changes: object) -> Iterator[tuple[tuple[G
             if solution is not None:
                 taken.append(set(kept))
                 text = f"take only GPU {', '.join(words)}"
-                yield gpus, _option(question, text, solution, {"--gpus": ",".join(words)})
+                yield gpus, solution, _option(question, text, solution, {"--gpus": ",".join(words)})
 
 
 def _all_wishes_and_fewer_gpus(question: Question) -> Iterator[Option]:
@@ -120,7 +120,7 @@ def _all_wishes_and_fewer_gpus(question: Question) -> Iterator[Option]:
     if not given:
         return
     replaced: Arguments = {f"--{name}": value for name, value in given.items()}
-    for gpus, option in _fewer_gpus(question, **given):
+    for gpus, _, option in _fewer_gpus(question, **given):
         arguments = {**arguments_of(request), **replaced, "--gpus": ",".join(str(gpu.index) for gpu in gpus)}
         text = f"{option.change} and give up the wish for {' and '.join(given)}"
         line = None if request.driver else command(arguments)
@@ -146,16 +146,16 @@ def _by_compiling(question: Question) -> Iterator[Option]:
         yield _option(question, text, solution, replaced)
 
 
-def _two_environments(question: Question, subsets: list[tuple[Gpu, ...]]) -> Iterator[Option]:
+def _two_environments(question: Question, subsets: list[tuple[tuple[Gpu, ...], Solution]]) -> Iterator[Option]:
     """Two environments, each for some of the GPUs, where one cannot be for all: two commands in one option."""
     request, arguments = question.request, arguments_of(question.request)
     if request.driver is not None or request.torch == KEEP or request.build == "always":
         return
-    for first in subsets:
+    for first, one in subsets:
         second = tuple(gpu for gpu in question.gpus if gpu not in first)
         words = [",".join(str(gpu.index) for gpu in part) for part in (first, second)]
-        one, other = (question.solve(gpus=tuple(part.split(","))) for part in words)
-        if one is not None and other is not None:
+        other = question.solve(gpus=tuple(words[1].split(",")))
+        if other is not None:
             folder = f"gpu{words[1].replace(',', '-')}"
             lines = [
                 command({**arguments, "--gpus": words[0]}),

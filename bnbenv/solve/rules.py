@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from bnbenv.facts.model import Gpu
 from bnbenv.matrix.drivers import at_least, family_minimum, number
@@ -27,13 +28,18 @@ def label(build: TorchBuild) -> str:
     return f"torch {build.version} ({f'CUDA {build.cuda}' if build.cuda else 'CPU'}, {source_key(build)})"
 
 
-def torch_fails(situation: Situation, build: TorchBuild) -> Fails:
-    """Everything that stands against a torch build on this host, whatever bitsandbytes is."""
+def torch_fails(situation: Situation, build: TorchBuild, quick: bool = False) -> Fails:
+    """Everything that stands against a torch build on this host, whatever bitsandbytes is.
+
+    ``quick``: only whether anything does; what is found first is enough.
+    """
     fails: Fails = {}
     evidence = build.evidence.source
     _libc(situation, build.libc_tag, lambda: label(build), evidence, fails)
     if situation.request.torch != KEEP and not admits(situation.request.torch, build.version):
         fails["torch-wish"] = Reason(f"torch {situation.request.torch} was asked for", "the request")
+    if quick and fails:
+        return fails
     if not torch_pythons(situation, build):
         fails["python"] = Reason(_python_reason(situation, label(build), build.pythons), evidence)
     _reachable(situation, build, fails)
@@ -45,6 +51,8 @@ def torch_fails(situation: Situation, build: TorchBuild) -> Fails:
         else:
             driver_runs(situation, build.cuda, fails)
             for gpu in situation.gpus:
+                if quick and fails:
+                    return fails
                 _torch_covers(situation, build, gpu, fails)
     return fails
 
@@ -110,11 +118,18 @@ def _libc(situation: Situation, tag: str | None, what: Callable[[], str], source
 
 def torch_pythons(situation: Situation, build: TorchBuild) -> tuple[PythonOption, ...]:
     """The interpreters that a torch build has wheels for, in the order of preference."""
+    return _for_tags(situation.pythons, None if build.source == "existing" else build.pythons, build.requires_python)
+
+
+@lru_cache(maxsize=4096)
+def _for_tags(
+    options: tuple[PythonOption, ...], tags: tuple[str, ...] | None, spec: str | None
+) -> tuple[PythonOption, ...]:
     return tuple(
         option
-        for option in situation.pythons
-        if (build.source == "existing" or f"cp{option.minor.replace('.', '')}" in build.pythons)
-        and (build.requires_python is None or admits(build.requires_python, option.full))
+        for option in options
+        if (tags is None or f"cp{option.minor.replace('.', '')}" in tags)
+        and (spec is None or admits(spec, option.full))
     )
 
 
@@ -173,5 +188,4 @@ def _jetson(situation: Situation, fails: Fails) -> None:
 
 def wheel_pythons(situation: Situation, wheel: BitsandbytesWheel) -> frozenset[str]:
     """The minors of the interpreters that a wheel admits."""
-    spec = wheel.requires_python
-    return frozenset(o.minor for o in situation.pythons if spec is None or admits(spec, o.full))
+    return frozenset(option.minor for option in _for_tags(situation.pythons, None, wheel.requires_python))

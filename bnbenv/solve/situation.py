@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -237,13 +238,19 @@ def downloadable(matrix: Matrix) -> list[str]:
 
     The very newest Python comes last: other packages follow it later than torch does.
     """
+    return list(_by_use(tuple(build.pythons for build in matrix.torch)))
+
+
+@lru_cache(maxsize=16)
+def _by_use(tags_of_builds: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     counts: dict[int, int] = {}
-    for tags, builds in Counter(build.pythons for build in matrix.torch).items():
+    for tags, builds in Counter(tags_of_builds).items():
         for tag in tags:
             if _CPYTHON.fullmatch(tag):
                 counts[int(tag[3:])] = counts.get(int(tag[3:]), 0) + builds
-    half = len(matrix.torch) / 2
-    return [f"3.{minor}" for minor in sorted(counts, key=lambda minor: (counts[minor] >= half, minor), reverse=True)]
+    half = len(tags_of_builds) / 2
+    ordered = sorted(counts, key=lambda minor: (counts[minor] >= half, minor), reverse=True)
+    return tuple(f"3.{minor}" for minor in ordered)
 
 
 def _valid(text: str) -> bool:

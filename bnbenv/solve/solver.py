@@ -9,9 +9,9 @@ the one that is there is the only candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from functools import lru_cache
 
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
@@ -81,10 +81,27 @@ def choose(facts: HostFacts, matrix: Matrix, request: Request, availability: Ava
     return None
 
 
-def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool) -> Judged:
-    """Apply all rules that look at one candidate alone; where the host itself is against all, there are none.
+def try_out(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Solution | None:
+    """As ``choose``, in a fraction of the time, most of all where nothing fits: without what was rejected, and notes.
 
     Raises RebootRequired.
+    """
+    found = None
+    for managed in (True, False) if availability.managed_python else (False,):
+        judged = judge(facts, matrix, request, availability, managed, quick=True)
+        best = _best(judged)
+        if best is None:  # without interpreters to download there are only fewer candidates
+            return found
+        found = Solution(judged.situation.backend, _choice(best), best.covers, (), ())
+    return found
+
+
+def judge(
+    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool, quick: bool = False
+) -> Judged:
+    """Apply all rules that look at one candidate alone; where the host itself is against all, there are none.
+
+    ``quick``: of each candidate only the first rule against it. Raises RebootRequired.
     """
     situation = situate(facts, matrix, request, availability, managed)
     if situation.fails:
@@ -94,7 +111,7 @@ def judge(facts: HostFacts, matrix: Matrix, request: Request, availability: Avai
     if situation.backend == "cuda" and any(build.cuda for build in builds):
         builds = [build for build in builds if build.cuda]
     builds.sort(key=_newest_first)
-    torch = tuple((build, torch_fails(situation, build)) for build in builds)
+    torch = tuple((build, torch_fails(situation, build, quick)) for build in builds)
     if request.build == "always":
         releases = source_releases(matrix, *here)
         return Judged(situation, matrix, torch, tuple((one, release_fails(situation, one)) for one in releases))
@@ -127,21 +144,29 @@ def _best(judged: Judged) -> Pairing | None:
     builds = sorted(
         (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
     )
-    wheels = [
-        wheel for wheel, fails in judged.wheels if not fails and not with_any_torch(situation, judged.matrix, wheel)
-    ]
+    if not builds:
+        return None
     for kind in sorted({_kind(situation, build) for build in builds}):
         found: dict[tuple[bool, bool, Key], Pairing] = {}
-        for wheel, build in product(wheels, [build for build in builds if _kind(situation, build) == kind]):
-            for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=_override_distance):
-                if not pairing.fails:
-                    distance = _distance(situation.request, pairing)
-                    found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
-            if (False, False, ()) in found:
-                break
+        alike = [build for build in builds if _kind(situation, build) == kind]
+        for wheel in _usable(judged):
+            for build in alike:
+                for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=_override_distance):
+                    if not pairing.fails:
+                        distance = _distance(situation.request, pairing)
+                        found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
+                if (False, False, ()) in found:
+                    return found[False, False, ()]
         if found:
             return found[min(found)]
     return None
+
+
+def _usable(judged: Judged) -> Iterator[BitsandbytesWheel]:
+    """The wheels against which nothing stands whatever torch is, the newest first."""
+    for wheel, fails in judged.wheels:
+        if not fails and not with_any_torch(judged.situation, judged.matrix, wheel):
+            yield wheel
 
 
 def _kind(situation: Situation, build: TorchBuild) -> int:
@@ -159,6 +184,7 @@ def _build_order(situation: Situation, build: TorchBuild) -> Key:
     return (_descending(build.version), download, level, source, cuda, source_key(build), python)
 
 
+@lru_cache(maxsize=4096)
 def _descending(version: str) -> Key:
     """Newest first; the pre-releases of a version come after it."""
     parsed = public(version)
@@ -192,8 +218,8 @@ def _override_distance(pairing: Pairing) -> tuple[int, ...]:
     return (int(above), *((part if above else -part) for part in cuda))
 
 
-def _solution(judged: Judged, best: Pairing) -> Solution:
-    situation, build, wheel, library = judged.situation, best.torch, best.wheel, best.library
+def _choice(best: Pairing) -> Choice:
+    build, wheel, library = best.torch, best.wheel, best.library
     assert best.python is not None and library is not None
     environment = {}
     if best.override:
@@ -202,20 +228,24 @@ def _solution(judged: Judged, best: Pairing) -> Solution:
     taken = BitsandbytesChoice(
         wheel.version, "build" if compiled else "wheel", library.name, wheel.sha256, wheel.filename
     )
+    return Choice(
+        python=best.python.minor,
+        torch=TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index),
+        bitsandbytes=taken,
+        environment=environment,
+    )
+
+
+def _solution(judged: Judged, best: Pairing) -> Solution:
     return Solution(
-        backend=situation.backend,
-        choice=Choice(
-            python=best.python.minor,
-            torch=TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index),
-            bitsandbytes=taken,
-            environment=environment,
-        ),
+        backend=judged.situation.backend,
+        choice=_choice(best),
         covers=best.covers,
         evidence=_evidence(judged, best),
         rejected=_rejected(judged, best),
         notes=tuple(_notes(judged, best)),
-        visible_devices=situation.visible,
-        torch_sha256=build.sha256,
+        visible_devices=judged.situation.visible,
+        torch_sha256=best.torch.sha256,
     )
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import msgspec
 
 from bnbenv.errors import Failed, InputError
-from bnbenv.matrix.fatwheel import FatWheel, StreamedFile
+from bnbenv.matrix.fatwheel import LARGEST_WHEEL, FatWheel, StreamedFile
 from bnbenv.matrix.installed import mapped, parse_metadata, read_installed_bitsandbytes, read_installed_torch
 from bnbenv.matrix.measure import TEXT_LIMIT, measure_bitsandbytes, measure_torch, wheel_name
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
@@ -93,6 +93,8 @@ def read_file(path: Path, told: Told) -> FoundPackage:
     with path.open("rb") as stream:
         magic = stream.read(4)
         if magic[:2] == b"PK" or path.suffix == ".whl":
+            if path.stat().st_size > LARGEST_WHEEL:
+                raise InputError(str(path), "", f"it is larger than {LARGEST_WHEEL >> 30} GiB, which no wheel is")
             told(f"reading {path.name}")
             digest = _digest(stream)
             return _read_wheel(FatWheel(stream, path.name, digest, stream.tell()), str(path), digest, told)

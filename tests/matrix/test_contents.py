@@ -162,6 +162,10 @@ def test_a_member_that_is_damaged_or_lies(binaries: Any, make_members: Any, writ
         with pytest.raises(Failed) as caught:
             read_file(broken, quiet)
         assert caught.value.code == "bad-wheel"
+    with broken.open("wb") as stream:
+        stream.truncate(17 << 30)  # takes no room
+    with pytest.raises(InputError, match="larger than 16 GiB"):
+        read_file(broken, quiet)
     with (tmp_path / NAME).open("rb") as stream:
         wheel = FatWheel(stream, NAME, "", 1)
         with pytest.raises(Failed, match="holds no kernels/none"), wheel.unpacked("kernels/none.so"):

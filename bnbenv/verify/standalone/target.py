@@ -102,12 +102,17 @@ def examine(device: str, reporter: Reporter) -> Target:
     import bitsandbytes
     import torch
 
+    version: str | None = getattr(bitsandbytes, "__version__", None)
+    if version is None:  # up to 0.41
+        from importlib import metadata
+
+        version = metadata.version("bitsandbytes")
     fields: dict[str, Any] = {
         "python": platform.python_version(),
         "executable": sys.executable,
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
-        "bitsandbytes": bitsandbytes.__version__,
+        "bitsandbytes": version,
     }
     capability = None
     if device == "cuda" and torch.cuda.is_available():
@@ -119,7 +124,7 @@ def examine(device: str, reporter: Reporter) -> Target:
             memory_total=properties.total_memory,
         )
     reporter.send("environment", **fields)
-    return Target(device, capability, numbers(bitsandbytes.__version__))
+    return Target(device, capability, numbers(version))
 
 
 def check_device(step: Step, target: Target) -> None:
@@ -152,11 +157,13 @@ def check_library(step: Step, target: Target, reporter: Reporter) -> None:
     """The native library for this device is loaded: neither none, nor the stub that fails at first call, nor another.
 
     Up to 0.45 a library that does not load leaves ``lib`` None, from 0.46 on an object that raises when it is called.
+    Up to 0.43.0 ``lib`` is the library itself.
     """
     from bitsandbytes import cextension
 
     lib = cextension.lib
-    loaded = None if lib is None else vars(lib).get("_lib")
+    bare = isinstance(lib, ctypes.CDLL)
+    loaded = lib if bare or lib is None else vars(lib).get("_lib")
     if not isinstance(loaded, ctypes.CDLL):
         cause = "" if lib is None else str(vars(lib).get("error_msg", ""))
         cause = next((line.strip() for line in cause.splitlines() if line.strip()), "")
@@ -165,7 +172,8 @@ def check_library(step: Step, target: Target, reporter: Reporter) -> None:
     name = path.name
     reporter.send("library", library=name, library_path=str(path))
     wanted = "rocm" if getattr(__import__("torch").version, "hip", None) else "cuda"
-    if target.cuda and (wanted not in name or not lib.compiled_with_cuda):
+    compiled_with_cuda = cextension.COMPILED_WITH_CUDA if bare else lib.compiled_with_cuda
+    if target.cuda and (wanted not in name or not compiled_with_cuda):
         raise Broken(f"bitsandbytes uses {name} on a GPU, not its CUDA library")
     if not target.cuda and "cpu" not in name:
         raise Broken(f"bitsandbytes uses {name} where there is no GPU, not its CPU library")

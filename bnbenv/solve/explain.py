@@ -70,7 +70,7 @@ def why_not(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
     return Explanation(
         fits=chosen is not None,
         conflict=conflict,
-        candidates=(*missing, *_candidates(judged, named)),
+        candidates=(*missing, *_candidates(judged, named)) or (Standing("anything with these wishes", conflict),),
         chosen=chosen.choice if chosen else None,
         preferred=preferred.choice if preferred else None,
         because=_preference(preferred, chosen) if preferred and chosen else None,
@@ -124,10 +124,15 @@ def _of_wheel(judged: Judged, number: int, wheel: BitsandbytesWheel, pairs: Pair
     bare = with_any_torch(judged.situation, judged.matrix, wheel)
     if not own:
         return {}
-    first = own[0]
+    said = {
+        f"library-arch[{gpu.index}]": Reason(
+            f"none of its libraries has code for GPU {gpu.index} ({gpu.name}, {gpu.arch})", wheel.filename
+        )
+        for gpu in judged.situation.gpus
+    }
     return {
-        rule: reason
-        for rule, reason in first.items()
+        rule: said.get(rule, reason) if rule in bare else reason
+        for rule, reason in own[0].items()
         if rule in bare or (len(own) > 1 and all(fails.get(rule) == reason for fails in own[1:]))
     }
 
@@ -141,7 +146,7 @@ def _standings(
     """What stands against pairs beyond what stands against one of the two."""
     left = _MOST_ROWS
     for (i, j), pairing in pairs.items():
-        fails = {rule: why for rule, why in pairing.fails.items() if of_wheels[i].get(rule) != why}
+        fails = {rule: why for rule, why in pairing.fails.items() if rule not in of_wheels[i]}
         if left and (fails or not (of_wheels[i] or builds[j][1])):
             left -= 1
             yield Standing(f"bitsandbytes {wheels[i][0].version} with {label(builds[j][0])}", _listed(fails))

@@ -135,6 +135,12 @@ def test_the_answer_is_that_of_solve_on_every_recorded_host(shipped: Any) -> Non
     assert ended == {True, False}
 
 
+def test_where_only_python_is_named(rows: Any, matrix: Any) -> None:
+    answer = asked(rows.host("8.0"), matrix, python="==3.7.*")
+    assert against(answer) == {"anything with these wishes": {"python"}}
+    assert answer.command == "bnbenv sync"
+
+
 def test_a_refusal_of_solve_is_one_here(rows: Any, matrix: Any) -> None:
     """The few facts are the same, but for the wish itself, which is no reason for somebody who asks about it."""
     request = Request(torch="==2.10.0")

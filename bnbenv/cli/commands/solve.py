@@ -101,6 +101,7 @@ def with_existing(
     from bnbenv.envs.existing import find_existing
     from bnbenv.progress import during
 
+    project = project_of(args, ctx) if request.torch == KEEP else None
     with during(ctx.progress, "measuring the torch that is there"):
-        existing, why = find_existing(ctx.environ, facts, ctx.runner, project_of(args, ctx))
+        existing, why = find_existing(ctx.environ, facts, ctx.runner, project)
     return msgspec.structs.replace(found, existing=existing, no_existing=why)

@@ -30,7 +30,7 @@ def _does_not(document: dict[str, Any], everything: bool) -> list[str]:
     lines = ["it does not fit, by these facts:"]
     for part in document["conflict"]:
         lines += _fact(part["because"], part["source"], everything)
-    titles = ("bitsandbytes alone", "torch alone", "the two together", "this machine")
+    titles = ("bitsandbytes alone", "torch alone", "the two together", "all")
     groups: dict[str, list[dict[str, Any]]] = {title: [] for title in titles}
     for row in document["candidates"]:
         groups[_group(row["candidate"])].append(row)
@@ -43,11 +43,10 @@ def _does_not(document: dict[str, Any], everything: bool) -> list[str]:
 
 
 def _group(candidate: str) -> str:
-    if candidate == "this machine":
-        return candidate
     if " with torch " in candidate:
         return "the two together"
-    return f"{candidate.split()[0]} alone"
+    name = candidate.split()[0]
+    return f"{name} alone" if name in ("bitsandbytes", "torch") else "all"
 
 
 def _against(title: str, rows: list[dict[str, Any]], known: set[str], everything: bool) -> list[str]:

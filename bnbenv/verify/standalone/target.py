@@ -14,6 +14,8 @@ from .protocol import Broken, Reporter, Skip, Step
 
 # From this version on every operation tested here has a CPU implementation, so that a missing one is a fault.
 CPU_COMPLETE = (0, 50)
+# Before this version scales came as lists, which nothing here reads.
+OLDEST = (0, 42)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ def check_library(step: Step, target: Target, reporter: Reporter) -> None:
     Up to 0.45 a library that does not load leaves ``lib`` None, from 0.46 on an object that raises when it is called.
     Up to 0.43.0 ``lib`` is the library itself.
     """
+    if target.version and target.version < OLDEST:
+        found, oldest = (".".join(map(str, version)) for version in (target.version, OLDEST))
+        raise Broken(f"bitsandbytes {found} cannot be verified: bnbenv knows how from {oldest} on")
     from bitsandbytes import cextension
 
     lib = cextension.lib

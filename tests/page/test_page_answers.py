@@ -35,11 +35,12 @@ ASK = """\
   const pair = (one) => one && {
     version: rows.wheels[one.wheel].version, library: name(one.wheel, one.library), override: one.override,
     torch: rows.torch[one.torch.row].words.label, python: one.python, ptx: one.ptx,
-    codes: r.lookup.gpus.map((gpu, i) => [one.torch.codes[i], one.codes[i]]),
+    codes: one.codes.map((code, i) => [one.torch.codes[i], code]),
   };
   const commands = r.rows.flatMap((row) => row.cells.filter((cell) => cell.state === "good").map((cell) => [
     commandFor(r.lookup, cell.pair), pair(cell.pair)]));
   return {
+    alone: r.choice ? [] : alone(picks).map((one) => [one.lookup.gpus.map((gpu) => gpu.words.index), pair(one.choice)]),
     commands, backend: r.backend, against: rules(r.against), choice: pair(r.choice), columns: r.columns,
     words: toldAll(r.against).map((one) => one.because),
     rows: Object.fromEntries(r.rows.map(({ wheel, cells }) => [rows.wheels[wheel].version, cells.map((cell) => ({
@@ -120,6 +121,10 @@ def test_the_choice_is_the_solver_s(path: Path, matrix: Matrix, ask: Callable[..
         assert said["backend"] == answer.backend
     else:
         assert said["choice"] is None
+        for gpus, pair in said["alone"]:
+            assert {facts.gpus[index].arch for index in gpus} != {gpu.arch for gpu in facts.gpus}
+            wish = Request(gpus=tuple(map(str, gpus)))
+            assert pair == pair_of(choose(facts, matrix, wish, Availability()))
         whole = judge(facts, matrix, Request(), Availability(), managed=True).situation.fails
         assert said["against"] == sorted(whole or [row.rule for row in answer.conflict if row.rule == "platform"])
         if facts.driver.state == "ok":

@@ -252,9 +252,18 @@ function answer(picks) {
     return { wheel, cells: columns.map((column) => cellOf(lookup, row, pairs, column)) };
   });
   return {
-    lookup, columns, rows, backend: lookup.backend, against: lookup.against,
+    picks, lookup, columns, rows, backend: lookup.backend, against: lookup.against,
     choice: bestOf(lookup, fitting), closest: bestOf(lookup, closest),
   };
+}
+
+// Where nothing fits all GPUs: what fits those of one architecture alone.
+function alone(picks) {
+  const gpus = picks.gpus.map((gpu, index) => ({ ...gpu, index: gpu.index ?? index }));
+  const archs = [...new Set(gpus.map((gpu) => gpu.arch))];
+  if (archs.length < 2) return [];
+  const some = archs.map((arch) => answer({ ...picks, gpus: gpus.filter((gpu) => gpu.arch === arch) }));
+  return some.filter((one) => one.choice);
 }
 
 function cellOf(lookup, row, pairs, column) {

@@ -84,7 +84,7 @@ function showTorch() {
 function showGpus() {
   replace(byId("gpus"), ...picks.gpus.map((gpu, place) => {
     const text = gpu.name ? `${gpu.name} (${gpu.arch})` : gpu.arch;
-    const button = make("button", { type: "button", "aria-label": `Remove ${text}` }, `${text} \u00d7`);
+    const button = make("button", { type: "button", "aria-label": `Remove GPU ${place}, ${text}` }, `GPU ${place}: ${text} \u00d7`);
     button.addEventListener("click", () => {
       picks.gpus = picks.gpus.filter((_, other) => other !== place);
       update();

@@ -63,15 +63,16 @@ function coverage(lookup, pair) {
   });
 }
 
-function commandFor(lookup, pair) {
+function commandFor(lookup, pair, gpus = []) {
   const words = {
     torch: lookup.rows.torch[pair.torch.row].version, bitsandbytes: lookup.rows.wheels[pair.wheel].version,
   };
-  return fill(D.command, [words]) + (lookup.backend === "cpu" && lookup.platform.gpus ? " --backend cpu" : "");
+  const cpu = lookup.backend === "cpu" && lookup.platform.gpus ? " --backend cpu" : "";
+  return fill(D.command, [words]) + cpu + (gpus.length ? ` --gpus ${gpus.join(",")}` : "");
 }
 
-function commandNode(lookup, pair) {
-  const text = commandFor(lookup, pair);
+function commandNode(lookup, pair, gpus) {
+  const text = commandFor(lookup, pair, gpus);
   const node = make("p", { class: "command" }, make("code", {}, text));
   if (navigator.clipboard) {
     const button = make("button", { type: "button" }, "Copy");
@@ -128,22 +129,32 @@ function pairFacts(lookup, pair, taken = pair) {
   ]);
 }
 
+function aloneNodes({ lookup, choice }) {
+  const gpus = lookup.gpus.map((gpu) => gpu.words.index);
+  const torch = lookup.rows.torch[choice.torch.row], wheel = lookup.rows.wheels[choice.wheel];
+  const what = `${wheel.words.bitsandbytes} with ${torchName(torch)}`;
+  return [make("p", {}, `GPU ${gpus.join(", ")} alone: ${what}`), commandNode(lookup, choice, gpus)];
+}
+
 function showChoice(result) {
   const { lookup, choice, closest } = result;
   const body = byId("choice-body");
-  const more = make("p", {}, "On that machine ", make("code", {}, "bnbenv solve"), " names what would change it.");
+  const more = [
+    ...(choice ? [] : alone(result.picks).flatMap(aloneNodes)),
+    make("p", {}, "On that machine ", make("code", {}, "bnbenv solve"), " names what would change it."),
+  ];
   if (choice) {
     const torch = lookup.rows.torch[choice.torch.row], wheel = lookup.rows.wheels[choice.wheel];
     const what = `${wheel.words.bitsandbytes} with ${torchName(torch)}`;
     replace(body, make("p", { class: "verdict" }, what), commandNode(lookup, choice), pairFacts(lookup, choice));
   } else if (result.against.length) {
     replace(body, make("p", { class: "verdict" }, "Nothing fits, whatever the version:"), reasonList(result.against),
-      result.lookup.platform.missing === null ? more : null);
+      ...(result.lookup.platform.missing === null ? more : []));
   } else if (closest) {
     const torch = lookup.rows.torch[closest.torch.row], wheel = lookup.rows.wheels[closest.wheel];
     const near = `The closest is ${wheel.words.bitsandbytes} with ${torchName(torch)}, against which stands:`;
     replace(body, make("p", { class: "verdict" }, "Nothing known to be good fits."), make("p", {}, near),
-      reasonList(closest.against), more);
+      reasonList(closest.against), ...more);
   } else {
     replace(body, make("p", { class: "verdict" }, "No torch build that was picked can be had there."));
   }

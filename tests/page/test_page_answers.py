@@ -121,10 +121,6 @@ def test_the_choice_is_the_solver_s(path: Path, matrix: Matrix, ask: Callable[..
         assert said["backend"] == answer.backend
     else:
         assert said["choice"] is None
-        for gpus, pair in said["alone"]:
-            assert {facts.gpus[index].arch for index in gpus} != {gpu.arch for gpu in facts.gpus}
-            wish = Request(gpus=tuple(map(str, gpus)))
-            assert pair == pair_of(choose(facts, matrix, wish, Availability()))
         whole = judge(facts, matrix, Request(), Availability(), managed=True).situation.fails
         assert said["against"] == sorted(whole or [row.rule for row in answer.conflict if row.rule == "platform"])
         if facts.driver.state == "ok":
@@ -242,6 +238,21 @@ def test_the_commands_of_green_cells_give_what_the_cells_say(
                 backend="cpu" if wishes.get("--backend") == "cpu" else "auto",
             )
             assert pair_of(choose(facts, matrix, request, Availability())) == pair, (path, line)
+
+
+@pytest.mark.parametrize(("driver", "alone"), [("590.44.01", [[0, 2]]), ("570.26", [[0, 2], [1]])])
+def test_where_nothing_fits_all_gpus_it_says_what_fits_some(
+    driver: str, alone: list[list[int]], matrix: Matrix, ask: Callable[..., dict[str, Any]]
+) -> None:
+    """An RTX 5090 on either side of a GTX 1080 Ti, which the later driver has dropped."""
+    facts = HostFacts(
+        platform=Platform("linux", "x86_64"),
+        driver=Driver("ok", driver),
+        gpus=tuple(Gpu(i, f"GPU-{i}", f"card {i}", cap, 0) for i, cap in enumerate(("12.0", "6.1", "12.0"))),
+    )
+    said = ask(facts)
+    expected = [choose(facts, matrix, Request(gpus=tuple(map(str, gpus))), Availability()) for gpus in alone]
+    assert [said["choice"], said["alone"]] == [None, [[g, pair_of(e)] for g, e in zip(alone, expected, strict=True)]]
 
 
 def number(text: str) -> float:

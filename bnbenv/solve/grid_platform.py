@@ -16,7 +16,7 @@ from bnbenv.solve.model import Availability, Refusal, Request
 from bnbenv.solve.pairs import applies, judge_library, library_cuda, loadable, loader_of, pairings
 from bnbenv.solve.rules import label, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Reason, Situation, situate
-from bnbenv.solve.solver import Judged, _build_order, _kind, _override_distance, judge, solve
+from bnbenv.solve.solver import Judged, build_order, judge, kind_of, override_distance, solve
 from bnbenv.solve.versions import public
 
 Answer = tuple[Fails, str | None]
@@ -208,7 +208,7 @@ class Platform:
         situation = judged.situation
         builds = [build for build, _ in judged.torch]
         usable = [build for build in builds if torch_pythons(situation, build)]
-        usable.sort(key=lambda build: (_kind(situation, build), _build_order(situation, build)))
+        usable.sort(key=lambda build: (kind_of(situation, build), build_order(situation, build)))
         builds = usable + [build for build in builds if build not in usable]
         classes: dict[tuple[Any, ...], int] = {}
         gpu: list[list[int]] = []
@@ -223,7 +223,7 @@ class Platform:
         groups = (_OLDEST, _NEWEST) if backend == "cuda" else (None,)
         return {
             "torch": [self.builds.index(build) for build in builds],
-            "kind": [_kind(situation, build) for build in builds],
+            "kind": [kind_of(situation, build) for build in builds],
             "codes": gpu,
             "of": of,
             "libc": [self._by_libc((torch_fails(one, build) for one in libcs), torch_words(build)) for build in builds],
@@ -265,7 +265,7 @@ class Platform:
     def _pair(self, situation: Situation, wheel: BitsandbytesWheel, build: TorchBuild) -> int:
         """The Python, and every library that could be loaded: ``[library, with an override, outcome]``."""
         words = {**self.ask.words(), **wheel_words(wheel), **torch_words(build)}
-        found = sorted(pairings(situation, self.matrix, build, wheel), key=_override_distance)
+        found = sorted(pairings(situation, self.matrix, build, wheel), key=override_distance)
         names = shown(wheel)
         variants = tuple(
             (

@@ -142,16 +142,16 @@ def _best(judged: Judged) -> Pairing | None:
     if situation.fails:
         return None
     builds = sorted(
-        (build for build, fails in judged.torch if not fails), key=lambda build: _build_order(situation, build)
+        (build for build, fails in judged.torch if not fails), key=lambda build: build_order(situation, build)
     )
     if not builds:
         return None
-    for kind in sorted({_kind(situation, build) for build in builds}):
+    for kind in sorted({kind_of(situation, build) for build in builds}):
         found: dict[tuple[bool, bool, Key], Pairing] = {}
-        alike = [build for build in builds if _kind(situation, build) == kind]
+        alike = [build for build in builds if kind_of(situation, build) == kind]
         for wheel in _usable(judged):
             for build in alike:
-                for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=_override_distance):
+                for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=override_distance):
                     if not pairing.fails:
                         distance = _distance(situation.request, pairing)
                         found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
@@ -169,12 +169,12 @@ def _usable(judged: Judged) -> Iterator[BitsandbytesWheel]:
             yield wheel
 
 
-def _kind(situation: Situation, build: TorchBuild) -> int:
+def kind_of(situation: Situation, build: TorchBuild) -> int:
     """On a CPU, what is several GB of CUDA comes after any CPU build."""
     return int(situation.backend == "cpu" and build.cuda is not None)
 
 
-def _build_order(situation: Situation, build: TorchBuild) -> Key:
+def build_order(situation: Situation, build: TorchBuild) -> Key:
     """Newest, on a CPU local, highest evidence, the default index, the newest CUDA, the preferred Python."""
     cuda = tuple(-part for part in number(build.cuda or ""))
     python = situation.pythons.index(torch_pythons(situation, build)[0])
@@ -209,7 +209,7 @@ def _distance(request: Request, pairing: Pairing) -> Key:
     return tuple(apart(have, other) for have, other in pairs)
 
 
-def _override_distance(pairing: Pairing) -> tuple[int, ...]:
+def override_distance(pairing: Pairing) -> tuple[int, ...]:
     """Of several overrides the highest CUDA not above torch's, as the loader itself would choose."""
     if pairing.override is None or pairing.library is None:
         return ()
@@ -306,7 +306,7 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
 
 
 def _would_win(situation: Situation, build: TorchBuild, chosen: TorchBuild) -> bool:
-    ours, others = _kind(situation, build), _kind(situation, chosen)
+    ours, others = kind_of(situation, build), kind_of(situation, chosen)
     return (ours, _descending(build.version)) < (others, _descending(chosen.version))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -101,7 +102,15 @@ def _span(text: str, size: int) -> tuple[int, int]:
 
 def _in_parts(data: bytes) -> None:
     """Whatever a server does, a row is what it would be of the file on this disk, or there is none."""
-    plan, body = data[:PLAN].ljust(PLAN, b"\0"), data[PLAN:]
+    _read(data[:PLAN].ljust(PLAN, b"\0"), data[PLAN:])
+
+
+def _from_servers(data: bytes) -> None:
+    """A sound wheel on a server that does anything; it is large enough for several requests."""
+    _read(data[:100] or HONEST, _large())
+
+
+def _read(plan: bytes, body: bytes) -> None:
     trouble: BnbenvError | None = None
     for filename in (TORCH, BITSANDBYTES):
         try:
@@ -225,6 +234,17 @@ def _served() -> tuple[bytes, ...]:
     return (*(HONEST + wheel for wheel in wheels() * 3), *faults)
 
 
+@functools.cache
+def _large() -> bytes:
+    """A wheel in which much lies between the members that are read."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(wheels()[0])) as archive, zipfile.ZipFile(stream, "w") as wheel:
+        for number, name in enumerate(archive.namelist()):
+            wheel.writestr(zipfile.ZipInfo(name), archive.read(name))
+            wheel.writestr(zipfile.ZipInfo(f"torch/other{number}"), bytes(50_000))
+    return stream.getvalue()
+
+
 def _site() -> tuple[bytes, ...]:
     """Wheels whose libraries are all of one platform, as installed ones are."""
     stream = io.BytesIO()
@@ -244,6 +264,14 @@ _BOUND = 96 << 20
 TARGETS = (
     Target("zip-members", "binary", _members, wheels, (Failed,), memory=_BOUND),
     Target("wheel-in-parts", "binary", _in_parts, _served, (Failed, SourceUnreachable), slow=True, memory=_BOUND),
+    Target(
+        "wheel-servers",
+        "binary",
+        _from_servers,
+        lambda: tuple(HONEST + bytes([n]) for n in range(4)),
+        (Failed, SourceUnreachable),
+        slow=True,
+    ),
     Target(
         "inspect-file",
         "binary",

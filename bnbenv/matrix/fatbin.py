@@ -26,7 +26,7 @@ _CONTAINER = struct.Struct("<IHHQ")  # magic, version, size of this header, size
 _ENTRY = struct.Struct("<HHIQIIHHIIIQ")  # kind, version, header size, payload size, ..., arch at 28, ..., flags at 40
 _VERSION, _VERSION_AT = struct.Struct("<HH"), 24  # minor, major
 _ZEROS = re.compile(rb"\0*")
-_LIMIT = 1 << 20  # entries of a library, and containers of a section; real ones have a tenth of it at most
+_LIMIT = 1 << 18  # entries of a library, and containers of a section; libcublasLt.so.12 has 5969 and 3015
 # The first PTX version of a CUDA release of each run of minors: "PTX ISA", "Release Notes", NVIDIA.
 _TOOLKITS = {6: ((0, 9, 0), (3, 10, 0)), 7: ((0, 11, 0),), 8: ((0, 12, 0), (6, 12, 7)), 9: ((0, 13, 0),)}
 

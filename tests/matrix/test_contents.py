@@ -125,9 +125,12 @@ def test_addresses_that_cannot_be_read(local_index: Any, binaries: Any, make_mem
             assert "secret" not in caught.value.message
 
 
-def test_a_library_larger_than_what_is_held_in_memory(binaries: Any, make_members: Any, write_wheel: Any) -> None:
-    huge = library(binaries, 90, 100, payload=os.urandom(20 << 20))
-    path = write_wheel(NAME, {**make_members("kernels", "2.1"), "kernels/huge.so": huge})
+def test_a_library_larger_than_what_is_held_in_memory(
+    binaries: Any, make_members: Any, make_zip: Any, tmp_path: Path
+) -> None:
+    huge = library(binaries, 90, 100, payload=os.urandom(1 << 16) * (20 << 4))
+    path = tmp_path / NAME
+    path.write_bytes(make_zip({**make_members("kernels", "2.1"), "kernels/huge.so": huge}, zipfile.ZIP_STORED))
     del huge
     tracemalloc.start()
     found = read_file(path, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ from bnbenv.progress import Progress
 
 if TYPE_CHECKING:
     from bnbenv.envs.reach import SourceReach
-    from bnbenv.envs.sources import PackageSources, Source
+    from bnbenv.envs.sources import PackageSources
     from bnbenv.matrix.index import Listing
-    from bnbenv.matrix.news import Missed, Place, Task
+    from bnbenv.matrix.news import Missed, Task
     from bnbenv.matrix.store import Row, Store
     from bnbenv.matrix.update import OpenSession
 
@@ -125,50 +125,44 @@ def _measured(
 
 
 def unknown(reach: Reach, matrix: Matrix, platform: tuple[str, str]) -> tuple[Task, ...]:
-    """The releases for a platform that are newer than the newest known one; of torch, on each index by itself. Pure."""
+    """The releases for a platform that are newer than the newest known one; of torch, on PyTorch's indexes and on all
+    others, each by itself. Pure."""
     from packaging.specifiers import SpecifierSet
 
-    from bnbenv.matrix.news import new_builds, new_wheels
+    from bnbenv.matrix.news import Place, new_builds, new_wheels
 
+    answering = [one for one in reach.results if one.reachable]
     known = [row for row in matrix.bitsandbytes if (row.os, row.machine) == platform]
-    found: dict[str, Task] = {}
-    for one in reach.results:
-        if not one.reachable:
-            continue
-        place = _place(one.source)
-        news = new_wheels(_newer(one, "bitsandbytes", known), known, place, SpecifierSet(), platform)
-        found |= {_key(task): task for task in news.tasks if _key(task) not in found}
-        if one.source.kind == "find-links":  # the torch wheels in folders are measured each time
-            continue
+    listing = _newer(answering, "bitsandbytes", known)
+    tasks = list(new_wheels(listing, known, Place(""), SpecifierSet(), platform).tasks)
+    # The torch wheels in folders are measured each time.
+    places: dict[Place, list[SourceReach]] = {}
+    for one in answering:
+        if one.source.kind == "pytorch-index":
+            places[Place(one.source.url, "pytorch-index", one.source.variant)] = [one]
+        elif one.source.kind != "find-links":
+            places.setdefault(Place(""), []).append(one)
+    for place, offering in places.items():
         own = [row for row in matrix.torch if (row.source, row.index) == (place.source, place.variant)]
         own = [row for row in own if (row.os, row.machine) == platform]
         if own:
-            news = new_builds(_newer(one, "torch", own), own, place, SpecifierSet(), platform)
-            found |= {_key(task): task for task in news.tasks if _key(task) not in found}
-    return tuple(sorted(found.values(), key=lambda task: task.project))
+            tasks += new_builds(_newer(offering, "torch", own), own, place, SpecifierSet(), platform).tasks
+    return tuple(tasks)
 
 
-def _place(source: Source) -> Place:
-    from bnbenv.matrix.news import Place
-
-    if source.kind == "pytorch-index":
-        return Place(source.url, "pytorch-index", source.variant)
-    return Place(source.url)
-
-
-def _newer(one: SourceReach, project: str, known: Sequence[Row]) -> Listing:
-    """The files of a source whose versions are above all that are known."""
+def _newer(answering: Iterable[SourceReach], project: str, known: Sequence[Row]) -> Listing:
+    """The files of some sources whose versions are above all that are known; of the same name that of the first."""
     from packaging.version import Version
 
     from bnbenv.matrix.index import IndexFile, Listing
 
     newest = max((Version(row.version) for row in known), default=Version("0"))
-    files = [
-        IndexFile(offer.filename, offer.url, offer.sha256 or "", offer.requires_python, offer.yanked, None, offer.path)
-        for offer in one.files
-        if offer.project == project and Version(offer.version) > newest and (offer.sha256 or offer.path)
-    ]
-    return Listing(tuple(files))
+    files: dict[str, IndexFile] = {}
+    for offer in (offer for one in answering for offer in one.files if offer.project == project):
+        if offer.filename not in files and Version(offer.version) > newest and (offer.sha256 or offer.path):
+            words = (offer.filename, offer.url, offer.sha256 or "", offer.requires_python, offer.yanked)
+            files[offer.filename] = IndexFile(*words, None, offer.path)
+    return Listing(tuple(files.values()))
 
 
 def _key(task: Task) -> str:

@@ -68,7 +68,7 @@ class Missed:
 
 @dataclass(frozen=True)
 class News:
-    """What is new on an index. ``changed`` are torch rows for other Pythons than before, each with why.
+    """What is new on an index. ``changed`` are torch rows for more Pythons than before, each with why.
 
     ``gone`` are files of known rows, which stay: an environment may hold them. ``left_out`` are files of which no row
     can be made. ``unchanged`` counts the rows that hold.
@@ -135,10 +135,10 @@ def new_builds(
         if row is None:
             name, file = min(group, key=lambda pair: (python_key(pair[0].pythons[0]), pair[1].filename))
             tasks.append((name, Task("torch", name, file, place, pythons, _about(name, pythons, own))))
-        elif row.pythons != pythons:
-            more = " ".join(tag for tag in pythons if tag not in row.pythons)
-            because = f"there are wheels for {more} now" if more else "there are wheels for fewer Pythons now"
-            changed.append((replace(row, pythons=pythons), because))
+        elif more := [tag for tag in pythons if tag not in row.pythons]:
+            # A mirror may have fewer; what was measured on the index of all stays.
+            pythons = tuple(sorted({*row.pythons, *more}, key=python_key))
+            changed.append((replace(row, pythons=pythons), f"there are wheels for {' '.join(more)} now"))
         else:
             unchanged += 1
     files = {sha256: row.evidence.source.partition(" ")[0] for sha256, row in known.items()}

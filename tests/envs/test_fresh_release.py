@@ -131,6 +131,23 @@ def test_a_certificate_that_has_to_be_named(tls_index: Any, nvml_stub: Any, tmp_
         assert (missed, grown.bitsandbytes[0].version) == ({}, "0.99.0"), home
 
 
+def test_two_sources_of_a_release_are_one_row(index: Any, publish: Callable[..., str], tmp_path: Path) -> None:
+    """The second has one wheel of the two that the first has."""
+    tags = [f"cp3{minor}-cp3{minor}-manylinux_2_17_{MACHINE}.whl" for minor in (11, 12)]
+    name = publish("torch", "99.0.0")
+    for tag in tags:
+        (index.wheels / f"torch-99.0.0-{tag}").write_bytes((index.wheels / name).read_bytes())
+    mirror = tmp_path / "mirror" / "torch"
+    mirror.mkdir(parents=True)
+    (mirror / f"torch-99.0.0-{tags[1]}").write_bytes((index.wheels / name).read_bytes())
+    (mirror / "index.html").write_text(f'<!DOCTYPE html><a href="torch-99.0.0-{tags[1]}">torch-99.0.0-{tags[1]}</a>')
+    beside = Source("index", mirror.parent.as_uri(), "pip")
+    default = Source("default-index", index.url("simple"), "uv")
+    grown, missed = taken(PackageSources(default, (beside,), (), index.url("status-404")), tmp_path)
+    rows = [row for row in grown.torch if row.version == "99.0.0"]
+    assert (missed, [{"cp311", "cp312"} <= {*row.pythons} for row in rows]) == ({}, [True])
+
+
 def taken(sources: PackageSources, home: Path, budget: float = 30, progress: Any = None) -> tuple[Any, dict[str, str]]:
     environ = {"BNBENV_HOME": str(home / "user")}
     reach = check_reach(sources)

@@ -203,8 +203,10 @@ def test_a_link_brings_back_what_was_picked(tab: Callable[..., Any]) -> None:
     page("document.getElementById('torch').value = '2.8.0@default'")
     page("document.getElementById('torch').dispatchEvent(new Event('change'))")
     assert "torch=2.8.0%40default" in page("location.hash")
-    page("location.hash = '#platform=macos-aarch64'")
-    page("new Promise((done) => setTimeout(done, 50))")
+    page(
+        "new Promise((done) => { addEventListener('hashchange', () => setTimeout(done)); "
+        "location.hash = '#platform=macos-aarch64'; })"
+    )
     assert page("[picks.platform, result.columns.join()]") == ["macos-aarch64", "CPU"]
 
 
@@ -224,11 +226,14 @@ def test_the_policy_of_the_page_forbids_the_network(browser: Any, page_file: Pat
     tried = browser(
         """new Promise((done) => {
           const seen = [];
-          addEventListener("securitypolicyviolation", (event) => seen.push(event.effectiveDirective));
+          addEventListener("securitypolicyviolation", (event) => {
+            seen.push(event.effectiveDirective);
+            if (seen.length === 3) done([seen.sort(), typeof hit]);
+          });
           fetch("https://elsewhere.invalid/x").catch(() => {});
           new Image().src = "https://elsewhere.invalid/x.png";
           document.body.append(Object.assign(document.createElement("script"), { textContent: "window.hit = 1" }));
-          setTimeout(() => done([seen.sort(), typeof hit]), 100);
+          setTimeout(() => done(seen), 20000);
         })"""
     )
     assert tried == [["connect-src", "img-src", "script-src-elem"], "undefined"]

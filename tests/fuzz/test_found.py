@@ -211,6 +211,12 @@ def test_what_does_not_end_is_a_failure(fuzzed: ModuleType) -> None:
         fuzzed.check(target_that(fuzzed, spin), b"", limit=0.05)
 
 
+def test_what_takes_too_much_memory_is_a_failure(fuzzed: ModuleType) -> None:
+    target = fuzzed.Target("own", "text", lambda data: bytes(2 << 20), lambda: (b"x",), memory=1 << 20)
+    with pytest.raises(fuzzed.Fault, match="it took 2 MiB"):
+        fuzzed.check(target, b"")
+
+
 # -- the script
 
 BROKEN = """

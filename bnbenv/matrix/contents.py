@@ -207,7 +207,10 @@ def read_url(session: requests.Session, url: str, told: Told) -> FoundPackage:
 
     Raises InputError for an address that names no wheel; SourceUnreachable; Failed as the readers do.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise InputError("the address", "", "this is no usable address") from None
     filename = unquote(parts.path.rpartition("/")[2])
     shown = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
     if not filename.endswith(".whl"):

@@ -130,6 +130,7 @@ def test_what_cannot_be_inspected(refused: Any, tmp_path: Path, capsys: pytest.C
         archive.writestr("kernels/_C.pyd", dll(entry(2, 90)))
     for name, said in [
         ("nowhere", "there is no such file or folder"),
+        ("x" * 5000, "cannot be read (file name too long)"),
         ("empty", "no native library"),
         ("text.so", "it is no wheel, and no library"),
         ("cut.pyd", "cut.pyd is damaged"),

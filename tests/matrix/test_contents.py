@@ -119,6 +119,7 @@ def test_addresses_that_cannot_be_read(local_index: Any, binaries: Any, make_mem
             ("http://127.0.0.1:9/a-1-py3-none-any.whl", SourceUnreachable),
             ("http://me:secret@127.0.0.1:9/a.tar.gz?token=secret", InputError),
             (local_index.url("wheel.whl"), Failed),
+            ("http://me:secret@[bad/a-1-py3-none-any.whl", InputError),
         ]:
             with pytest.raises(kind) as caught:
                 read_url(session, url, quiet)

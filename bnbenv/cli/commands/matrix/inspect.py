@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import facts_of
+from bnbenv.decode import shown
 from bnbenv.errors import Exit, Failed, InputError, SourceUnreachable, UsageError
 
 if TYPE_CHECKING:
@@ -101,9 +103,11 @@ def _read(args: argparse.Namespace, ctx: Context) -> tuple[FoundPackage, ...]:
         if not path.is_file():
             raise InputError(what, "", "this is neither a file nor a folder")
         return (read_file(path, ctx.progress.at),)
-    except (PermissionError, ValueError) as error:
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):  # where large libraries are unpacked
+            raise
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise InputError(what, "", f"cannot be read ({reason})") from None
+        raise InputError(shown(what), "", f"cannot be read ({reason})") from None
 
 
 def _session(args: argparse.Namespace, ctx: Context) -> requests.Session:

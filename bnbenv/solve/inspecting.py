@@ -6,13 +6,14 @@ from typing import Literal
 
 import msgspec
 
+from bnbenv.decode import shown
 from bnbenv.facts.model import Gpu, HostFacts
 from bnbenv.matrix.contents import FoundLibrary, FoundPackage
 from bnbenv.matrix.drivers import at_least
-from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary
+from bnbenv.matrix.model import BitsandbytesWheel, Evidence, LoaderRule, Matrix, NativeLibrary
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Availability, Request
-from bnbenv.solve.pairs import loadable, loaded_library, loader_of
+from bnbenv.solve.pairs import library_cuda, loadable, loaded_library, loader_of
 from bnbenv.solve.rules import compiles_ptx, driver_runs, ptx_need
 from bnbenv.solve.situation import Fails, Situation, situate
 
@@ -21,13 +22,13 @@ _NAMES = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Whether something runs, as far as ``about`` goes: ``platform``, ``libc`` or ``gpu``.
+    """Whether something runs, as far as ``about`` goes: ``platform``, ``libc``, ``gpu`` or ``loader``.
 
     ``gpu`` is its index, null where the question is not about one. ``code`` is what would run (``sass sm_90``,
     ``ptx compute_90``), null where nothing would or none is needed.
     """
 
-    about: Literal["platform", "libc", "gpu"]
+    about: Literal["platform", "libc", "gpu", "loader"]
     answer: Literal["yes", "no", "unknown"]
     because: str
     gpu: int | None = None
@@ -153,27 +154,42 @@ def _trouble(situation: Situation) -> str:
     return _reboot(situation) or (reason.because if reason else "the driver does not work")
 
 
-def loaded(packages: tuple[FoundPackage, ...], matrix: Matrix, situation: Situation) -> str | None:
+def loaded(
+    packages: tuple[FoundPackage, ...], matrix: Matrix, situation: Situation
+) -> tuple[str | None, Answer | None]:
     """The library that the bitsandbytes among some packages loads beside the torch among them, on this host.
 
-    Null where it finds none, and where one of the two is missing or what it does is unknown.
+    None where it finds none, and where it is unknown what it does. The answer is None where there are not both of them,
+    or they are for another platform.
     """
-    found = {package.name: package for package in packages}
+    platform, found = situation.facts.platform, {package.name: package for package in packages}
     torch, package = found.get("torch"), found.get("bitsandbytes")
-    platform = situation.facts.platform
     if torch is None or package is None or (package.os, package.machine) != (platform.os, platform.machine):
-        return None
+        return None, None
     row = _as_row(package)
     loader = loader_of(matrix, row)
     if loader is None or loader.rule == "libcudart":
-        return None
+        because = "it takes what fits a libcudart on the search paths" if loader else "the matrix has no rule for it"
+        return None, Answer("loader", "unknown", f"which library it loads is unknown: {because}")
+    library, missing = _chosen(row, loader, torch, situation)
+    if library is None:
+        return None, Answer("loader", "no", f"it finds no library: {missing}")
+    return library.name, Answer("loader", "yes", f"beside torch {torch.version} it loads {library.name}")
+
+
+def _chosen(
+    row: BitsandbytesWheel, loader: LoaderRule, torch: FoundPackage, situation: Situation
+) -> tuple[NativeLibrary | None, str]:
+    """What a loader takes, and what it looked for."""
     if torch.cuda is None or not situation.gpus:
-        return next((one.name for one in row.libraries if one.backend == "cpu"), None)
+        return next((one for one in row.libraries if one.backend == "cpu"), None), "it ships none for the CPU"
     wanted = situation.facts.environment.get(loader.override) if loader.override else None
     if wanted:
-        return next((one.name for one in row.libraries if one.name.startswith(f"libbitsandbytes_cuda{wanted}.")), None)
-    library = loaded_library(loader, loadable(situation, loader, row), torch.cuda)
-    return library.name if library else None
+        named = (one for one in row.libraries if one.name.startswith(f"libbitsandbytes_cuda{wanted}."))
+        return next(named, None), f"{loader.override} is {shown(wanted)}"
+    libraries = loadable(situation, loader, row)
+    have = " ".join(library_cuda(one) for one in libraries) or "none"
+    return loaded_library(loader, libraries, torch.cuda), f"torch is for CUDA {torch.cuda}, its libraries for {have}"
 
 
 def _as_row(package: FoundPackage) -> BitsandbytesWheel:

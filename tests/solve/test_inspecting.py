@@ -185,11 +185,18 @@ def test_the_library_that_is_loaded_beside_a_torch(rows: Any, shipped: Matrix) -
         facts = msgspec.structs.replace(rows.host(*gpus), environment={"BNB_CUDA_VERSION": wish})
         return loaded(packages, shipped, situation_of(facts, shipped))
 
-    assert found("12.9") == "libbitsandbytes_cuda128.so"  # the next lower
-    assert found("12.9", "0.47.0") == "libbitsandbytes_cuda129.so"
-    assert found("13.1", "0.49.2") is None  # exactly that or none
-    assert found("12.9", wish="126") == "libbitsandbytes_cuda126.so"
-    assert found("12.9", wish="999") is None
-    assert found(None) == found("12.9", gpus=()) == "libbitsandbytes_cpu.so"
-    assert found("12.1", "0.43.0", gpus=("7.0",)) == "libbitsandbytes_cuda121_nocublaslt.so"
-    assert loaded((), shipped, situation_of(rows.host("8.0"), shipped)) is None
+    for given, name, answer, words in [
+        (found("12.9"), "libbitsandbytes_cuda128.so", "yes", "beside torch 2.9.1 it loads"),  # the next lower
+        (found("12.9", "0.47.0"), "libbitsandbytes_cuda129.so", "yes", "it loads"),
+        (found("13.1", "0.49.2"), None, "no", "torch is for CUDA 13.1, its libraries for 11.8"),  # exactly that or none
+        (found("12.9", wish="126"), "libbitsandbytes_cuda126.so", "yes", "it loads"),
+        (found("12.9", wish="999"), None, "no", "BNB_CUDA_VERSION is 999"),
+        (found(None), "libbitsandbytes_cpu.so", "yes", "it loads"),
+        (found("12.9", gpus=()), "libbitsandbytes_cpu.so", "yes", "it loads"),
+        (found("12.1", "0.43.0", gpus=("7.0",)), "libbitsandbytes_cuda121_nocublaslt.so", "yes", "it loads"),
+        (found("11.7", "0.38.0"), None, "unknown", "a libcudart on the search paths"),
+        (found(None, "0.45.4"), None, "no", "it ships none for the CPU"),
+    ]:
+        assert (given[0], given[1].about, given[1].answer) == (name, "loader", answer), given
+        assert words in given[1].because
+    assert loaded((), shipped, situation_of(rows.host("8.0"), shipped)) == (None, None)

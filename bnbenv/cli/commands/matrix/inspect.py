@@ -61,15 +61,16 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 def _document(packages: tuple[FoundPackage, ...], facts: HostFacts, matrix: Matrix) -> dict[str, Any]:
     from bnbenv.solve.inspecting import judge_library, judge_package, loaded, situation_of
 
-    situation, shown = situation_of(facts, matrix), []
+    situation, rows = situation_of(facts, matrix), []
     for package in packages:
         one = msgspec.to_builtins(package)
-        one["answers"] = msgspec.to_builtins(judge_package(package, situation))
+        answers = judge_package(package, situation)
         for row, library in zip(one["libraries"], package.libraries, strict=True):
             row["answers"] = msgspec.to_builtins(judge_library(library, situation))
-        one["loads"] = loaded(packages, matrix, situation) if package.name == "bitsandbytes" else None
-        shown.append(one)
-    return {"schema": "bnbenv.matrix-inspect/1", "packages": shown, "host": _host(facts)}
+        one["loads"], loads = loaded(packages, matrix, situation) if package.name == "bitsandbytes" else (None, None)
+        one["answers"] = msgspec.to_builtins((*answers, loads) if loads else answers)
+        rows.append(one)
+    return {"schema": "bnbenv.matrix-inspect/1", "packages": rows, "host": _host(facts)}
 
 
 def _host(facts: HostFacts) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.matrix.words import targets
 from bnbenv.cli.render.text import listed, wrap
 
 _SYSTEMS = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
@@ -38,7 +39,7 @@ def _host(host: dict[str, Any]) -> str:
 
 def _package(package: dict[str, Any], here: str) -> list[str]:
     libraries = package["libraries"]
-    if package["name"] is None and len(libraries) == 1:
+    if package["name"] is None and len(libraries) == 1 and not package["unreadable"]:
         sentences = _library(libraries[0], here)
         return wrap(f"{_title(package)}: {_kind(libraries[0])}") + [
             line for sentence in sentences for line in wrap(sentence, "  ")
@@ -50,8 +51,10 @@ def _package(package: dict[str, Any], here: str) -> list[str]:
         sentences.append(code)
     elif libraries:
         sentences.append(_summary(libraries, here))
-    if package["loads"]:
-        sentences.append(f"beside this torch it loads {package['loads']} {here}")
+    for library in libraries:
+        if library["name"] == package["loads"]:
+            beside = next(one["because"] for one in package["answers"] if one["about"] == "loader")
+            sentences = [beside, *_answers(library["answers"], here), *sentences]
     if package["requires_python"]:
         sentences.append(f"asks for Python {package['requires_python']}")
     if package["name"] is not None:
@@ -160,12 +163,3 @@ def _gpu_words(gpus: list[int]) -> str:
     if len(gpus) > 2 and gpus == list(range(gpus[0], gpus[-1] + 1)):
         return f"GPU {gpus[0]} to {gpus[-1]}"
     return f"GPU {listed([str(gpu) for gpu in gpus])}"
-
-
-def targets(names: list[str]) -> str:
-    """``sm_70 75 80, compute_90``: the prefix once."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        prefix, _, number = name.partition("_")
-        groups.setdefault(prefix, []).append(number)
-    return ", ".join(f"{prefix}_{' '.join(numbers)}" for prefix, numbers in groups.items()) or "none"

@@ -33,11 +33,9 @@ input, 3 something is new (--check), 7 the package index cannot be reached, 8 an
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = 'versions of {} to look at, such as ">=0.50", or "none" (default: {})'
-    parser.add_argument(
-        "--bitsandbytes", metavar="SPEC", default=">=0.37", help=what.format("bitsandbytes", "%(default)s")
-    )
-    parser.add_argument("--torch", metavar="SPEC", default=">=2.0", help=what.format("torch", "%(default)s"))
+    what = 'versions of {} to look at, such as "{}", or "none" (default: %(default)s)'
+    for name, example, default in (("bitsandbytes", ">=0.50", ">=0.37"), ("torch", "==2.9.*", ">=2.0")):
+        parser.add_argument(f"--{name}", metavar="SPEC", default=default, help=what.format(name, example))
     parser.add_argument("--check", action="store_true", help="only say what is new")
     parser.add_argument(
         "--all-platforms", action="store_true", help="of PyTorch's own index, the builds for other platforms too"

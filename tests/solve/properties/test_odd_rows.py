@@ -5,11 +5,12 @@ What cannot be read as a version or a specifier is refused on loading, and so it
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-import hypothesis.strategies as st
 import msgspec
-from hypothesis import HealthCheck, assume, given, settings
+import pytest
 
 from bnbenv.errors import BnbenvError, InputError
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, Toolkit, TorchBuild
@@ -18,93 +19,121 @@ from bnbenv.solve.explain import why_not
 from bnbenv.solve.model import Availability, Existing, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
-ODD = st.one_of(
-    st.sampled_from(
-        ("", ".", "..", "12", "12.", ".8", "12.8.1", "-1.0", "13.x", "²", "9" * 30, "sm_", "cuda", "\0", "a b")
-    ),
-    st.text(max_size=6),
+T = TypeVar("T")
+
+ODD = (
+    "",
+    ".",
+    "..",
+    "12",
+    "12.",
+    ".8",
+    "12.8.1",
+    "-1.0",
+    "13.x",
+    "²",
+    "9" * 30,
+    "sm_",
+    "cuda",
+    "\0",
+    "a b",
+    "ß٣",
+    "\n",
 )
-CUDA = st.one_of(st.just("12.8"), ODD)
-ARCH = st.one_of(st.sampled_from(("sm_80", "sm_9", "sm_90a", "compute_80", "sm_100f", "SM_80", "sm_8000")), ODD)
-VERSION = st.one_of(
-    st.sampled_from(
-        ("2.9.0", "2.6.0a0+x.nv25.1", "0!2.9", "1!3.0", "2.9.0.dev1", "2.9.0.post1", "2.9rc1", "v2.9", "9" * 40)
-    ),
-    ODD,
+CUDAS = ("12.8", "13.0", *ODD)
+ARCHS = ("sm_80", "sm_9", "sm_90a", "compute_80", "sm_100f", "SM_80", "sm_8000", *ODD)
+VERSIONS = (
+    "2.9.0",
+    "2.9.0",
+    "2.6.0a0+x.nv25.1",
+    "1!3.0",
+    "2.9.0.dev1",
+    "2.9.0.post1",
+    "2.9rc1",
+    "v2.9",
+    "9" * 40,
+    *ODD,
 )
-PYTHON = st.one_of(st.none(), st.sampled_from((">=3.10", "===x", "!=3.12.*", "<4,>=3")), ODD)
-TAGS = st.lists(st.one_of(st.sampled_from(("cp312", "cp3²", "cp3" + "9" * 5000, "abi3", "cp313t")), ODD), max_size=3)
-NAMES = st.one_of(
-    st.sampled_from(
-        (
-            *("libbitsandbytes_cuda128.so", "libbitsandbytes_cuda.so", "libbitsandbytes_cuda1.so", "x"),
-            *("libbitsandbytes_cuda128_nocublaslt.so", "libbitsandbytes_cuda²8.so", "_cuda_cuda12_cuda.so"),
+RELEASES = ("0.50.2", "0.44.0", "0.42.0", "0.40.1", "0.39.1", "0.46.0.dev0", "1!0.50", *VERSIONS)
+PYTHONS = (None, ">=3.10", "===x", "!=3.12.*", "<4,>=3", *ODD)
+TAGS = ("cp312", "cp3²", "cp3" + "9" * 5000, "abi3", "cp313t", *ODD)
+LIBRARIES = (
+    *("libbitsandbytes_cuda128.so", "libbitsandbytes_cuda.so", "libbitsandbytes_cpu.so"),
+    *("libbitsandbytes_cuda128_nocublaslt.so", "libbitsandbytes_cuda²8.so", "_cuda_cuda12_cuda.so", *ODD),
+)
+REQUIREMENTS = ("torch>=2.4,<3", "torch===x", "torch; extra == 'x'", "torch @ file:///x", "(", "[", *ODD)
+LEVELS: Any = ("declared", "measured", "resolved", "verified")
+SOURCES: Any = ("default-index", "pytorch-index", "local", "existing")
+
+
+class Dice(random.Random):
+    """Rows and wishes by chance."""
+
+    def one(self, values: Sequence[T]) -> T:
+        """Mostly the first, which is a usual one."""
+        return values[0] if self.random() < 0.7 else self.choice(values)
+
+    def some(self, values: Sequence[T], most: int = 3) -> tuple[T, ...]:
+        return tuple(self.one(values) for _ in range(self.randint(0, most)))
+
+    def maybe(self, values: Sequence[str]) -> str | None:
+        return None if self.random() < 0.7 else self.choice(values)
+
+    def evidence(self) -> Evidence:
+        return Evidence(self.choice(LEVELS), self.choice(ODD) or "x", self.choice(ODD))
+
+    def torch(self) -> TorchBuild:
+        return TorchBuild(
+            version=self.one(VERSIONS),
+            source=self.choice(SOURCES),
+            os="linux",
+            machine="x86_64",
+            cuda=self.one((*CUDAS, None)),
+            arch_list=self.some(ARCHS, 4),
+            pythons=self.some(TAGS),
+            libc_tag=self.maybe(ODD),
+            requires_python=self.one(PYTHONS),
+            requires_dist=self.some(REQUIREMENTS),
+            evidence=self.evidence(),
+            index=self.maybe(ODD),
+            triton=self.maybe(VERSIONS),
         )
-    ),
-    ODD,
-)
-REQUIRES = st.lists(
-    st.one_of(st.sampled_from(("torch>=2.4,<3", "torch===x", "torch; extra == 'x'", "torch @ file:///x", "(")), ODD),
-    max_size=3,
-)
-EVIDENCE = st.builds(
-    Evidence, st.sampled_from(("declared", "measured", "resolved", "verified")), ODD.map(lambda text: text or "x"), ODD
-)
-TORCH = st.builds(
-    TorchBuild,
-    version=VERSION,
-    source=st.sampled_from(("default-index", "pytorch-index", "local", "existing")),
-    os=st.just("linux"),
-    machine=st.just("x86_64"),
-    cuda=st.one_of(st.none(), CUDA),
-    arch_list=st.lists(ARCH, max_size=4).map(tuple),
-    pythons=TAGS.map(tuple),
-    libc_tag=st.one_of(st.none(), ODD),
-    requires_python=PYTHON,
-    requires_dist=REQUIRES.map(tuple),
-    evidence=EVIDENCE,
-    index=st.one_of(st.none(), ODD),
-    triton=st.one_of(st.none(), VERSION),
-)
-LIBRARY = st.builds(
-    NativeLibrary,
-    name=NAMES,
-    backend=st.sampled_from(("cuda", "cuda", "cpu", "rocm", "?")),
-    sass=st.lists(ARCH, max_size=3).map(tuple),
-    ptx=st.lists(ARCH, max_size=2).map(tuple),
-    glibc=st.one_of(st.none(), ODD),
-)
-WHEEL = st.builds(
-    BitsandbytesWheel,
-    version=st.one_of(st.sampled_from(("0.50.2", "0.44.0", "0.42.0", "0.39.1", "0.46.0.dev0")), VERSION),
-    filename=st.one_of(st.just("bitsandbytes-0.42.0-py3-none-any.whl"), ODD),
-    sha256=ODD,
-    size=st.integers(),
-    os=st.just("linux"),
-    machine=st.just("x86_64"),
-    libc_tag=st.one_of(st.none(), ODD),
-    requires_python=PYTHON,
-    requires_dist=REQUIRES.map(tuple),
-    libraries=st.lists(LIBRARY, max_size=3).map(tuple),
-    evidence=EVIDENCE,
-)
-TOOLKIT = st.builds(
-    Toolkit,
-    cuda=CUDA,
-    ptxas=ODD,
-    sass=st.lists(ARCH, max_size=4).map(tuple),
-    ptx=st.just(()),
-    **dict.fromkeys(("gcc_max", "clang_min", "clang_max", "msc_min", "msc_end"), st.none()),
-    evidence=EVIDENCE,
-)
-REQUEST = st.builds(
-    Request,
-    torch=st.sampled_from(("*", "*", ">=2", "==2.9.*", "keep")),
-    bitsandbytes=st.sampled_from(("*", "*", ">=0.40", "==0.50.2")),
-    backend=st.sampled_from(("auto", "auto", "cpu")),
-    build=st.sampled_from(("auto", "always", "never")),
-    driver=st.sampled_from((None, None, "590", "0")),
-)
+
+    def library(self) -> NativeLibrary:
+        backend = self.choice(("cuda", "cuda", "cpu", "rocm", "?"))
+        sass, ptx = self.some(ARCHS), self.some(ARCHS, 2)
+        return NativeLibrary(self.one(LIBRARIES), backend, sass, ptx, glibc=self.maybe(ODD))
+
+    def wheel(self) -> BitsandbytesWheel:
+        return BitsandbytesWheel(
+            version=self.one(RELEASES),
+            filename=self.choice(("bitsandbytes-0.42.0-py3-none-any.whl", *ODD)),
+            sha256=self.choice(ODD),
+            size=-1,
+            os="linux",
+            machine="x86_64",
+            libc_tag=self.maybe(ODD),
+            requires_python=self.one(PYTHONS),
+            requires_dist=self.some(REQUIREMENTS),
+            libraries=tuple(self.library() for _ in range(self.randint(0, 3))),
+            evidence=self.evidence(),
+        )
+
+    def toolkit(self) -> Toolkit:
+        limits: Any = dict.fromkeys(("gcc_max", "clang_min", "clang_max", "msc_min", "msc_end"))
+        sass = self.some(ARCHS, 4)
+        return Toolkit(cuda=self.one(CUDAS), ptxas="", sass=sass, ptx=(), evidence=self.evidence(), **limits)
+
+    def request(self) -> Request:
+        backend: Any = self.choice(("auto", "auto", "cpu"))
+        build: Any = self.choice(("auto", "always", "never"))
+        return Request(
+            torch=self.choice(("*", "*", ">=2", "==2.9.*", "keep")),
+            bitsandbytes=self.choice(("*", "*", ">=0.40", "==0.50.2")),
+            backend=backend,
+            build=build,
+            driver=self.choice((None, None, "590", "0")),
+        )
 
 
 def readable(row: Any) -> bool:
@@ -116,43 +145,33 @@ def readable(row: Any) -> bool:
     return True
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(
-    torch=st.lists(TORCH, max_size=3),
-    wheels=st.lists(WHEEL, max_size=3),
-    toolkits=st.lists(TOOLKIT, max_size=2),
-    gpus=st.lists(st.sampled_from(("8.0", "9.0", "7.0", "0.0", "999.999")), max_size=2),
-    driver=st.sampled_from(("580.65.06", "0", "1.2.3.4.5.6", "999999999")),
-    request=REQUEST,
-)
-def test_an_answer_whatever_the_rows(
-    torch: list[TorchBuild],
-    wheels: list[BitsandbytesWheel],
-    toolkits: list[Toolkit],
-    gpus: list[str],
-    driver: str,
-    request: Request,
-    rows: Any,
-    shipped: Matrix,
-) -> None:
-    torch, wheels = [row for row in torch if readable(row)], [row for row in wheels if readable(row)]
-    assume(torch and wheels)
-    matrix = msgspec.structs.replace(
-        rows.matrix(*wheels),
-        torch=tuple(row for row in torch if row.source not in ("local", "existing")),
-        loaders=shipped.loaders,
-        advisories=shipped.advisories,
-        toolkits=tuple(toolkits),
-    )
-    existing = Existing(msgspec.structs.replace(torch[0], source="existing"), "3.12")
-    found = Availability(local=tuple(row for row in torch if row.source == "local"), existing=existing)
-    facts = rows.host(*gpus, driver=driver)
-    try:
-        answer = solve(facts, matrix, request, found)
-        why_not(facts, matrix, request, found)
-    except BnbenvError:
-        return
-    assert isinstance(answer, Solution | Refusal)
-    assert msgspec.json.encode(answer.document())
-    if isinstance(answer, Refusal):
-        assert answer.conflict
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answer_whatever_the_rows(seed: int, rows: Any, shipped: Matrix) -> None:
+    """A thousand tables by chance for each seed."""
+    dice, answered = Dice(seed), set()
+    for _ in range(1000):
+        torch = [row for row in (dice.torch() for _ in range(6)) if readable(row)]
+        wheels = [row for row in (dice.wheel() for _ in range(5)) if readable(row)]
+        if not torch or not wheels:
+            continue
+        matrix = msgspec.structs.replace(
+            rows.matrix(*wheels),
+            torch=tuple(row for row in torch if row.source not in ("local", "existing")),
+            loaders=shipped.loaders,
+            advisories=shipped.advisories,
+            toolkits=(dice.toolkit(), dice.toolkit()),
+        )
+        existing = Existing(msgspec.structs.replace(torch[0], source="existing"), "3.12")
+        found = Availability(local=tuple(row for row in torch if row.source == "local"), existing=existing)
+        gpus = dice.some(("8.0", "8.0", "9.0", "7.0", "0.0", "999.999"), 2)
+        facts = rows.host(*gpus, driver=dice.choice(("580.65.06", "0", "1.2.3.4.5.6", "999999999")))
+        request = dice.request()
+        try:
+            answer = solve(facts, matrix, request, found)
+            why_not(facts, matrix, request, found)
+        except BnbenvError:
+            continue
+        answered.add(type(answer))
+        assert msgspec.json.encode(answer.document())
+        assert isinstance(answer, Solution) or answer.conflict
+    assert answered == {Solution, Refusal}

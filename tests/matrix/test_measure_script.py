@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,25 @@ def test_a_damaged_document_is_left_alone(derive, tmp_path, publish):
     assert done.returncode == 2
     assert "torch.json" in done.stderr
     assert (tmp_path / "torch.json").read_text() == '{"rows": [{}]}'
+
+
+def test_what_is_measured_on_pytorchs_own_index_is_declared_no_more(derive, rows, publish, local_index, tmp_path):
+    """The one row of 2.14.1+cu126 for Linux on x86-64; those for other platforms stay declared."""
+    shutil.copy(SCRIPT.parents[1] / "matrices" / "torch-declared.json", tmp_path)
+    before = rows_of(tmp_path / "torch-declared.json")
+    publish.torch("2.14.1+cu126", "cp310-cp310-manylinux_2_28_x86_64", cuda="'12.6'")
+    kind, page = local_index.pages.pop("torch")
+    local_index.pages["cu126/torch"] = (kind, page.replace(b"../../files", b"/files"))
+    local_index.pages["torch"] = (kind, b'<meta name="pypi:repository-version" content="1.0">')  # with no file
+    done = derive("--bitsandbytes", "none", "--pytorch-index", f"{local_index.base}/whl")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("changed torch 2.14.1+cu126 (pytorch-index/cu126) linux x86_64: CUDA 12.6")
+    (row,) = rows("torch.json")
+    assert (row["index"], row["evidence"]["level"], row["arch_list"]) == ("cu126", "measured", ["sm_80", "sm_90"])
+    after = rows_of(tmp_path / "torch-declared.json")
+    (dropped,) = [one for one in before if one not in after]
+    assert (dropped["version"], dropped["machine"]) == ("2.14.1+cu126", "x86_64")
+
+
+def rows_of(path):
+    return json.loads(path.read_text())["rows"]

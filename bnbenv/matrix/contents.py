@@ -9,17 +9,26 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
 from bnbenv.errors import Failed, InputError
 from bnbenv.matrix.fatwheel import LARGEST_WHEEL, FatWheel, StreamedFile
+from bnbenv.matrix.found import FoundPackage, Gathered, found_library
 from bnbenv.matrix.installed import mapped, parse_metadata, read_installed_bitsandbytes, read_installed_torch
-from bnbenv.matrix.measure import TEXT_LIMIT, measure_bitsandbytes, measure_torch, wheel_name
+from bnbenv.matrix.measure import (
+    ARCH_LIBRARIES,
+    TEXT_LIMIT,
+    VERSION_PY,
+    measure_bitsandbytes,
+    measure_torch,
+    version_field,
+    wheel_name,
+)
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.matrix.native import Library, cuda_of, is_library, read_library
 
@@ -29,67 +38,17 @@ if TYPE_CHECKING:
 MOST_LIBRARIES = 2000
 MOST_ENTRIES = 200_000  # files and folders that are looked at below one that is given
 
-_LINKS = {"libamdhip64": "rocm", "amdhip64": "rocm", "libsycl": "xpu", "libze_loader": "xpu"}
 _SUFFIX = re.compile(r"\.(?:so(?:\.[0-9]+)*|dll|pyd|dylib)$")
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 
 Told = Callable[[str], None]  # is told of what is being read
 
 
-class FoundLibrary(msgspec.Struct, frozen=True, kw_only=True):
-    """One native library. ``name`` is its path in the package; ``sass`` to ``glibcxx`` are as in the matrix.
-
-    ``backend`` is cuda, cpu, rocm or xpu; ``cuda`` the CUDA release it is for, or its major alone; ``ptx_cuda`` the
-    oldest release that reads its PTX. Null: nothing tells.
-    """
-
-    name: str
-    backend: str
-    os: str
-    machine: str
-    cuda: str | None = None
-    sass: tuple[str, ...] = ()
-    ptx: tuple[str, ...] = ()
-    ptx_cuda: str | None = None
-    needed: tuple[str, ...] = ()
-    glibc: str | None = None
-    glibcxx: str | None = None
-
-
-class Unreadable(msgspec.Struct, frozen=True):
-    """A library that was passed over, and why."""
-
-    name: str
-    because: str
-
-
-class FoundPackage(msgspec.Struct, frozen=True, kw_only=True):
-    """One package. ``name`` and ``version`` are null for what has no metadata; ``place`` is where it was read.
-
-    ``arch_list`` is torch's own list, null for others. ``libraries`` are empty for torch. ``os`` and ``machine`` are
-    null where several are in it. ``sha256`` is that of the file that was read, null where only parts of it were.
-    ``unreadable`` are libraries that were passed over.
-    """
-
-    name: str | None
-    version: str | None = None
-    place: str
-    sha256: str | None = None
-    os: str | None = None
-    machine: str | None = None
-    libc_tag: str | None = None
-    pythons: tuple[str, ...] = ()
-    requires_python: str | None = None
-    requires_dist: tuple[str, ...] = ()
-    cuda: str | None = None
-    arch_list: tuple[str, ...] | None = None
-    libraries: tuple[FoundLibrary, ...] = ()
-    unreadable: tuple[Unreadable, ...] = ()
-
-
 def read_file(path: Path, told: Told) -> FoundPackage:
-    """A wheel or a library on this disk. Raises InputError for another file; Failed: ``bad-wheel``, ``bad-binary``,
-    ``not-cuda``; OSError."""
+    """A wheel or a library on this disk.
+
+    Raises InputError for another file; Failed: ``bad-wheel``, ``bad-binary``; OSError.
+    """
     with path.open("rb") as stream:
         magic = stream.read(4)
         if magic[:2] == b"PK" or path.suffix == ".whl":
@@ -126,7 +85,7 @@ def read_folder(folder: Path, told: Told) -> tuple[FoundPackage, ...]:
             return packages
     if any(place.is_dir() for place in places[1:]):
         raise InputError(str(folder), "", "this environment holds neither torch nor bitsandbytes")
-    gathered = _Gathered()
+    gathered = Gathered()
     for path in _library_files(folder):
         told(f"reading {path.name}")
         with mapped(path) as data:
@@ -140,43 +99,44 @@ def read_folder(folder: Path, told: Told) -> tuple[FoundPackage, ...]:
     return (FoundPackage(name=None, place=str(folder), os=system, machine=machine, **gathered.fields()),)
 
 
-class _Gathered:
-    """The libraries of one package. One that is damaged, or of a kind that is not read, hides no other."""
-
-    def __init__(self) -> None:
-        self.libraries: list[FoundLibrary] = []
-        self.unreadable: list[Unreadable] = []
-        self.failed: Failed | None = None
-
-    def add(self, data: memoryview, name: str) -> None:
-        if not is_library(bytes(data[:4])):  # a linker's script, which is text
-            return
-        try:
-            self.libraries.append(found_library(read_library(data, name)))
-        except Failed as error:
-            self.failed = error
-            self.unreadable.append(Unreadable(name, error.message))
-
-    def fields(self) -> dict[str, Any]:
-        """What they say of the package."""
-        return {
-            "cuda": _one(library.cuda for library in self.libraries),
-            "libraries": tuple(sorted(self.libraries, key=lambda library: library.name)),
-            "unreadable": tuple(self.unreadable),
-        }
-
-
 def _installed(site: Path, names: tuple[str, ...], told: Told) -> tuple[FoundPackage, ...]:
     packages = []
     if "torch" in names:
         told(f"reading torch in {site}")
-        build = read_installed_torch(site)
-        packages += [_of_torch(build, build.path or str(site), None)] if build else []
+        packages += _installed_torch(site)
     if "bitsandbytes" in names:
         told(f"reading bitsandbytes in {site}")
         row = read_installed_bitsandbytes(site)
         packages += [_of_bitsandbytes(row, row.filename, None)] if row else []
     return tuple(packages)
+
+
+def _installed_torch(site: Path) -> list[FoundPackage]:
+    try:
+        build = read_installed_torch(site)
+    except Failed as error:
+        if error.code != "not-cuda":
+            raise
+        folder = site / "torch"
+        with mapped(folder / "lib" / "libtorch_python.so") as data:
+            text = (folder / "version.py").read_text("utf-8", "replace")
+            return [_for_others(text, memoryview(data), str(folder), None)]
+    return [_of_torch(build, build.path or str(site), None)] if build else []
+
+
+def _for_others(version_py: str, data: memoryview, place: str, sha256: str | None) -> FoundPackage:
+    """A torch for the GPUs of others than NVIDIA, which its version.py says; its Python library stands for all."""
+    library = found_library(read_library(data, "lib/libtorch_python.so"))
+    backend = "xpu" if version_field(version_py, "xpu") else "rocm"
+    return FoundPackage(
+        name="torch",
+        version=version_field(version_py, "__version__"),
+        place=place,
+        sha256=sha256,
+        os=library.os,
+        machine=library.machine,
+        libraries=(msgspec.structs.replace(library, backend=backend),),
+    )
 
 
 def _library_files(folder: Path) -> Iterator[Path]:
@@ -228,10 +188,17 @@ def read_url(session: requests.Session, url: str, told: Told) -> FoundPackage:
 
 
 def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> FoundPackage:
-    """A wheel of any project. Raises Failed: ``bad-wheel``, ``bad-binary``, ``not-cuda``; or as a remote file does."""
+    """A wheel of any project. Raises Failed: ``bad-wheel``, ``bad-binary``; or as a remote file does."""
     name = wheel_name(wheel.filename)
     if name.project == "torch":
-        return _of_torch(measure_torch(wheel, "local"), place, sha256)
+        try:
+            return _of_torch(measure_torch(wheel, "local"), place, sha256)
+        except Failed as error:
+            if error.code != "not-cuda":
+                raise
+            text = wheel.read(VERSION_PY, TEXT_LIMIT).decode("utf-8", "replace")
+            with wheel.unpacked(ARCH_LIBRARIES[0]) as data:
+                return _for_others(text, data, place, sha256)
     if name.project == "bitsandbytes":
         return _of_bitsandbytes(measure_bitsandbytes(wheel), place, sha256, name.pythons)
     metadata = next((member for member in wheel.names() if _METADATA.fullmatch(member)), None)
@@ -241,7 +208,7 @@ def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> 
     members = wheel.in_order(member for member in wheel.names() if _SUFFIX.search(member))
     if len(members) > MOST_LIBRARIES:
         raise Failed("bad-wheel", f"{wheel.filename} holds {len(members)} libraries, the limit is {MOST_LIBRARIES}")
-    gathered = _Gathered()
+    gathered = Gathered()
     for member in members:
         told(f"reading {member.rpartition('/')[2]} in {wheel.filename}")
         with wheel.unpacked(member) as data:
@@ -261,31 +228,6 @@ def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> 
         requires_dist=known.requires_dist,
         **gathered.fields(),
     )
-
-
-def found_library(library: Library) -> FoundLibrary:
-    """A library as it is shown; the backend of one with another name is told by what it holds and links."""
-    row = library.row
-    return FoundLibrary(
-        name=row.name,
-        backend=row.backend if row.backend != "other" else _backend(row.sass or row.ptx, library.cuda, row.needed),
-        os=library.os,
-        machine=library.machine,
-        cuda=library.cuda,
-        sass=row.sass,
-        ptx=row.ptx,
-        ptx_cuda=library.ptx_cuda,
-        needed=row.needed,
-        glibc=row.glibc,
-        glibcxx=row.glibcxx,
-    )
-
-
-def _backend(code: tuple[str, ...], cuda: str | None, needed: tuple[str, ...]) -> str:
-    if code or cuda or any(name.startswith(("libcuda.so", "nvcuda.dll")) for name in needed):
-        return "cuda"
-    words = " ".join(needed)
-    return next((backend for sign, backend in _LINKS.items() if sign in words), "cpu")
 
 
 def _of_torch(build: TorchBuild, place: str, sha256: str | None) -> FoundPackage:
@@ -326,12 +268,6 @@ def _of_bitsandbytes(
         requires_dist=row.requires_dist,
         libraries=libraries,
     )
-
-
-def _one(values: Iterable[str | None]) -> str | None:
-    """What all that is known agrees on."""
-    known = {value for value in values if value}
-    return known.pop() if len(known) == 1 else None
 
 
 def _digest(stream: BinaryIO) -> str:

@@ -8,8 +8,8 @@ import msgspec
 
 from bnbenv.decode import shown
 from bnbenv.facts.model import Gpu, HostFacts
-from bnbenv.matrix.contents import FoundLibrary, FoundPackage
 from bnbenv.matrix.drivers import at_least
+from bnbenv.matrix.found import FoundLibrary, FoundPackage
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, LoaderRule, Matrix, NativeLibrary
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Availability, Request
@@ -166,6 +166,8 @@ def loaded(
     torch, package = found.get("torch"), found.get("bitsandbytes")
     if torch is None or package is None or (package.os, package.machine) != (platform.os, platform.machine):
         return None, None
+    if torch.arch_list is None:
+        return None, Answer("loader", "unknown", "which library it loads is unknown: torch is not for NVIDIA's GPUs")
     row = _as_row(package)
     loader = loader_of(matrix, row)
     if loader is None or loader.rule == "libcudart":

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bnbenv.errors import BnbenvError, Failed, InputError, SourceUnreachable
-from bnbenv.matrix.contents import FoundLibrary, Unreadable, read_file, read_folder, read_url
+from bnbenv.matrix.contents import read_file, read_folder, read_url
 from bnbenv.matrix.fatwheel import FatWheel
+from bnbenv.matrix.found import FoundLibrary, Unreadable
 from bnbenv.matrix.index import index_session
 
 NAME = "kernels-2.1-cp312-abi3-manylinux_2_28_x86_64.whl"
@@ -80,6 +81,24 @@ def test_wheels_of_torch_and_bitsandbytes_are_measured(binaries: Any, make_membe
     assert [(one.name, one.cuda, one.sass) for one in found.libraries] == [
         ("libbitsandbytes_cuda128.so", "12.8", ("sm_90",))
     ]
+
+
+def test_a_torch_for_the_gpus_of_others(binaries: Any, make_members: Any, write_wheel: Any, tmp_path: Path) -> None:
+    files = {
+        "torch/version.py": b"__version__ = '2.9.1+rocm6.4'\nhip: Optional[str] = '6.4.4'\n",
+        "torch/lib/libtorch_python.so": binaries.elf(),
+    }
+    wheel = {**make_members("torch", "2.9.1+rocm6.4"), **files}
+    site = tmp_path / "venv" / "lib" / "python3.12" / "site-packages"
+    for name, data in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_bytes(data)
+    for found in (
+        read_file(write_wheel("torch-2.9.1+rocm6.4-cp312-cp312-manylinux_2_28_x86_64.whl", wheel), quiet),
+        *read_folder(tmp_path / "venv", quiet),
+    ):
+        assert (found.name, found.version, found.cuda, found.arch_list) == ("torch", "2.9.1+rocm6.4", None, None)
+        assert [(one.backend, one.os) for one in found.libraries] == [("rocm", "linux")]
 
 
 def test_only_parts_of_a_remote_wheel_are_fetched_and_never_much_is_held(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from bnbenv.facts.model import Driver, HostFacts, Libc, Platform, Unknown, decode_facts
-from bnbenv.matrix.contents import FoundLibrary, FoundPackage
+from bnbenv.matrix.found import FoundLibrary, FoundPackage
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve import pairs
 from bnbenv.solve.inspecting import Answer, judge_library, judge_package, loaded, situation_of

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import requests
 
     from bnbenv.facts.model import HostFacts
-    from bnbenv.matrix.contents import FoundPackage
+    from bnbenv.matrix.found import FoundPackage
     from bnbenv.matrix.model import Matrix
 
 SUMMARY = """\

@@ -98,10 +98,14 @@ def _wish(args: argparse.Namespace, ctx: Context, matrix: Matrix, sources: Packa
     from bnbenv.paths import Sysroot
     from bnbenv.solve.versions import read_specifier
 
-    ranges = {}
+    ranges: dict[str, SpecifierSet | None] = {}
     for name in ("bitsandbytes", "torch"):
         text = getattr(args, name)
-        ranges[name] = None if text == "none" else SpecifierSet(read_specifier(text, f"--{name}", ""))
+        if text == "none":
+            ranges[name] = None
+        else:
+            spec = read_specifier(text, f"--{name}", "")
+            ranges[name] = SpecifierSet("" if spec == "*" else spec)
     if args.index:
         endpoint = index_endpoint({}, args.index)
     elif sources.default is not None:

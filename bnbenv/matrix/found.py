@@ -44,8 +44,8 @@ class FoundPackage(msgspec.Struct, frozen=True, kw_only=True):
     """One package. ``name`` and ``version`` are null for what has no metadata; ``place`` is where it was read.
 
     ``arch_list`` is the own list of a torch for NVIDIA, whose ``libraries`` are empty; else null. ``os`` and
-    ``machine`` are null where several are in it. ``sha256`` is that of the file that was read, null where only parts of it were.
-    ``unreadable`` are libraries that were passed over.
+    ``machine`` are null where several are in it. ``sha256`` is that of the file that was read, null where only parts
+    of it were. ``unreadable`` are libraries that were passed over.
     """
 
     name: str | None

@@ -197,7 +197,7 @@ def judge_library(
     situation: Situation, wheel: BitsandbytesWheel, library: NativeLibrary
 ) -> tuple[tuple[str | None, ...], Fails]:
     """What of a library runs on each selected GPU, and what stands against it; the same for every torch build."""
-    key = (wheel.sha256, library.name)
+    key = id(library)
     if key not in situation.memo:
         fails: Fails = {}
         codes = tuple(_library_code(situation, wheel, library, gpu, fails) for gpu in situation.gpus)

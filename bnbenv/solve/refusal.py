@@ -12,14 +12,15 @@ from itertools import combinations
 
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
-from bnbenv.matrix.model import Matrix
+from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.solve.builds import paired
 from bnbenv.solve.model import KEEP, Availability, Conflict, Refusal, Request
 from bnbenv.solve.options import Question, options
 from bnbenv.solve.pairs import with_any_torch
+from bnbenv.solve.rules import torch_pythons
 from bnbenv.solve.situation import Fails, Reason
 from bnbenv.solve.solver import Judged, judge
-from bnbenv.solve.versions import admits, public
+from bnbenv.solve.versions import admits, public, requirement_on
 
 FailSets = dict[frozenset[str], Fails]
 
@@ -136,9 +137,16 @@ def _fail_sets(judged: Judged) -> FailSets:
     A candidate that breaks all the rules that another breaks, and more, says nothing new and is left out.
     """
     sets: FailSets = {}
+    builds = _alike(judged)
     for wheel, wheel_fails in judged.wheels:
         archs = with_any_torch(judged.situation, judged.matrix, wheel)
-        for build, build_fails in judged.torch:
+        spec = requirement_on("torch", wheel.requires_dist)
+        judged_kinds: set[tuple[int, bool]] = set()
+        for build, build_fails, kind in builds:
+            asked = (kind, spec is None or admits(spec, build.version, pre=build.source == "existing"))
+            if asked in judged_kinds:
+                continue
+            judged_kinds.add(asked)
             alone = {**wheel_fails, **build_fails}
             broken = alone.keys() | archs if build.cuda else alone.keys()
             if any(rules <= broken for rules in sets):
@@ -147,6 +155,28 @@ def _fail_sets(judged: Judged) -> FailSets:
                 fails = {**pairing.fails, **alone}
                 sets.setdefault(frozenset(fails), fails)
     return sets
+
+
+def _alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:
+    """The torch builds, each with the number of its kind: of one kind, a wheel is judged alike with all.
+
+    What a pair is judged by, beside the wheel's requirement: CUDA, Pythons, and what advisories say of the versions.
+    """
+    advisories = judged.matrix.advisories
+    torch = {one.torch for one in advisories if one.torch}
+    triton = {one.triton for one in advisories if one.triton}
+    kinds: dict[object, int] = {}
+    rows = []
+    for build, fails in judged.torch:
+        kind = (
+            build.cuda,
+            torch_pythons(judged.situation, build),
+            frozenset(fails),
+            tuple(admits(spec, build.version, pre=True) for spec in torch),
+            build.triton and tuple(admits(spec, build.triton, pre=True) for spec in triton),
+        )
+        rows.append((build, fails, kinds.setdefault(kind, len(kinds))))
+    return rows
 
 
 def _minimal(sets: Iterable[frozenset[str]]) -> list[frozenset[str]]:

@@ -56,7 +56,7 @@ class Situation:
     drivers: dict[str, CudaDriver]
     archs: dict[str, GpuArch]
     fails: Fails  # what stands against every candidate
-    memo: dict[tuple[str, str], tuple[tuple[str | None, ...], Fails]] = field(default_factory=dict)
+    memo: dict[int, tuple[tuple[str | None, ...], Fails]] = field(default_factory=dict)  # by the library's identity
 
     @property
     def windows_driver(self) -> bool:

@@ -148,9 +148,10 @@ class Solution(msgspec.Struct, frozen=True):
     visible_devices: tuple[str, ...] = ()
     torch_sha256: str | None = None
 
-    def document(self) -> dict[str, Any]:
+    def document(self, driver_change: str | None = None) -> dict[str, Any]:
+        """The document of ``bnbenv solve``; ``driver_change`` is what the driver that is asked about would change."""
         body = msgspec.to_builtins(self)
-        return {"schema": SCHEMA, "status": "solved", **body}
+        return {"schema": SCHEMA, "status": "solved", **body, "driver_change": driver_change}
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -179,6 +180,7 @@ class Refusal(msgspec.Struct, frozen=True):
         """Whether it would fit if all sources answered."""
         return any(part.rule == "reachable" for part in self.conflict)
 
-    def document(self) -> dict[str, Any]:
+    def document(self, driver_change: str | None = None) -> dict[str, Any]:
+        """As that of a solution."""
         body = msgspec.to_builtins(self)
-        return {"schema": SCHEMA, "status": "refused", **body}
+        return {"schema": SCHEMA, "status": "refused", **body, "driver_change": driver_change}

@@ -48,7 +48,7 @@ def test_gpus_that_are_alike_share_a_line() -> None:
         ({"source": "default-index"}, "the default index"),
         ({"source": "pytorch-index", "index": "cu126"}, "PyTorch's own index (cu126)"),
         ({"source": "local"}, "a local wheel"),
-        ({"source": "existing"}, "what was there"),
+        ({"source": "existing"}, "the one that is there"),
     ],
 )
 def test_where_torch_is_from(torch: dict[str, str], said: str) -> None:

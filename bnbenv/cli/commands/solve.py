@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         "elsewhere": args.facts is not None,
         "driver": args.driver,
     }
-    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, {**answer.document(), "driver_change": change}, view)
+    return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(change), view)
 
 
 def request_of(args: argparse.Namespace) -> Request:

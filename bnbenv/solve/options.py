@@ -63,7 +63,7 @@ def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator
     if helped and not kept and "torch-wish" not in situation.fails:
         yield from other_driver(question.facts, question.matrix, request, question.availability, situation)
     yield from _two_environments(question, [(gpus, solution) for gpus, solution, _ in subsets])
-    if situation.backend == "cuda":
+    if situation.backend == "cuda" or "gpu" in situation.fails:
         yield from _on_the_cpu(question)
 
 

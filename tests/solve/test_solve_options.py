@@ -160,6 +160,16 @@ def test_the_cpu_is_always_an_option(rows: Any, lacking: Matrix) -> None:
     assert isinstance(solve(rows.host("7.0"), lacking, asked(cpu.solve_args)), Solution)
 
 
+def test_the_cpu_where_there_are_no_gpus_to_choose_from(rows: Any, shipped: Matrix) -> None:
+    """On macOS nothing else is an option."""
+    facts = rows.host(pythons=("3.12.3", "3.11.9"))
+    mac = msgspec.structs.replace(facts.platform, os="macos", machine="aarch64", libc=None)
+    facts = msgspec.structs.replace(facts, platform=mac)
+    (option,) = refused(facts, shipped, Request(gpus=("0",), bitsandbytes="==0.46.7"))
+    assert option.solve_args == ("--bitsandbytes", "*", "--backend", "cpu")
+    assert isinstance(solve(facts, shipped, asked(option.solve_args)), Solution)
+
+
 def test_the_cheapest_comes_first(rows: Any, lacking: Matrix) -> None:
     """GPUs, then wishes, then both; then a build, a driver, the CPU."""
     request = Request(torch="<2.9")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MEMBER_LIMIT = 1 << 29  # bytes of one unpacked member; the largest native library so far is a tenth of it
 UNPACK_LIMIT = 1 << 30  # bytes of all members that are read of a wheel; a fifth of it is what they have
 WORTH = 1.3  # a wheel is taken whole, and its hash checked, where its parts would be hardly less
+# Of other ways zipfile unpacks all that it has read, however little was asked for: a kilobyte of bzip2 is a gigabyte.
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _HEADER_ROOM = 1 << 10  # bytes of the header before a member: its name and extra fields
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
@@ -88,7 +90,7 @@ class Wheel:
             raise self._damaged(f"what is read of it would unpack to more than {UNPACK_LIMIT} bytes")
         self.fetch([name])
         try:
-            # Asked for a number of bytes, zipfile unpacks no more than that; it compares the checksum at the end.
+            # Asked for a number of bytes, zipfile inflates no more than that; it compares the checksum at the end.
             with self._zip.open(member) as stream:
                 data = stream.read(member.file_size + 1)
         except _DAMAGE as error:
@@ -104,6 +106,8 @@ class Wheel:
             raise Failed("bad-wheel", f"{self.filename} holds no {name}") from None
         if not 0 <= member.header_offset < self._zip.start_dir:  # no file has such a place
             raise self._damaged(f"its directory says that {name} lies at {member.header_offset}")
+        if member.compress_type not in _PACKED:
+            raise self._damaged(f"{name} is packed as members of wheels are not (method {member.compress_type})")
         return member
 
     def _hardly_less(self, spans: list[tuple[int, int]]) -> bool:

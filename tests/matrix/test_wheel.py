@@ -75,6 +75,9 @@ def damaged(make_zip):
         "a size above the content": bytes(longer),
         "a place outside the file": bytes(far),
         "an unknown compression": good.replace(b"\x08\x00", b"\x63\x00"),
+        # Of these zipfile unpacks whatever there is, and cuts it afterwards.
+        "packed by bzip2": make_zip({"demo/a": text}, zipfile.ZIP_BZIP2),
+        "packed by lzma": make_zip({"demo/a": text}, zipfile.ZIP_LZMA),
     }
 
 

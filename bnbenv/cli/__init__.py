@@ -182,7 +182,12 @@ def _print(name: str, outcome: Outcome, options: Any, environ: Mapping[str, str]
 
     if options.json:
         return _put(_json(outcome.document))
+    from bnbenv.cli.render import style
+    from bnbenv.cli.render.text import harmless
+
     text = importlib.import_module(f"bnbenv.cli.render.{_module(name)}").render(outcome.document, **outcome.view)
+    if name not in style.PLAIN:
+        text = harmless(text, keep="\n")
     log.add(text)
     if text and (not options.quiet or name in ANSWERS):
         _put(_painted(text, sys.stdout, environ, name))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnbenv.cli.render.text import harmless
 from bnbenv.errors import BnbenvError, Exit, Failed
 
 _AWAY = "Move it away, then run it again."
@@ -76,7 +77,7 @@ def render(error: BnbenvError, environ: Mapping[str, str], log: Path | None = No
     lines = [message if isinstance(error, Interrupted) else f"error: {message}"]
     if error.detail:
         detail = _clean(error.detail, environ).strip().splitlines()
-        lines += ["", *(f"  {_line(line.expandtabs())}".rstrip() for line in detail), ""]
+        lines += ["", *(f"  {harmless(line.expandtabs())}".rstrip() for line in detail), ""]
     if log is not None:
         lines.append(f"log: {log}")
     if error.next_step:
@@ -86,13 +87,8 @@ def render(error: BnbenvError, environ: Mapping[str, str], log: Path | None = No
 
 def _sentence(text: str, environ: Mapping[str, str]) -> str:
     """One line without credentials; of what is longer than anybody reads, the beginning and the end."""
-    line = _clean(_line(text), environ)
+    line = _clean(harmless(text), environ)
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 150]} ... {line[-140:]}"
-
-
-def _line(text: str) -> str:
-    """One line: what somebody wrote into a file may hold line ends, and codes that a terminal obeys."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _clean(text: str, environ: Mapping[str, str]) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnbenv.cli.render.text import harmless
+
 if TYPE_CHECKING:
     import threading
 
@@ -62,7 +64,7 @@ class Teller:
         with self._lock:
             if text and not self._text:
                 self._since = time.monotonic()
-            self._text = text
+            self._text = harmless(text)
             if not text:
                 self._clear()
         if text and self._ending is None and self._level >= 0:
@@ -83,7 +85,7 @@ class Teller:
     def _line(self, line: str) -> None:
         with self._lock:
             self._clear()
-            self._put(line)
+            self._put(harmless(line, keep="\n"))
             self._heard = time.monotonic()
 
     def _show(self, ending: threading.Event) -> None:

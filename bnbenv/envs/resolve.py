@@ -75,12 +75,14 @@ class Setting:
 
 def user_matrix(environ: Mapping[str, str]) -> Matrix:
     """The shipped matrix with the user's own newer rows over it. Raises InputError."""
-    from bnbenv.matrix.load import load_matrix
+    from bnbenv.matrix.load import BITSANDBYTES, TORCH, load_matrix
 
     folder = overlay(environ)
     if folder is None or not folder.is_dir():
         return load_matrix()
-    check_trust(Project(folder, folder), environ)  # its rows decide what is installed
+    own = Project(folder, folder)  # its rows decide what is installed
+    check_trust(own, environ)
+    check_files((folder / BITSANDBYTES, folder / TORCH), own, environ)
     return load_matrix(folder)
 
 

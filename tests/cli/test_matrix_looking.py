@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -81,6 +82,23 @@ def test_rows_of_ones_own_are_counted(bnbenv: Any, tmp_path: Path) -> None:
     assert bnbenv("matrix", "show", "0.99.0", "--shipped").code == 2
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of this kind")
+@pytest.mark.parametrize("open_to_all", [".", "bitsandbytes.json", "torch.json"])
+def test_rows_that_everybody_may_write_are_not_believed(open_to_all: str, refused: Any, tmp_path: Path) -> None:
+    own = tmp_path / "user" / "matrix"
+    own.mkdir(parents=True, mode=0o755)
+    for name, kind in (("bitsandbytes.json", "bitsandbytes"), ("torch.json", "torch")):
+        (own / name).write_text(json.dumps({"schema": f"bnbenv.matrix.{kind}/1", "rows": []}))
+        (own / name).chmod(0o644)
+    path = own / open_to_all
+    path.chmod(path.stat().st_mode | 0o002)
+    for words in (("matrix", "show"), ("solve", "--backend", "cpu"), ("matrix", "update", "--check")):
+        assert (
+            f"everybody on this machine may write into the {'folder' if path.is_dir() else 'file'} {path}"
+            in refused(*words, step=f"Close it: chmod o-w {path}")
+        )
+
+
 def test_what_the_matrix_does_not_have(refused: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused("matrix", "show", "0.50.999", step="It has 0.50.") == "the matrix has no bitsandbytes 0.50.999"
     for words, said in [
@@ -119,6 +137,18 @@ def test_a_wheel_and_a_library_are_inspected_for_recorded_hosts(
         assert wide(text) == []
         assert main([*words, "--json"]) == 0
         assert faults(json.loads(capsys.readouterr().out)) == []
+
+
+def test_codes_in_names_that_a_terminal_would_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel = tmp_path / "kernels-1.0-cp312-cp312-win_amd64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("kernels-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: kernels\nVersion: 1.0\n")
+        archive.writestr("kernels/\x1b[2J\x9b1m_C.pyd", dll(entry(2, 86)))
+        archive.writestr("kernels/\x1b]0;title\x07.so", b"\x7fELF and no more")
+    assert main(["matrix", "inspect", str(wheel)]) == 0
+    text = capsys.readouterr().out
+    assert all(line.isprintable() for line in text.splitlines())
+    assert r"kernels/\x1b[2J\x9b1m_C.pyd" in text
 
 
 def test_what_cannot_be_inspected(refused: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,18 @@ def wrap(text: str, indent: str = "", more: str = "    ") -> list[str]:
     )
 
 
+def harmless(text: str, keep: str = "") -> str:
+    """A text without the codes that a terminal obeys: what was read in other people's files may hold some.
+
+    They are shown as escapes, and so is every other sign that is none to look at, but for those to ``keep``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 def describe(choice: dict[str, Any]) -> str:
     """``bitsandbytes 0.50.2, torch 2.15.0 (CUDA 13.2), Python 3.12``."""
     torch = choice["torch"]

@@ -13,7 +13,8 @@ import msgspec
 from bnbenv.decode import convert, read_toml, shown
 from bnbenv.envs.record import is_newer
 from bnbenv.errors import InputError
-from bnbenv.matrix.model import Matrix, TorchBuild
+from bnbenv.facts.model import Platform
+from bnbenv.matrix.model import BitsandbytesWheel, Matrix, TorchBuild
 from bnbenv.matrix.rows import check_row, check_version
 from bnbenv.solve.model import Solution
 
@@ -134,15 +135,22 @@ def agrees(locked: Locked, file: str) -> Locked:
     return locked
 
 
-def measured(locked: Locked, matrix: Matrix, file: str) -> Locked:
+def known_wheels(matrix: Matrix, version: str, platform: Platform) -> tuple[BitsandbytesWheel, ...]:
+    """The rows about a version of bitsandbytes for a platform."""
+    here = (version, platform.os, platform.machine)
+    return tuple(row for row in matrix.bitsandbytes if (row.version, row.os, row.machine) == here)
+
+
+def measured(locked: Locked, matrix: Matrix, platform: Platform, file: str) -> Locked:
     """The lock, if each of its bitsandbytes wheels is the very file that the matrix was measured on.
 
-    A version that the matrix does not know is nothing that this can judge. Raises InputError.
+    A version that the matrix does not know for this platform (its measurement may have ended early) is nothing that
+    this can judge. Raises InputError.
     """
     version = locked.packages["bitsandbytes"]
     known = {wheel.sha256 for wheel in matrix.bitsandbytes if wheel.version == version}
     for one in locked.files["bitsandbytes"]:
-        if known and one.sha256 not in known:
+        if known_wheels(matrix, version, platform) and one.sha256 not in known:
             expected = f"expected a bitsandbytes {version} that was measured, found another {file_name(one.place)}"
             raise InputError(file, "packages", expected, ANEW)
     return locked

@@ -12,7 +12,7 @@ from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, stop_on_loss, what_is_there
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.lockfile import Locked, agrees, measured, read_lock, read_saved_lock
+from bnbenv.envs.lockfile import Locked, agrees, known_wheels, measured, read_lock, read_saved_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
@@ -83,10 +83,19 @@ def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
         raise InputError(
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
-    locked = measured(agrees(read_lock(text, str(path)), str(path)), setting.matrix, str(path))
+    locked = agrees(read_lock(text, str(path)), str(path))
+    setting = _knowing(setting, locked.packages["bitsandbytes"])
+    locked = measured(locked, setting.matrix, setting.facts.platform, str(path))
     facts, request = setting.ahead(_request(setting, env))
     problem = lock_problem(locked, env, setting.wishes.digest(env), request, facts, setting.matrix)
     return (None, problem) if problem else (locked, None)
+
+
+def _knowing(setting: Setting, version: str) -> Setting:
+    """With a row for a release that came out after this bnbenv: who wrote the lock may have measured it elsewhere."""
+    if known_wheels(setting.matrix, version, setting.facts.platform):
+        return setting
+    return survey(setting).setting
 
 
 def _request(setting: Setting, env: str, current: Current | None = None) -> Request:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bnbenv.envs.fresh import take_in
@@ -19,6 +20,7 @@ from bnbenv.envs.network import Network
 from bnbenv.envs.reach import check_reach
 from bnbenv.envs.sources import PackageSources, Source
 from bnbenv.matrix.load import load_matrix
+from bnbenv.matrix.store import Store
 from bnbenv.matrix.update import LATE
 from bnbenv.progress import Quiet
 
@@ -108,6 +110,26 @@ def test_one_that_cannot_be_measured_is_told_and_not_tried_each_time(
         assert f"passed over {broken}: {broken} cannot be read: File is not a zip file" in text
         assert "bitsandbytes 0.99.0" in text
         assert loaded(index).count(broken) == times
+
+
+def test_a_lock_that_holds_it_is_good_elsewhere(
+    here: Any, index: Any, publish: Callable[..., str], tmp_path: Path
+) -> None:
+    """Where nothing of it is known, and where its measurement ended before this platform's wheel."""
+    publish("bitsandbytes", "0.99.0")
+    publish("torch", "99.0.0")
+    (here.root / "bnbenv.toml").write_text('[envs.bnb]\nbackend = "cpu"\n')
+    assert here("lock").code == 0
+    publish("bitsandbytes", "0.99.1")
+    known = load_matrix(tmp_path / "user" / "matrix").bitsandbytes
+    of_another = msgspec.structs.replace(
+        next(row for row in known if row.version == "0.99.0"), os="windows", libc_tag=None, sha256="0" * 64
+    )
+    Store(tmp_path / "partly" / "matrix").add(of_another)
+    for home in ("nothing", "partly"):
+        ended = here("plan", "--json", BNBENV_HOME=str(tmp_path / home))
+        assert ended.code == 3, ended
+        assert [one["action"] for one in ended.document["actions"]] == ["stage", "verify", "switch"], home
 
 
 @pytest.mark.parametrize(("kind", "login"), [("auth", "reader:pa55-w0rd"), ("token", "t0ken-in-a-link"), ("flaky", "")])

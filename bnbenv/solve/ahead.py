@@ -41,7 +41,9 @@ def _gpus(facts: HostFacts, matrix: Matrix, present: str, version: str) -> list[
         now, then = unsupported(row, present, windows), unsupported(row, version, windows)
         name = f"GPU {gpu.index} ({gpu.name})"
         if then is not None and now is None:
-            said.append(f"{name} is lost, since it no longer supports {row.generation if row else gpu.arch}")
+            family = row.generation if row else gpu.arch
+            never = f"does not support {family} yet" if then.first_driver else f"no longer supports {family}"
+            said.append(f"{name} is lost, since it {never}")
         elif now is not None and then is None:
             said.append(f"{name} can be used")
     return said

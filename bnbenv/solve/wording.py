@@ -43,8 +43,14 @@ def command(arguments: Mapping[str, str | None]) -> str:
 
     Where torch is kept or bitsandbytes compiled, that is ``bnbenv solve``, which says what to do by hand.
     """
-    verb = "solve" if "--build" in arguments or arguments.get("--torch") == KEEP else "sync"
-    return " ".join(["bnbenv", verb, *map(_quoted, words_of(arguments))])
+    return line(words_of(arguments))
+
+
+def line(words: Iterable[str]) -> str:
+    """The same of ``solve_args``."""
+    given = tuple(words)
+    verb = "solve" if "--build" in given or KEEP in given else "sync"
+    return " ".join(["bnbenv", verb, *map(_quoted, given)])
 
 
 def _quoted(word: str) -> str:

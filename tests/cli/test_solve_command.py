@@ -213,6 +213,29 @@ def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture
     assert [(option["command"], option["solve_args"]) for option in options] == [(None, ["--backend", "cpu"])]
 
 
+@pytest.mark.parametrize(
+    ("facts", "words", "step"),
+    [
+        (
+            HOSTS / "linux-x86_64__570.133.20__rtx3090-sm86+v100-sm70" / "facts.json",
+            ("--driver", "580", "--torch", "==2.15.0"),
+            "once driver 580 is installed: bnbenv sync --torch '==2.15.0' --gpus 0",
+        ),
+        (MISMATCH, ("--driver", "590.44"), "once driver 590.44 is installed: bnbenv sync --backend cpu"),
+        (
+            V100,
+            ("--driver", "590", "--bitsandbytes", "<0.50"),
+            "keep the NVIDIA driver of branch 580 (580.65.06), then run: bnbenv sync --bitsandbytes '<0.50'",
+        ),
+    ],
+)
+def test_the_step_before_a_driver_is_installed_holds_all_that_it_takes(
+    facts: Path, words: tuple[str, ...], step: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["solve", "--shipped", "--facts", str(facts), *words]) == 4
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: {step}"
+
+
 def test_facts_from_a_pipe_and_from_the_environment() -> None:
     piped = run_command("--json", "--shipped", "--facts", "-", stdin=H200.read_bytes())
     named = run_command("--json", "--shipped", BNBENV_FACTS=str(H200))

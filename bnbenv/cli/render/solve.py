@@ -6,7 +6,7 @@ from typing import Any
 
 from bnbenv.cli.render.choice import chosen, passed_over, rests_on, short_source, why
 from bnbenv.cli.render.text import wrap
-from bnbenv.solve.wording import by_hand
+from bnbenv.solve.wording import by_hand, line
 
 
 def render(
@@ -91,4 +91,12 @@ def _refused(document: dict[str, Any], everything: bool) -> list[str]:
 def _next_step(options: list[dict[str, Any]]) -> str:
     if not options:
         return "bnbenv facts shows what this was judged on"
-    return str(options[0]["command"] or f"{options[0]['change']}, then run: bnbenv sync")
+    first = options[0]
+    if first["command"]:
+        return str(first["command"])
+    words = [*(first["solve_args"] or ())]
+    if "--driver" not in words:
+        return f"{first['change']}, then run: {line(words)}"
+    position = words.index("--driver")
+    _, driver = words[position : position + 2]
+    return f"once driver {driver} is installed: {line(words[:position] + words[position + 2 :])}"

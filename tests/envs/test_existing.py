@@ -94,6 +94,15 @@ def test_the_first_one_is_kept(tmp_path: Path) -> None:
     assert why.endswith("the environment bnb")
 
 
+def test_the_packages_of_the_user_count_unless_python_is_told_not_to(tmp_path: Path) -> None:
+    lay(tmp_path / "user" / "lib" / "python3.12" / "site-packages", "2.9.1")
+    lay(tmp_path / "lib" / "python3.12" / "site-packages", "2.8.0")
+    facts = facts_with((interpreter(tmp_path / "bin" / "python3.12"), "3.12.3"))
+    for more, version in (({}, "2.9.1"), ({"PYTHONNOUSERSITE": "1"}, "2.8.0")):
+        found, _ = find_existing({"PYTHONUSERBASE": str(tmp_path / "user"), **more}, facts, Answers())
+        assert found is not None and found.torch.version == version
+
+
 def test_a_build_of_a_container_is_measured(tmp_path: Path) -> None:
     """In /usr/local/lib/python3.12/dist-packages, with a local version of its own and no metadata."""
     lay(tmp_path / "lib" / "python3.12" / "dist-packages", NVIDIA, "sm_80 sm_86 sm_90 sm_100 sm_120 compute_120")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import sys
@@ -130,6 +131,34 @@ def test_a_lock_that_holds_it_is_good_elsewhere(
         ended = here("plan", "--json", BNBENV_HOME=str(tmp_path / home))
         assert ended.code == 3, ended
         assert [one["action"] for one in ended.document["actions"]] == ["stage", "verify", "switch"], home
+
+
+def test_one_that_could_not_be_measured_is_tried_again_after_a_day(
+    index: Any, publish: Callable[..., str], tmp_path: Path
+) -> None:
+    name = publish("bitsandbytes", "0.99.0")
+    (index.wheels / name).write_bytes(b"PK and nothing more")
+    sources = PackageSources(Source("default-index", index.url("simple"), "uv"), (), (), index.url("status-404"))
+    assert [*taken(sources, tmp_path)[1]] == [name]
+    failures = tmp_path / "user" / "matrix" / "unmeasured.json"
+    known = json.loads(failures.read_text())
+    for hours, tried in ((23, 0), (25, 1)):
+        index.requests.clear()
+        before = {key: {**one, "when": time.time() - hours * 3600} for key, one in known.items()}
+        failures.write_text(json.dumps(before))
+        assert [*taken(sources, tmp_path)[1]] == [name]
+        assert loaded(index).count(name) == tried, hours
+
+
+def test_what_is_older_than_all_that_is_known_is_not_measured(
+    index: Any, publish: Callable[..., str], tmp_path: Path
+) -> None:
+    """A mirror may hold wheels of its own making."""
+    publish("bitsandbytes", "0.44.99")
+    publish("torch", "2.3.99")
+    sources = PackageSources(Source("default-index", index.url("simple"), "uv"), (), (), index.url("status-404"))
+    assert taken(sources, tmp_path) == (load_matrix(), {})
+    assert loaded(index) == []
 
 
 @pytest.mark.parametrize(("kind", "login"), [("auth", "reader:pa55-w0rd"), ("token", "t0ken-in-a-link"), ("flaky", "")])

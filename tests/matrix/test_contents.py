@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 import tracemalloc
 import zipfile
@@ -167,6 +168,23 @@ def test_a_bomb_is_refused_before_it_goes_off(make_members: Any, write_wheel: An
     with pytest.raises(Failed, match=r"bomb\.so would unpack to 50331648 bytes"):
         read_file(path, quiet)
     assert time.process_time() - started < 1
+
+
+def test_all_libraries_of_a_wheel_have_a_limit_too(make_zip: Any, tmp_path: Path) -> None:
+    """Each claims 4 GB, which one of them may have."""
+    names = [f"kernels/{letter}.so" for letter in "abcde"]
+    lying = bytearray(make_zip(dict.fromkeys(names, b"x" * 100)))
+    for name in names:
+        struct.pack_into("<I", lying, lying.rindex(name.encode()) - 46 + 24, 4000 << 20)
+    (tmp_path / NAME).write_bytes(lying)
+    with (tmp_path / NAME).open("rb") as stream:
+        wheel = FatWheel(stream, NAME, "", len(lying))
+        said = []
+        for name in names:
+            with pytest.raises(Failed) as caught, wheel.unpacked(name):
+                pass
+            said.append(caught.value.message.endswith("would unpack to 4194304000 bytes"))
+    assert said == [False, False, False, False, True]  # the others hold too little for what they claim
 
 
 def test_a_member_that_is_damaged_or_lies(binaries: Any, make_members: Any, write_wheel: Any, tmp_path: Path) -> None:

@@ -80,6 +80,16 @@ def test_the_version_of_ptx_tells_the_oldest_cuda_that_reads_it(binaries, versio
     assert read(b.container(bytes(older), bytes(ptx), bytes(cubin))).ptx_cuda == cuda
 
 
+def test_of_one_target_the_newest_ptx_counts(binaries):
+    """Written by two releases of a compiler, in either order."""
+    b = binaries
+    newer, older = bytearray(b.entry(b.PTX, 90)), bytearray(b.entry(b.PTX, 90))
+    struct.pack_into("<HH", newer, 24, 8, 8)
+    struct.pack_into("<HH", older, 24, 5, 8)
+    for entries in ((newer, older), (older, newer)):
+        assert read(b.container(*map(bytes, entries))).ptx_cuda == "12.9"
+
+
 def test_a_list_without_end_is_given_up():
     empty = struct.pack("<IHHQ", 0xBA55ED50, 1, 16, 0)
     with pytest.raises(Failed, match="more than 262144 fatbins"):
@@ -96,6 +106,8 @@ def damaged_sections(b):
         "has a header of 0 bytes": struct.pack("<IHHQ", 0xBA55ED50, 1, 0, 0),
         "entry at offset 0 has a header of 0 bytes": b.container(struct.pack("<HHIQ", 2, 1, 0, 0) + bytes(48)),
         "entry at offset 0 ends outside": b.container(struct.pack("<HHIQ", 2, 1, 64, 2**60) + bytes(48)),
+        # its payload would end in the container if there were no header before it
+        "the entry at offset 0 ends outside": b.container(struct.pack("<HHIQ", 2, 1, 64, 40) + bytes(64)),
         "names the architecture 0": b.container(b.entry(b.CUBIN, 0)),
     }
 

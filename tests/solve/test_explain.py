@@ -82,6 +82,16 @@ def test_the_requirement_is_about_the_pair(rows: Any, matrix: Any) -> None:
     assert against(answer)["bitsandbytes 0.50.0"] == set()
 
 
+def test_what_stands_in_the_same_words_with_every_torch_is_about_the_wheel(rows: Any) -> None:
+    """Another library of it has code for the GPU, but both torch builds load the one that has none."""
+    matrix = rows.matrix(
+        rows.torch("2.10.0"), rows.torch("2.9.0"), rows.wheel("0.50.0", {"cuda130": "sm_90", "cuda126": "sm_80"})
+    )
+    answer = asked(rows.host("8.0"), matrix, bitsandbytes="==0.50.0", torch=">=2.9")
+    assert against(answer)["bitsandbytes 0.50.0"] == {"library-arch"}
+    assert not any(" with torch" in candidate for candidate in against(answer))
+
+
 def test_what_stands_with_every_torch_is_about_the_wheel(rows: Any, matrix: Any) -> None:
     """No library of it has code for the GPU, whichever is loaded."""
     answer = asked(rows.host("8.0"), matrix, bitsandbytes="==0.47.0", torch=">=2.3")

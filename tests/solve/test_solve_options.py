@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bnbenv.facts.model import Libc
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.solve.model import Availability, Existing, Option, Refusal, Request, Solution
 from bnbenv.solve.situation import read_gpus
@@ -89,6 +90,41 @@ def test_what_a_compiler_or_a_release_cannot(rows: Any, shipped: Matrix, capabil
     answer = solve(rows.host(capability), matrix, Request(build="always"))
     assert isinstance(answer, Refusal)
     assert [part.rule for part in answer.conflict] == [rule]
+
+
+def test_releases_before_0_45_are_not_compiled(rows: Any, shipped: Matrix) -> None:
+    """Their loader looks for other names than cmake gives."""
+    torch = rows.torch("2.9.0", cuda="12.6", archs="sm_70")
+    matrix = table(rows, shipped, torch, rows.wheel("0.44.1", {"cuda118": "sm_60"}, requires="torch"))
+    answer = solve(rows.host("7.0"), matrix, Request(build="always"))
+    assert isinstance(answer, Refusal)
+    assert [(part.rule, part.source) for part in answer.conflict] == [("platform", "the matrix")]
+
+
+def test_a_wheel_for_any_platform_is_for_glibc_nevertheless(rows: Any, shipped: Matrix) -> None:
+    """Through 0.42 they hold binaries for Linux on x86-64."""
+    wheel = rows.wheel("0.49.0", {"cuda130": "sm_80"})
+    name = "bitsandbytes-0.49.0-py3-none-any.whl"
+    wheel = msgspec.structs.replace(wheel, libc_tag=None, filename=name)
+    torch = msgspec.structs.replace(rows.torch("2.10.0"), libc_tag=None)
+    facts = rows.host("8.0")
+    assert isinstance(solve(facts, table(rows, shipped, torch, wheel), Request()), Solution)
+    musl = msgspec.structs.replace(facts.platform, libc=Libc("musl", "1.2.5"))
+    answer = solve(msgspec.structs.replace(facts, platform=musl), table(rows, shipped, torch, wheel), Request())
+    assert isinstance(answer, Refusal)
+    assert [(part.rule, part.source) for part in answer.conflict] == [("libc", name)]
+
+
+def test_of_fewer_gpus_only_the_most(rows: Any, shipped: Matrix) -> None:
+    """Not each set of some of them, which would do, too."""
+    matrix = table(
+        rows,
+        shipped,
+        rows.torch("2.10.0", archs="sm_75 sm_80 sm_120"),
+        rows.wheel("0.50.0", {"cuda130": "sm_75 sm_80", "cpu": ""}),
+    )
+    options = refused(rows.host("7.5", "8.0", "12.0"), matrix, Request(build="never"))
+    assert [option.change for option in options] == ["take only GPU 0, 1", "use the CPU only"]
 
 
 def test_on_a_jetson_only_what_is_there_and_a_build(rows: Any, shipped: Matrix) -> None:

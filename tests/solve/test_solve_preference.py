@@ -108,6 +108,12 @@ def test_of_several_overrides_the_highest_not_above_torch(rows: Any) -> None:
     assert chosen(rows.host("8.0"), matrix).choice.environment == {"BNB_CUDA_VERSION": "131"}
 
 
+def test_of_overrides_above_torch_the_lowest(rows: Any) -> None:
+    libraries = {"cuda131": "sm_80", "cuda132": "sm_80", "cuda133": "sm_80"}
+    matrix = rows.matrix(rows.torch("2.10.0", cuda="13.0"), rows.wheel("0.49.2", libraries))
+    assert chosen(rows.host("8.0"), matrix).choice.environment == {"BNB_CUDA_VERSION": "131"}
+
+
 @pytest.mark.parametrize(
     ("cuda", "libraries", "loaded"),
     [

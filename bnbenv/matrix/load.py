@@ -40,6 +40,7 @@ SOURCES = "sources.toml"
 TOOLKITS = "toolkits.json"
 FAMILIES = "families.toml"
 _REINSTALL = "Install bnbenv again: its own data is incomplete or damaged."
+_ANEW = "Move it away; what it held is measured anew by: bnbenv matrix update"
 
 T = TypeVar("T")
 
@@ -188,10 +189,10 @@ def _table(path: Path, kind: type[T], next_step: str = _REINSTALL) -> T:
 
 def _own(path: Path, kind: type[BitsandbytesTable] | type[TorchTable]) -> tuple[Any, ...]:
     """The rows of a user's table, which nobody has checked before."""
-    table: BitsandbytesTable | TorchTable = _table(path, kind, "")
+    table: BitsandbytesTable | TorchTable = _table(path, kind, _ANEW)
     rows: tuple[BitsandbytesWheel | TorchBuild, ...] = table.rows
     for position, row in enumerate(rows):
-        check_row(row, str(path), f"rows[{position}]")
+        check_row(row, str(path), f"rows[{position}]", _ANEW)
     return rows
 
 

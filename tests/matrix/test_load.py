@@ -179,10 +179,18 @@ def test_a_measured_row_of_the_user_takes_the_place_of_a_declared_one(shipped: M
     assert row not in builds
 
 
-def test_a_damaged_overlay_is_named_and_no_reason_to_install_again(tmp_path: Path) -> None:
-    (tmp_path / load.TORCH).write_text('{"schema": "bnbenv.matrix.torch/1", "rows": [{}]}')
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"schema": "bnbenv.matrix.torch/1", "rows": [{}]}', "rows[0].version"),
+        ('{"schema": "bnbenv.matrix.torch/2", "rows": []}', "schema"),
+        ("", ""),
+    ],
+)
+def test_a_damaged_overlay_is_named_and_no_reason_to_install_again(text: str, where: str, tmp_path: Path) -> None:
+    (tmp_path / load.TORCH).write_text(text)
     with pytest.raises(InputError) as caught:
         load_matrix(tmp_path)
     assert caught.value.file == str(tmp_path / load.TORCH)
-    assert caught.value.where == "rows[0].version"
-    assert not caught.value.next_step
+    assert caught.value.where == where
+    assert caught.value.next_step.startswith("Move it away; ")

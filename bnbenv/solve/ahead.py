@@ -26,7 +26,11 @@ def driver_change(
     today = None
     if facts.driver.state != "mismatch":
         today = try_out(facts, matrix, with_request(request, driver=None), availability)
-    parts.append(_choices(today, ahead))
+    unseen = next((item.reason for item in facts.unknown if item.fact == "gpus"), None)
+    if facts.driver.state == "absent" and unseen and facts.platform.os != "macos" and request.backend != "cpu":
+        parts.append(f"which GPUs it would find is unknown ({unseen}); this is judged without any")
+    else:
+        parts.append(_choices(today, ahead))
     before = {"ok": f"instead of {present}", "mismatch": "instead of the two that differ"}
     return f"driver {version} {before.get(facts.driver.state, 'instead of none that works')}: {'; '.join(parts)}"
 

@@ -236,6 +236,19 @@ def test_the_step_before_a_driver_is_installed_holds_all_that_it_takes(
     assert capsys.readouterr().out.splitlines()[-1] == f"next: {step}"
 
 
+def test_the_gpus_that_a_first_driver_would_find_are_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = HOSTS / "linux-x86_64__absent__nogpu__gpu-without-driver" / "facts.json"
+    words = ["solve", "--json", "--shipped", "--facts", str(facts), "--driver", "590"]
+    for more, sentence in {
+        (): "which GPUs it would find is unknown (an NVIDIA GPU is on the PCI bus, without NVIDIA's driver: install "
+        "it); this is judged without any",
+        ("--backend", "cpu"): "the same is chosen as today",
+    }.items():
+        assert main([*words, *more]) == 0
+        change = json.loads(capsys.readouterr().out)["driver_change"]
+        assert change == f"driver 590.44.01 instead of none that works: {sentence}"
+
+
 def test_facts_from_a_pipe_and_from_the_environment() -> None:
     piped = run_command("--json", "--shipped", "--facts", "-", stdin=H200.read_bytes())
     named = run_command("--json", "--shipped", BNBENV_FACTS=str(H200))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import project_of
+from bnbenv.cli.errors import Interrupted
 from bnbenv.cli.help import whole_number
 from bnbenv.envs.redact import redact
 from bnbenv.errors import Exit, SourceUnreachable, UsageError
@@ -68,7 +69,11 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         report = Report(failed=list(found.failed), left_out=list(found.left_out))
         rows = [_of_task(task) for task in found.tasks] + [_of_row(row, because) for row, because in found.changed]
     else:
-        report = refresh(found, store(folder, ctx.environ, ctx.progress), open_, ctx.progress, max(1, args.jobs))
+        try:
+            report = refresh(found, store(folder, ctx.environ, ctx.progress), open_, ctx.progress, max(1, args.jobs))
+        except KeyboardInterrupt:
+            message = "interrupted: the rows that were finished are kept"
+            raise Interrupted("interrupted", message, "It goes on with: bnbenv matrix update") from None
         rows = [_of_row(row, because) for row, because in report.kept]
     document = {
         "schema": "bnbenv.matrix-update/1",

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +148,3 @@ def stop_on_mismatch(host: Host, project: Project) -> None:
 
 def reason_rows(reasons: tuple[Reason, ...]) -> list[dict[str, str]]:
     return [{"env": reason.env, "code": reason.code, "because": reason.because} for reason in reasons]
-
-
-def is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import io
-import struct
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
 from bnbenv.matrix.installed import mapped_stream
 from bnbenv.matrix.remote import RemoteFile
-from bnbenv.matrix.wheel import Wheel
+from bnbenv.matrix.wheel import DAMAGE, Wheel
 
 LARGEST = 4 << 30  # bytes of one library
 LARGEST_WHEEL = 16 << 30  # bytes of all libraries of a wheel, unpacked
 _IN_MEMORY = 32 << 20
 _BOMB = 200  # a library that unpacks to more times its packed size holds nothing: real ones stay below 20
 _PIECES = (1 << 18, 1 << 23)  # bytes that are fetched at a time: at first, and at most
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
 class StreamedFile(RemoteFile):
@@ -84,7 +80,7 @@ class FatWheel(Wheel):
             with self._zip.open(member) as stream:
                 while block := stream.read(1 << 20):
                     target.write(block)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._damaged(error) from None
         if target.tell() != member.file_size:
             raise self._damaged(f"{name} ends after {target.tell()} of {member.file_size} bytes")

@@ -24,7 +24,8 @@ WORTH = 1.3  # a wheel is taken whole, and its hash checked, where its parts wou
 # Of other ways zipfile unpacks all that it has read, however little was asked for: a kilobyte of bzip2 is a gigabyte.
 _PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _HEADER_ROOM = 1 << 10  # bytes of the header before a member: its name and extra fields
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError)
+# What zipfile raises for what is no sound zip file.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
 class Wheel:
@@ -49,7 +50,7 @@ class Wheel:
         self._remote, self._unpacked = remote, 0
         try:
             self._zip = zipfile.ZipFile(stream)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._damaged(error) from None
         self._check_whole()
 
@@ -93,7 +94,7 @@ class Wheel:
             # Asked for a number of bytes, zipfile inflates no more than that; it compares the checksum at the end.
             with self._zip.open(member) as stream:
                 data = stream.read(member.file_size + 1)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise self._damaged(error) from None
         if len(data) != member.file_size:
             raise self._damaged(f"{name} ends after {len(data)} of {member.file_size} bytes")

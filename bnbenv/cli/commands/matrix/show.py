@@ -75,15 +75,18 @@ def _wanted(args: argparse.Namespace, matrix: Matrix) -> Wanted:
     return wanted
 
 
-def _own(matrix: Matrix, shipped: Matrix, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Where the rows of the user's own lie, how many hold, and the date of the newest."""
-    from bnbenv.paths import data_home
+def _own(matrix: Matrix, shipped: Matrix, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """Where the rows of the user's own lie, how many hold, and the date of the newest. None: a user without a home."""
+    from bnbenv.envs.overlay import overlay
 
+    folder = overlay(environ)
+    if folder is None:
+        return None
     wheels = set(matrix.bitsandbytes) - set(shipped.bitsandbytes)
     builds = set(matrix.torch) - set(shipped.torch)
     dates = [row.evidence.date for row in wheels] + [row.evidence.date for row in builds]
     return {
-        "folder": str(data_home(environ) / "matrix"),
+        "folder": str(folder),
         "bitsandbytes": len(wheels),
         "torch": len(builds),
         "newest": max(dates, default=None),

@@ -57,6 +57,7 @@ def matrix(rows: Any) -> Any:
             "driver 560.28.03 instead of 580.65.06: GPU 0 (GPU of 12.0) is lost, since it does not support Blackwell "
             "yet; nothing fits any more, today bitsandbytes 0.50.0 with torch 2.15.0 (CUDA 13.2), Python 3.12 does",
         ),
+        (("7.0",), "590.44.01", "595.58.03", "driver 595.58.03 instead of 590.44.01: nothing fits, as today"),
         (("3.7",), "470.256.02", "460.32.03", "driver 460.32.03 instead of 470.256.02: nothing fits, as today"),
     ],
 )

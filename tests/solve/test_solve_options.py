@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from bnbenv.facts.model import Libc
-from bnbenv.matrix.model import Matrix, TorchBuild
+from bnbenv.matrix.model import Advisory, Matrix, TorchBuild
 from bnbenv.solve.model import Availability, Existing, Option, Refusal, Request, Solution
-from bnbenv.solve.situation import read_gpus
+from bnbenv.solve.situation import read_gpus, with_request
 from bnbenv.solve.solver import solve
 from bnbenv.solve.versions import read_specifier
 
@@ -185,6 +185,36 @@ def test_two_cards_that_share_nothing_get_two_environments(rows: Any, shipped: M
     for option in options:
         if option.solve_args is not None:
             assert isinstance(solve(facts, matrix, asked(option.solve_args)), Solution)
+
+
+@pytest.mark.parametrize("wish", [{"torch": "keep"}, {"driver": "590.44.01"}, {"build": "always"}])
+def test_where_two_environments_are_no_option(rows: Any, shipped: Matrix, wish: dict[str, str]) -> None:
+    """One torch that is kept is in one place; a driver that is not there, and a build, are nothing to sync."""
+    matrix = table(
+        rows,
+        shipped,
+        rows.torch("2.9.0", cuda="12.6", archs="sm_80"),
+        rows.torch("2.10.0", cuda="13.0", archs="sm_120"),
+        rows.wheel("0.50.0", {"cuda126": "sm_80 sm_120", "cuda130": "sm_120 sm_75", "cpu": ""}),
+    )
+    found = Availability(existing=existing(rows, "2.9.0", "sm_80"))
+    options = refused(rows.host("8.0", "12.0"), matrix, with_request(Request(), **wish), found)
+    assert "take only GPU 0" in " ".join(option.change for option in options)
+    assert not [option for option in options if "two environments" in option.change]
+
+
+@pytest.mark.parametrize(
+    ("libc", "fits"), [(None, True), (Libc("glibc", "2.31"), False), (Libc("glibc", "2.34"), True)]
+)
+def test_an_advisory_about_glibc_needs_a_glibc_that_is_known(
+    rows: Any, shipped: Matrix, libc: Libc | None, fits: bool
+) -> None:
+    advisory = Advisory("one", "It fails.", "Do not.", "a thread", bitsandbytes="==0.50.0", glibc_below="2.34")
+    matrix = table(rows, shipped, rows.torch("2.10.0"), rows.wheel("0.50.0", {"cuda130": "sm_80"}))
+    matrix = msgspec.structs.replace(matrix, advisories=(advisory,))
+    facts = rows.host("8.0")
+    facts = msgspec.structs.replace(facts, platform=msgspec.structs.replace(facts.platform, libc=libc))
+    assert isinstance(solve(facts, matrix, Request()), Solution) is fits
 
 
 def test_the_cpu_is_always_an_option(rows: Any, lacking: Matrix) -> None:

@@ -31,6 +31,7 @@ from bnbenv.matrix.measure import (
 )
 from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.matrix.native import Library, cuda_of, is_library, read_library
+from bnbenv.matrix.remote import WHOLE_LIMIT
 
 if TYPE_CHECKING:
     import requests
@@ -184,7 +185,9 @@ def read_url(session: requests.Session, url: str, told: Told) -> FoundPackage:
         told(f"reading {filename}, {came >> 20} MB so far")
 
     with StreamedFile(session, url, filename, got) as remote:
-        return _read_wheel(FatWheel(cast(BinaryIO, remote), filename, "", remote.size), shown, None, told)
+        wheel = FatWheel(cast(BinaryIO, remote), filename, "", remote.size)
+        remote.limit = WHOLE_LIMIT
+        return _read_wheel(wheel, shown, None, told)
 
 
 def _read_wheel(wheel: FatWheel, place: str, sha256: str | None, told: Told) -> FoundPackage:

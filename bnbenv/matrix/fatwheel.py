@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from bnbenv.matrix.installed import mapped_stream
-from bnbenv.matrix.remote import RemoteFile
+from bnbenv.matrix.remote import READ_LIMIT, RemoteFile
 from bnbenv.matrix.wheel import DAMAGE, Wheel
 
 LARGEST = 4 << 30  # bytes of one library
@@ -23,7 +23,11 @@ class StreamedFile(RemoteFile):
     """A remote file that is read mostly in order: only the last piece that came is kept.
 
     ``RemoteFile`` keeps all, and so refuses to fetch much. Pieces grow as long as each follows the one before.
+    ``limit`` is the most of one read, in bytes; what reads members raises it once the directory is read, of which each
+    entry takes ten times its size in memory.
     """
+
+    limit = READ_LIMIT
 
     _piece = _PIECES[0]
     _held_to = -1
@@ -31,6 +35,8 @@ class StreamedFile(RemoteFile):
     def read(self, size: int = -1) -> bytes:
         start = self.tell()
         end = self.size if size < 0 else min(self.size, start + size)
+        if end - start > self.limit:
+            raise self._absurd(end - start)
         missing = self._missing(start, end)
         if missing:
             self._piece = min(self._piece * 2, _PIECES[1]) if missing[0][0] == self._held_to else _PIECES[0]

@@ -187,6 +187,16 @@ def test_all_libraries_of_a_wheel_have_a_limit_too(make_zip: Any, tmp_path: Path
     assert said == [False, False, False, False, True]  # the others hold too little for what they claim
 
 
+def test_a_directory_larger_than_any_is_not_fetched(local_index: Any) -> None:
+    """Its entries would take ten times as much memory."""
+    directory = bytes(20 << 20)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65535, 65535, len(directory), 0, 0)
+    local_index.files[NAME] = directory + end
+    with index_session(retries=0) as session, pytest.raises(Failed, match="it asks for 20971520 bytes at once"):
+        read_url(session, local_index.url(NAME), quiet)
+    assert local_index.sent < 1 << 20
+
+
 def test_a_member_that_is_damaged_or_lies(binaries: Any, make_members: Any, write_wheel: Any, tmp_path: Path) -> None:
     good = write_wheel(NAME, members(binaries, make_members)).read_bytes()
     place = good.index(b"kernels/_C.abi3.so") + 60

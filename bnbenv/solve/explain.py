@@ -37,14 +37,16 @@ class Explanation(msgspec.Struct, frozen=True):
     """The answer: whether what was named ``fits``, and as what (``chosen``).
 
     ``conflict`` is a smallest set of facts that forbid it, ``candidates`` are all that were named with all rules
-    against each; ``preferred`` is what would be chosen if nothing were named (null: nothing else), ``because`` why that
-    comes first, ``command`` what takes the one that fits, else the preferred one.
+    against each; ``notes`` are what is to be known of ``chosen``; ``preferred`` is what would be chosen if nothing were
+    named (null: nothing else), ``because`` why that comes first, ``command`` what takes the one that fits, else the
+    preferred one.
     """
 
     fits: bool
     conflict: tuple[Conflict, ...]
     candidates: tuple[Standing, ...]
     chosen: Choice | None
+    notes: tuple[str, ...]
     preferred: Choice | None
     because: str | None
     command: str | None
@@ -72,6 +74,7 @@ def why_not(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
         conflict=conflict,
         candidates=(*missing, *_candidates(judged, named)) or (Standing("anything with these wishes", conflict),),
         chosen=chosen.choice if chosen else None,
+        notes=chosen.notes if chosen else (),
         preferred=preferred.choice if preferred else None,
         because=_preference(preferred, chosen) if preferred and chosen else None,
         command=command(arguments_of(wished)) if able else None,

@@ -145,6 +145,15 @@ def test_the_answer_is_that_of_solve_on_every_recorded_host(shipped: Any) -> Non
     assert ended == {True, False}
 
 
+def test_what_is_to_be_known_of_what_fits_is_said_as_solve_says_it(shipped: Any) -> None:
+    """LLM.int8() on Hopper."""
+    facts = decode_facts((HOSTS / "linux-x86_64__580.65.06__h200-sm90" / "facts.json").read_bytes(), "h200")
+    request = Request(bitsandbytes="==0.44.1", torch="==2.5.1")
+    answer = why_not(facts, shipped, request, Availability())
+    solution = solve(facts, shipped, request, Availability())
+    assert isinstance(solution, Solution) and answer.notes == solution.notes != ()
+
+
 def test_where_only_python_is_named(rows: Any, matrix: Any) -> None:
     answer = asked(rows.host("8.0"), matrix, python="==3.7.*")
     assert against(answer) == {"anything with these wishes": {"python"}}

@@ -19,6 +19,7 @@ def render(document: dict[str, Any], everything: bool = False, elsewhere: bool =
 
 def _fits(document: dict[str, Any]) -> list[str]:
     lines = wrap(f"it fits: {describe(document['chosen'])}{_needs(document['chosen'])}")
+    lines += [line for note in document["notes"] for line in wrap(f"note: {note}", "  ")]
     preferred = document["preferred"]
     if preferred is None:
         return lines + wrap("nothing is preferred to it: it is what bnbenv chooses here", "  ")

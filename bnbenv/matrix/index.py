@@ -57,7 +57,14 @@ def retrying(retries: int) -> Retry:
 
     busy = (429, 500, 502, 503, 504)
     connect = min(1, retries)  # where there is no host, or no port, there is none a second later
-    return Retry(retries, connect, backoff_factor=0.5, status_forcelist=busy, raise_on_status=False)
+    return Retry(
+        retries,
+        connect,
+        backoff_factor=0.5,
+        status_forcelist=busy,
+        raise_on_status=False,
+        respect_retry_after_header=False,  # a server may name hours
+    )
 
 
 def index_session(retries: int = 3) -> requests.Session:

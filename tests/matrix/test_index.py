@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
@@ -107,6 +108,16 @@ def test_a_status_and_a_page_that_breaks_off(local_index, session):
     local_index.twist = lambda path, span, answer: (200, {**answer[1], "Content-Length": "9999"}, answer[2])
     with pytest.raises(SourceUnreachable, match="the connection was dropped"):
         project_files(session, local_index.endpoint, "demo")
+
+
+def test_a_busy_server_is_asked_again_and_does_not_say_when(local_index):
+    local_index.add("demo", {WHEEL: b"new"})
+    busy = iter([(503, {"Retry-After": "3600"}, b"")])
+    local_index.twist = lambda path, span, answer: next(busy, answer)
+    began = time.monotonic()
+    with index_session(retries=1) as session:
+        assert len(project_files(session, local_index.endpoint, "demo")) == 1
+    assert time.monotonic() - began < 60
 
 
 def test_the_hash_of_the_metadata_is_read_and_files_without_a_hash_are_named(local_index, session):

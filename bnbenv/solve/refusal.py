@@ -78,7 +78,7 @@ def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
         return (Conflict("torch-wish", because, kept.torch.evidence.source),)
     if not judged.wheels or not judged.torch:
         what = "bitsandbytes wheel" if not judged.wheels else "torch build"
-        because = f"there is no {what} for {platform.os} on {platform.machine}"
+        because = f"no {what} for {platform.os} on {platform.machine} is known"
         return (Conflict("platform", because, "the matrix"),)
     smallest = _hitting_set(_minimal(sets))
     return tuple(_conflicts((rule, _known(judged, rule, _reason(rule, smallest, sets))) for rule in smallest))

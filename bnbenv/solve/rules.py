@@ -183,6 +183,7 @@ def _jetson(situation: Situation, fails: Fails) -> None:
     release = situation.facts.platform.jetson
     if release and situation.backend == "cuda":
         because = f"Jetson with L4T {release} is not the server kind of aarch64: published wheels do not run there"
+        because += ", only NVIDIA's own torch with a bitsandbytes compiled for it (--torch keep --build)"
         fails["jetson"] = Reason(because, "bitsandbytes installation guide")
 
 

@@ -145,7 +145,7 @@ class Chromium:
 def page_document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``bnbenv matrix html --json`` says of the page of the shipped rows, in a folder with an older one."""
     folder = tmp_path_factory.mktemp("page")
-    (folder / "index.html").write_text("<!DOCTYPE html>old")
+    (folder / "index.html").write_text('<!doctype html><meta name="generator" content="bnbenv 0.0.9">old')
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         assert main(["matrix", "html", str(folder), "--shipped", "--json"]) == 0

@@ -79,9 +79,12 @@ def test_rows_are_data_whatever_stands_in_them() -> None:
     assert data is not None and json.loads(data[1])["texts"] == [hostile]
 
 
-def test_a_file_that_is_no_page_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mine = tmp_path / "bnbenv.toml"
-    mine.write_text("[envs.bnb]\n")
-    assert main(["matrix", "html", str(mine)]) == 2
-    assert "is there already and is no HTML page" in capsys.readouterr().err
-    assert mine.read_text() == "[envs.bnb]\n"
+@pytest.mark.parametrize(("name", "text"), [("bnbenv.toml", "[envs.bnb]\n"), ("index.html", "<!doctype html>\n<p>Mine")])
+def test_what_is_no_page_of_bnbenv_is_left_alone(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / name
+    mine.write_text(text)
+    assert main(["matrix", "html", str(tmp_path if name == "index.html" else mine)]) == 2
+    assert "is there already and is no page of bnbenv" in " ".join(capsys.readouterr().err.split())
+    assert mine.read_text() == text

@@ -17,7 +17,8 @@ The page is a single file. It needs no server and asks nothing of any network.""
 EXAMPLE = "bnbenv matrix html matrix.html"
 EXITS = "0 written, 1 it could not be written, 2 there is another file of that name"
 
-_BEGINS = "<!doctype html>"
+_OURS = b'<meta name="generator" content="bnbenv '
+_HEAD = 2048  # bytes of a page in which that stands
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
 
 def _place(out: str, cwd: Path) -> Path:
-    """The file to write. Raises UsageError where something lies there that is no page."""
+    """The file to write. Raises UsageError where something else lies there than an earlier page of this command."""
     from bnbenv.paths import expand
 
     path = cwd / expand(out)
@@ -58,8 +59,8 @@ def _place(out: str, cwd: Path) -> Path:
         path = path / "index.html"
     if path.exists():
         with path.open("rb") as stream:
-            beginning = stream.read(len(_BEGINS)).lower()
-        if beginning and beginning != _BEGINS.encode():
-            message = f"{path} is there already and is no HTML page; it was left alone"
+            head = stream.read(_HEAD)
+        if head and _OURS not in head:
+            message = f"{path} is there already and is no page of bnbenv; it was left alone"
             raise UsageError("in-the-way", message, "Name another file, such as matrix.html.")
     return path

@@ -79,7 +79,9 @@ def test_rows_are_data_whatever_stands_in_them() -> None:
     assert data is not None and json.loads(data[1])["texts"] == [hostile]
 
 
-@pytest.mark.parametrize(("name", "text"), [("bnbenv.toml", "[envs.bnb]\n"), ("index.html", "<!doctype html>\n<p>Mine")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("bnbenv.toml", "[envs.bnb]\n"), ("index.html", "<!doctype html>\n<p>Mine")]
+)
 def test_what_is_no_page_of_bnbenv_is_left_alone(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

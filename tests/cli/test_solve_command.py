@@ -233,7 +233,7 @@ def test_the_step_before_a_driver_is_installed_holds_all_that_it_takes(
     facts: Path, words: tuple[str, ...], step: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["solve", "--shipped", "--facts", str(facts), *words]) == 4
-    assert capsys.readouterr().out.splitlines()[-1] == f"next: {step}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: {step} (on that machine)"
 
 
 def test_the_gpus_that_a_first_driver_would_find_are_unknown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ def render(
 ) -> str:
     """``asked``: the package sources were; ``elsewhere``: of recorded facts; ``driver``: as if it were installed."""
     if document["status"] != "solved":
-        return "\n".join(_refused(document, everything))
+        return "\n".join(_refused(document, everything, elsewhere))
     by_people = _by_people(document["choice"])
     next_step = by_people or _to_make_it(asked, elsewhere, driver)
     return "\n".join([*_solved(document, everything, asked), f"next: {next_step}"])
@@ -68,7 +68,7 @@ def _solved(document: dict[str, Any], everything: bool, asked: bool) -> list[str
     return lines + rests_on(document["evidence"], everything)
 
 
-def _refused(document: dict[str, Any], everything: bool) -> list[str]:
+def _refused(document: dict[str, Any], everything: bool, elsewhere: bool) -> list[str]:
     lines = ["nothing known to be good fits:"]
     for part in document["conflict"]:
         lines += [
@@ -84,7 +84,7 @@ def _refused(document: dict[str, Any], everything: bool) -> list[str]:
         lines += [*wrap(option["change"], "  "), *wrap(f"gives {option['gives']}", "    ")]
         if option["command"]:
             lines.append(f"    {option['command']}")
-    lines.append(f"next: {_next_step(options)}")
+    lines.append(f"next: {_next_step(options)}{' (on that machine)' if elsewhere and options else ''}")
     return lines
 
 

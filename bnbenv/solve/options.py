@@ -56,9 +56,9 @@ def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator
     yield from (option for _, _, option in subsets[:_MOST_SUBSETS])
     wishes = list(_wishes_given_up(question))
     yield from wishes
-    if not (every or subsets or wishes):
-        yield from _all_wishes_and_fewer_gpus(question)
-    yield from _by_compiling(question)
+    both = [] if every or subsets or wishes else list(_all_wishes_and_fewer_gpus(question))
+    yield from both
+    yield from _by_compiling(question, nothing_else=not (every or subsets or wishes or both))
     helped = situation.fails or any(_driver_only(rules) for rules in fail_sets)
     if helped and not kept and "torch-wish" not in situation.fails:
         yield from other_driver(question.facts, question.matrix, request, question.availability, situation)
@@ -128,8 +128,11 @@ def _all_wishes_and_fewer_gpus(question: Question) -> Iterator[Option]:
         return
 
 
-def _by_compiling(question: Question) -> Iterator[Option]:
-    """A source build for exactly these GPUs, for the torch that was asked for or, on a Jetson, that is there."""
+def _by_compiling(question: Question, nothing_else: bool) -> Iterator[Option]:
+    """A source build for exactly these GPUs, for the torch that was asked for or, on a Jetson, that is there.
+
+    Where ``nothing_else`` helps, all wishes may be given up for it.
+    """
     request = question.request
     if request.build != "auto" or question.judged.situation.backend != "cuda":
         return
@@ -139,10 +142,16 @@ def _by_compiling(question: Question) -> Iterator[Option]:
     if solution is None and question.availability.existing is not None and request.torch == "*":
         solution = question.solve(**changes, torch=KEEP)
         replaced = {"--torch": KEEP, "--build": None}
+    given = {name: loosest for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest}
+    without = ""
+    if solution is None and given and nothing_else:
+        solution = question.solve(**changes, **given)
+        replaced = {**{f"--{name}": value for name, value in given.items()}, "--build": None}
+        without = f", and give up the wish for {' and '.join(given)}"
     if solution is not None:
         archs = " ".join(dict.fromkeys(cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers))
         text = f"compile bitsandbytes {solution.choice.bitsandbytes.version} for {archs}"
-        text += f" with CUDA {solution.choice.torch.cuda}"
+        text += f" with CUDA {solution.choice.torch.cuda}{without}"
         yield _option(question, text, solution, replaced)
 
 

@@ -194,6 +194,17 @@ def test_the_options_of_a_refusal_solve(capsys: pytest.CaptureFixture[str]) -> N
         )
 
 
+def test_a_build_for_another_torch_than_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where neither another torch nor a build helps alone: its glibc is too old for all wheels of bitsandbytes."""
+    host = HOSTS / "linux-x86_64__535.183.01__v100-sm70__glibc2.17" / "facts.json"
+    base = ["solve", "--json", "--shipped", "--facts", str(host)]
+    assert main([*base, "--torch", "==2.9.1"]) == 4
+    (option,) = json.loads(capsys.readouterr().out)["options"]
+    assert option["change"].endswith(", and give up the wish for torch")
+    assert option["command"] == "bnbenv solve --torch '*' --build"
+    assert main([*base, *option["solve_args"]]) == 0
+
+
 def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture[str]) -> None:
     """What is pasted has to lead to what the option gives, whatever stands in bnbenv.toml."""
     base = ["solve", "--json", "--shipped", "--facts", str(V100)]

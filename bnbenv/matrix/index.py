@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from urllib3.util import Retry
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
-PAGE_SIZE = 64 << 20  # bytes of one page; torch's page on a large index has about one million
+# Bytes of one page; torch's page on a large index has about one million. HTML can take 200 times as much in memory.
+PAGE_SIZE = 8 << 20
 PAGE_LIMIT = 120.0  # seconds for one page
 CHECK = "Check the network, the proxy and the index's address."
 _VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")

@@ -110,6 +110,12 @@ def test_a_status_and_a_page_that_breaks_off(local_index, session):
         project_files(session, local_index.endpoint, "demo")
 
 
+def test_a_page_without_end_is_not_read(local_index, session):
+    local_index.pages["demo"] = ("text/html", b"<a>" * (3 << 20))
+    with pytest.raises(SourceUnreachable, match="does not end"):
+        project_files(session, local_index.endpoint, "demo")
+
+
 def test_a_busy_server_is_asked_again_and_does_not_say_when(local_index):
     local_index.add("demo", {WHEEL: b"new"})
     busy = iter([(503, {"Retry-After": "3600"}, b"")])

@@ -12,7 +12,7 @@ import pytest
 from bnbenv.errors import BnbenvError, Failed, SourceUnreachable
 from bnbenv.matrix.index import index_session
 from bnbenv.matrix.measure import measure_bitsandbytes
-from bnbenv.matrix.remote import WHOLE_LIMIT
+from bnbenv.matrix.remote import TAIL, WHOLE_LIMIT, RemoteFile
 from bnbenv.matrix.wheel import remote_wheel
 
 NAME = "bitsandbytes-0.50.2-py3-none-manylinux_2_24_x86_64.whl"
@@ -119,6 +119,24 @@ def packed(path, span, answer):
     import gzip
 
     return 200, {"Content-Encoding": "gzip"}, gzip.compress(answer[2])
+
+
+def test_a_part_that_is_packed_is_none(opened, make_zip, wheel_of, local_index):
+    """Places in it are not those in the file."""
+    local_index.twist = lambda path, span, answer: (206, {**answer[1], "Content-Encoding": "gzip"}, answer[2])
+    with pytest.raises(Failed) as caught, opened(wheel_of(1_000, 10_000), make_zip):
+        pass
+    assert caught.value.code == "no-ranges"
+
+
+def test_all_parts_of_a_file_have_a_limit(local_index, session):
+    size = 1 << 30
+    span = {"Content-Range": f"bytes {size - TAIL}-{size - 1}/{size}"}
+    local_index.twist = lambda path, asked, answer: (206, span, bytes(TAIL))
+    file = RemoteFile(session, local_index.url(NAME), NAME)
+    with pytest.raises(Failed, match="it asks for 268435456 bytes at once"):
+        file.hold([(0, WHOLE_LIMIT)])
+    assert len(local_index.asked) == 1
 
 
 @pytest.mark.parametrize(

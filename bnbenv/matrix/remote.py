@@ -197,7 +197,8 @@ class RemoteFile(io.RawIOBase):
         if status == 416:
             raise Failed("bad-wheel", f"{self._name} cannot be read: it is empty", "Download the file again.")
         if status >= 400:
-            raise SourceUnreachable("no-file", f"the server answers {status} for {self._name}", _AGAIN)
+            step = {401: _LOGIN, 403: _LOGIN, 404: "Check the address.", 410: "Check the address."}.get(status, _AGAIN)
+            raise SourceUnreachable("no-file", f"the server answers {status} for {self._name}", step)
         found = _SPAN.fullmatch(answer.headers.get("Content-Range", ""))
         if status != 206 or not found or answer.headers.get("Content-Encoding", "identity") != "identity":
             raise Failed(
@@ -252,3 +253,4 @@ class RemoteFile(io.RawIOBase):
 
 
 _AGAIN = "Try again later."
+_LOGIN = "Check the address, and whether the server wants a login."

@@ -217,6 +217,22 @@ def test_a_server_that_answers_otherwise_later(opened, make_zip, wheel_of, local
     assert NAME in caught.value.message and "127.0.0.1" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("status", "step"),
+    [
+        (404, "Check the address."),
+        (403, "Check the address, and whether the server wants a login."),
+        (400, "Try again later."),
+    ],
+)
+def test_what_to_do_where_the_server_refuses(opened, make_zip, wheel_of, local_index, status, step):
+    with opened(wheel_of(100_000, 1_000_000), make_zip) as wheel:
+        local_index.twist = lambda path, span, answer: (status, {}, b"")
+        with pytest.raises(SourceUnreachable) as caught:
+            measure_bitsandbytes(wheel)
+    assert caught.value.next_step == step
+
+
 def test_bytes_that_changed_without_a_sign_are_found_by_their_checksums(opened, make_zip, wheel_of, local_index):
     with opened(wheel_of(100_000, 1_000_000), make_zip) as wheel:
         data = local_index.files[NAME]

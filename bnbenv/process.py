@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 GRACE = 2.0  # seconds between asking a process to end and killing it
 TICK = 0.25  # seconds between two looks at a command that is watched
+
+_POLITE = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 # Called about every TICK seconds with the process id and all that was printed so far (stdout, stderr).
 Watch = Callable[[int, str, str], None]
@@ -68,18 +70,40 @@ class Runner(Protocol):
         """Run to the end or to the time limit. Raises OSError if the program cannot be started."""
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """On Linux, have the kernel end the child when bnbenv is killed, so that no orphan goes on writing."""
-    if not sys.platform.startswith("linux"):
-        return None
-    import ctypes
+def _in_the_child() -> Callable[[], None] | None:
+    """What a child does before it becomes the program: it takes signals again, which its parent holds back.
 
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
+    On Linux the kernel ends it when bnbenv is killed, so that no orphan goes on writing.
+    """
+    if os.name != "posix":
         return None
+    prctl = None
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            prctl = ctypes.CDLL(None).prctl
     pr_set_pdeathsig, kill = 1, int(signal.SIGKILL)
-    return lambda: prctl(pr_set_pdeathsig, kill)
+
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _POLITE)
+        if prctl is not None:
+            prctl(pr_set_pdeathsig, kill)
+
+    return prepare
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """While a child is made, Ctrl-C and the like wait: what they raise in the midst of a fork, Python drops."""
+    if os.name != "posix":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -138,26 +162,30 @@ class SystemRunner:
 
     def run(self, command: Command) -> Finished:
         started = time.monotonic()
-        process = subprocess.Popen(
-            command.argv,
-            stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(command.env),
-            cwd=command.cwd,
-            start_new_session=os.name == "posix",
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - only a system call, made before exec
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        process: subprocess.Popen[str] | None = None
         timed_out = False
         try:
+            with _held_back():
+                process = subprocess.Popen(
+                    command.argv,
+                    stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=_environment(command.env),
+                    cwd=command.cwd,
+                    start_new_session=os.name == "posix",
+                    preexec_fn=_in_the_child(),  # noqa: PLW1509 - only system calls, made before exec
+                    text=True,
+                    encoding="utf-8",
+                    errors="replace",
+                )
             out, err = _communicate(process, command)
         except subprocess.TimeoutExpired:
+            assert process is not None
             timed_out = True
             out, err = _end(process)
         except BaseException:  # Ctrl-C and the like: leave no child behind
-            _end(process)
+            if process is not None:
+                _end(process)
             raise
         return Finished(command, process.returncode, out, err, timed_out, time.monotonic() - started)

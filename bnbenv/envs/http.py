@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bnbenv.envs.network import Network
 
-LARGEST = 20 << 20  # bytes of one page; torch's page on a large index has about one million
+LARGEST = 8 << 20  # bytes of one page; torch's page on a large index has about one million
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,15 @@ def _wishes_given_up(question: Question) -> Iterator[Option]:
     if request.build == "always" and (solution := question.solve(build="auto")):
         yield _option(question, 'take a published wheel (build = "auto")', solution, {}, by_hand=True)
     given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
+    enough: list[set[str]] = []
     for size in (1, 2, 3):
         for names in combinations(given, size):
+            if any(fewer <= set(names) for fewer in enough):
+                continue
             changes = {name: _LOOSEST[name] for name in names}
             solution = question.solve(**changes)
             if solution is not None:
+                enough.append(set(names))
                 text = f"give up the wish for {' and '.join(names)}"
                 if names == ("torch",) and request.torch == KEEP:
                     text = "take another torch than the one that is there"

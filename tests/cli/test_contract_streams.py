@@ -194,3 +194,22 @@ def test_a_real_environment_in_a_folder_of_any_name(name: str, locale: str, lock
     there.done("sync", "--fresh", "--no-verify")
     assert there.done("rollback")["generation"] == 1
     assert there.done("gc", "--keep", "0")["environments"] == [{"env": "bnb", "removed": [2], "kept": [1]}]
+
+
+LOST = """
+import os, signal
+from bnbenv.process import Command, SystemRunner
+
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    SystemRunner().run(Command(("true",), 30))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no fork on Windows")
+def test_ctrl_c_while_a_child_is_made_is_not_lost() -> None:
+    """What a signal raises in the midst of a fork, Python drops."""
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")

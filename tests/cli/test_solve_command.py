@@ -184,7 +184,7 @@ def test_the_options_of_a_refusal_solve(capsys: pytest.CaptureFixture[str]) -> N
     base = ["solve", "--json", "--shipped", "--facts", str(V100)]
     assert main([*base, "--torch", ">=2.15", "--bitsandbytes", "<0.47", "--python", "3.12"]) == 4
     options = json.loads(capsys.readouterr().out)["options"]
-    assert len(options) > 2
+    assert len(options) >= 2
     for option in options:
         assert main([*base, *option["solve_args"]]) == 0, option
         choice = json.loads(capsys.readouterr().out)["choice"]

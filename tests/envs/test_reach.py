@@ -64,7 +64,7 @@ def test_versions_and_hashes_are_read_off_either_kind_of_page(index: Any, kind: 
         ("drop", "the connection was dropped"),
         ("garbage", "what it answers is no package index"),
         ("cut", "what it answers is no package index"),
-        ("huge", "the page is larger than 20 MB"),
+        ("huge", "the page is larger than 8 MB"),
         ("loop", "it redirects in a circle"),
     ],
 )

@@ -53,7 +53,7 @@ def test_json_of_a_sound_environment(real_python: Path, bytecode: dict[str, str 
     assert document["schema"] == "bnbenv.verify/1"
     assert document["ok"] is True
     assert document["devices"][0]["device"] == "cpu"
-    assert done.stderr.strip() == "running kernels on cpu (CPU)"
+    assert done.stderr.splitlines()[0] == "running kernels on cpu (CPU)"  # and every 15 s how far it is
 
 
 def test_an_environment_without_torch_is_exit_5(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def _lock(data: bytes) -> None:
     locked = read_lock(text_of(data), LOCK_FILE)
     request = Request(torch="*", bitsandbytes=">=0.40", python=">=3.10")
     agrees(locked, LOCK_FILE)
-    measured(locked, matrix(), LOCK_FILE)
+    measured(locked, matrix(), _host().platform, LOCK_FILE)
     lock_problem(locked, "bnb", locked.decision.wishes, request, _host(), matrix())
 
 

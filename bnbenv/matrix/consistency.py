@@ -17,10 +17,10 @@ from packaging.version import Version
 from bnbenv.matrix.consistency_hardware import arch_faults, driver_faults, toolkit_faults
 from bnbenv.matrix.load import build_keys, wheel_keys
 from bnbenv.matrix.model import Advisory, BitsandbytesWheel, Matrix, Toolkit, TorchBuild
+from bnbenv.matrix.native import library_cuda
 
 SYSTEMS = ("linux", "macos", "windows")
 MACHINES = ("aarch64", "x86_64")
-_CUDA_LIBRARY = re.compile(r"libbitsandbytes_cuda(\d+)(\d)(?:_nocublaslt)?\.(?:so|dll)$")
 _TARGET = re.compile(r"(?:sm|compute)_(\d+)[af]?$")
 _PYTHON_TAG = re.compile(r"cp3\d+t?$")
 
@@ -44,12 +44,6 @@ def inconsistencies(matrix: Matrix) -> list[str]:
         _families(matrix),
     )
     return [fault for check in checks for fault in check]
-
-
-def library_cuda(name: str) -> str | None:
-    """The CUDA version in a library's name: ``libbitsandbytes_cuda128.so`` -> 12.8; None for other libraries."""
-    match = _CUDA_LIBRARY.match(name)
-    return f"{match[1]}.{match[2]}" if match else None
 
 
 def _name(row: BitsandbytesWheel | TorchBuild | Toolkit) -> str:

@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bnbenv.errors import Failed
 from bnbenv.matrix import elf, pe
@@ -107,14 +108,21 @@ def read_library(data: bytes | memoryview, name: str) -> Library:
     return Library(row, system, machine, cuda_of(base, row.needed, code.ptx_cuda), code.ptx_cuda)
 
 
+@lru_cache(maxsize=512)
+def library_cuda(name: str) -> str | None:
+    """The CUDA release in a bitsandbytes library's name: ``libbitsandbytes_cuda128.so`` -> 12.8; None for others."""
+    match = _NAMED.match(name)
+    return f"{match[1]}.{match[2]}" if match else None
+
+
 def cuda_of(name: str, needed: Iterable[str] = (), ptx_cuda: str | None = None) -> str | None:
     """The CUDA release in a bitsandbytes library's name (``12.8``), else the major that what it links tells (``12``).
 
     ``ptx_cuda`` tells the major where neither does. Null: nothing tells.
     """
-    named = _NAMED.match(name)
+    named = library_cuda(name)
     if named:
-        return f"{named[1]}.{named[2]}"
+        return named
     for linked in (name, *needed):
         match = _OF_TOOLKIT.match(linked)
         if match:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 
 from bnbenv.facts.model import Gpu
+from bnbenv.matrix import native
 from bnbenv.matrix.drivers import at_least, number
 from bnbenv.matrix.model import Advisory, BitsandbytesWheel, LoaderRule, Matrix, NativeLibrary, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
@@ -109,13 +109,7 @@ def _by_search_path(situation: Situation, matrix: Matrix, wheel: BitsandbytesWhe
 
 def library_cuda(library: NativeLibrary) -> str:
     """The CUDA version in a library's name: ``libbitsandbytes_cuda128.so`` -> ``12.8``."""
-    return _cuda_in(library.name)
-
-
-@lru_cache(maxsize=512)
-def _cuda_in(name: str) -> str:
-    digits = "".join(c for c in name.partition("_cuda")[2] if c.isdigit())
-    return f"{digits[:-1]}.{digits[-1:]}"
+    return native.library_cuda(library.name) or ""
 
 
 def loader_of(matrix: Matrix, wheel: BitsandbytesWheel) -> LoaderRule | None:

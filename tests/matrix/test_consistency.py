@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import pytest
 from msgspec.structs import replace
 
-from bnbenv.matrix.consistency import inconsistencies, library_cuda
+from bnbenv.matrix.consistency import inconsistencies
 from bnbenv.matrix.load import load_matrix
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, TorchBuild
+from bnbenv.matrix.native import library_cuda
 
 Damage = Callable[[Matrix], Matrix]
 Row = TypeVar("Row")

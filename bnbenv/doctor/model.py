@@ -183,7 +183,9 @@ class Linked(msgspec.Struct, frozen=True, kw_only=True):
     """A shared library that another one needs, as the dynamic linker would find it; ``path`` null: it would not.
 
     ``via``: ``loaded`` (torch has loaded it before), ``rpath``, ``runpath``, ``LD_LIBRARY_PATH``, ``ld-cache``,
-    ``default``, ``windows``. ``answer`` unknown where it cannot be told.
+    ``default``, ``windows``. ``answer`` unknown where it cannot be told. ``lacks`` are the symbol versions that
+    ``needed_by`` insists on and that the file which is found does not define (``GLIBC_2.38``, ``GLIBCXX_3.4.32``,
+    ``__nvJitLinkComplete_12_4``): the loader refuses it then.
     """
 
     soname: str
@@ -192,14 +194,21 @@ class Linked(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     via: str | None = None
     because: str = ""
+    lacks: tuple[str, ...] = ()
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """A copy of a CUDA library that a process may meet: ``libcudart.so.12``, where, and by which way."""
+    """A copy of a CUDA library that a process may meet: ``libcudart.so.12``, where, and by which way.
+
+    ``via``: as of `Linked`, or ``package`` (it lies in a package's folder). ``version`` is its release where the
+    package or the file's name tells it (``12.4.127``). ``used``: it is the one that the process gets.
+    """
 
     soname: str
     path: str
     via: str
+    version: str | None = None
+    used: bool = False
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

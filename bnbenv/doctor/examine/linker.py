@@ -21,7 +21,7 @@ class Process:
 
     facts: HostFacts
     environ: Mapping[str, str]
-    sysroot: Sysroot = Sysroot()
+    sysroot: Sysroot
     python: str | None = None
     prefix: str | None = None
     search: tuple[str, ...] = ()

@@ -1,0 +1,122 @@
+"""The torch that an import takes, read where it lies. One that is damaged says so; it is never an error."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+from bnbenv.doctor.examine.layout import Layout
+from bnbenv.doctor.model import Torch
+from bnbenv.errors import BnbenvError
+from bnbenv.matrix.installed import mapped
+from bnbenv.matrix.measure import arch_list, version_field
+from bnbenv.paths import exists
+
+LARGEST = 1 << 16  # bytes of version.py
+WINDOW = 1024  # bytes around each name of an architecture that are searched for the list
+
+_EXTENSION = re.compile(r"_C\.(?:cpython-|cp)(3)(\d{1,2})t?-[\w.-]+")
+_PYTHON_LIBRARIES = ("libtorch_python.so", "torch_python.dll", "libtorch_python.dylib")
+_CORE = (*_PYTHON_LIBRARIES, "libtorch_cpu.so", "torch_cpu.dll", "libc10.so", "c10.dll", "libtorch.so")
+_CUDA = ("libtorch_cuda.so", "torch_cuda.dll", "libc10_cuda.so", "c10_cuda.dll")
+
+
+def read_torch(folder: Path, layout: Layout | None = None) -> Torch:
+    """The torch in a folder ``torch``; nothing is raised.
+
+    ``fault`` says what is damaged: no ``__init__.py``, no version, a library that is missing, empty or cut off, an
+    extension module for another Python.
+    """
+    if not (folder / "__init__.py").is_file():
+        return Torch(path=str(folder), fault="it has no __init__.py: a folder that is left of another torch")
+    text = _text(folder / "version.py")
+    if text is None:
+        return Torch(path=str(folder), fault="its version.py is missing or cannot be read")
+    version = version_field(text, "__version__")
+    cuda, hip = version_field(text, "cuda"), version_field(text, "hip") or version_field(text, "rocm")
+    if version is None:
+        return Torch(path=str(folder), cuda=cuda, hip=hip, fault="its version.py names no version")
+    fault = _fault(folder, cuda, layout)
+    archs, said = _archs(folder, layout) if cuda and not fault else ((), None)
+    return Torch(path=str(folder), version=version, cuda=cuda, hip=hip, arch_list=archs, fault=fault or said)
+
+
+def _fault(folder: Path, cuda: str | None, layout: Layout | None) -> str | None:
+    """What is damaged in a torch, if anything is."""
+    names = _names(folder)
+    tags = [f"{match[1]}.{match[2]}" for name in names if (match := _EXTENSION.fullmatch(name))]
+    if layout is not None and layout.minor and tags and layout.minor not in tags:
+        return f"it is built for Python {', '.join(sorted(tags))}, and this is Python {layout.minor}"
+    if not tags and not any(name.startswith("_C.") for name in names):
+        return "its extension module torch/_C is missing"
+    library = folder / "lib"
+    own = set(_names(library))
+    if not own:
+        # conda keeps libraries in the prefix
+        return None if layout is not None and layout.kind == "conda" else "its folder lib is empty or missing"
+    for name in _CORE:
+        if name in own and (fault := _damage(library / name)):
+            return fault
+    if not any(name in own for name in _PYTHON_LIBRARIES) and not (layout is not None and layout.kind == "conda"):
+        return f"its library {_PYTHON_LIBRARIES[0]} is missing"
+    if cuda and not any(name in own for name in _CUDA[:2]) and any(name in own for name in _CUDA[2:]):
+        return f"its library {_CUDA[0]} is missing"
+    return next((fault for name in _CUDA if cuda and name in own and (fault := _damage(library / name))), None)
+
+
+def _damage(path: Path) -> str | None:
+    """A library that is empty, cut off, or none, by its header. A link that leads nowhere is missing."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(64)
+            size = stream.seek(0, 2)
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    if not size:
+        return f"{path.name} is empty"
+    if path.suffix == ".so":
+        if head[:5] != b"\x7fELF\x02":
+            return f"{path.name} is no native library"
+        start, each, count = struct.unpack_from("<Q", head, 40)[0], *struct.unpack_from("<HH", head, 58)
+        if start + each * count > size:
+            return f"{path.name} is cut off: {size} bytes, its own header speaks of {start + each * count}"
+    elif path.suffix == ".dll" and head[:2] != b"MZ":
+        return f"{path.name} is no native library"
+    return None
+
+
+def _archs(folder: Path, layout: Layout | None) -> tuple[tuple[str, ...], str | None]:
+    """The architectures that torch.cuda.get_arch_list() gives, or none and why they cannot be told."""
+    places = [folder / "lib"]
+    if layout is not None:  # conda keeps libraries in the prefix
+        places += [layout.prefix / "lib", layout.prefix / "Library" / "bin"]
+    library = next((path for place in places for name in _PYTHON_LIBRARIES if exists(path := place / name)), None)
+    if library is None:
+        return (), None
+    try:
+        with mapped(library) as data:
+            # A regular expression over 30 MB takes four times as long as looking for the word first.
+            parts, at, end = [], data.find(b"sm_"), 0
+            while at >= 0:
+                parts.append(data[max(end, at - 64) : at + WINDOW])
+                end = at + WINDOW
+                at = data.find(b"sm_", end)
+            return arch_list(b"".join(parts), library.name), None
+    except (BnbenvError, OSError, ValueError):
+        return (), None
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(LARGEST).decode("utf-8", "replace")
+    except OSError:
+        return None

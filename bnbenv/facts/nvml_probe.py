@@ -7,7 +7,9 @@ query fails on its own: a GPU whose memory cannot be read is still reported.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from typing import Any
 
 def collect() -> dict[str, Any]:
     """The whole answer; ``failure`` is set where NVML could not be started."""
+    if sys.platform == "linux" and not _can_be_opened("libnvidia-ml.so.1"):
+        not_found = "NVML Shared Library Not Found"  # as pynvml says it, whose import costs more than this look
+        return {"failure": {"call": "nvmlInit", "code": 12, "text": not_found}, "library": None, "library_path": None}
     try:
         import pynvml
     except ImportError as error:
@@ -31,6 +36,14 @@ def collect() -> dict[str, Any]:
     answer["devices"] = [_device(pynvml, index) for index in range(count)]
     answer["errors"] = errors
     return answer
+
+
+def _can_be_opened(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _library(pynvml: Any, errors: list[dict[str, Any]]) -> dict[str, Any]:

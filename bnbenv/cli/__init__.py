@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "check": "say in milliseconds whether the environment is in sync",
     "status": "show everything at one glance; with --why what it rests on",
     "verify": "run real kernels and compare them with references",
+    "doctor": "name what is broken, and with --fix mend it",
     "list": "list the generations of the environment",
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
@@ -60,7 +61,7 @@ def command_names() -> list[str]:
 
 # Commands that are asked for what they print: -q keeps it.
 ANSWERS = frozenset(
-    {"facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "list", "path", "completion"}
+    {"facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "list", "path", "completion"}
 )
 
 

@@ -15,9 +15,27 @@ PLAIN = frozenset({"path", "completion"})
 
 _RED, _GREEN, _YELLOW, _BOLD, _END = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 _WORDS = {
-    _RED: ("error:", "FAILED", "DIED", "nothing known to be good fits:", "reboot required", "failed", "unreadable"),
-    _YELLOW: ("not in sync", "changes are pending", "warning:", "skipped", "not verified", "problem:", "because"),
-    _GREEN: ("in sync", "verified", "ok", "wrote"),
+    _RED: (
+        "error:",
+        "FAILED",
+        "DIED",
+        "nothing known to be good fits:",
+        "reboot required",
+        "failed",
+        "unreadable",
+        "found:",
+    ),
+    _YELLOW: (
+        "not in sync",
+        "changes are pending",
+        "warning:",
+        "skipped",
+        "not verified",
+        "problem:",
+        "because",
+        "contradiction:",
+    ),
+    _GREEN: ("in sync", "verified", "ok", "wrote", "nothing is wrong"),
     _BOLD: ("next:", "use it:"),
 }
 

@@ -1,0 +1,143 @@
+"""How ``bnbenv doctor`` looks: the primary cause, its evidence and what to do; then the rest, then what was looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bnbenv.cli.render.text import harmless, wrap
+
+
+def render(document: dict[str, Any]) -> str:
+    """The findings for people."""
+    if document["undone"] is not None:
+        return "\n".join(_undone(document["undone"]))
+    findings = document["findings"]
+    lines = _first(findings[0]) if findings else wrap(_nothing(document["examined"]))
+    for finding in findings[1:]:
+        lines += _further(finding, findings[0])
+    for text in document["contradictions"]:
+        lines += wrap(f"contradiction: {text}")
+    for one in document["unknown"]:
+        lines += wrap(f"not known: {one['reason']}")
+    for text in document["harmless"]:
+        lines += wrap(f"harmless: {text}")
+    for record in document["interrupted"]:
+        lines += wrap(f"warning: a fix was cut short; what was there is put back by: bnbenv doctor --undo {record}")
+    lines += _looked_at(document["examined"])
+    if document["mended"] is not None:
+        lines += _mended(document["mended"])
+    return "\n".join([*lines, *_next(document)])
+
+
+def _nothing(examined: dict[str, Any]) -> str:
+    if examined["text_bytes"] is not None:
+        return "nothing is wrong: the text speaks of no failure"
+    if examined["bitsandbytes"] is None:
+        return "nothing is wrong as far as can be seen"
+    return f"nothing is wrong: bitsandbytes {examined['bitsandbytes']} with {_torch(examined['torch'])}"
+
+
+def _first(finding: dict[str, Any]) -> list[str]:
+    where = " (by the text)" if finding["source"] == "text" else ""
+    lines = wrap(f"found: {finding['title']}{where}")
+    for line in finding["evidence"]:
+        lines += wrap(_plain(line), "    ", "")
+    lines += wrap(f"why: {finding['explanation']}", "  ", "  ")
+    lines += wrap(f"what to do: {finding['fix']['summary']}", "  ", "  ")
+    lines += [f"    {_plain(step)}".rstrip() for step in finding["fix"]["steps"]]
+    if finding["fix"]["command"]:
+        lines.append(f"    {finding['fix']['command']}")
+    return [*lines, f"  see: {finding['reference']}", f"  cause: {finding['cause']} ({finding['code']})"]
+
+
+def _further(finding: dict[str, Any], primary: dict[str, Any]) -> list[str]:
+    """One sentence each: what it is, and the evidence that tells most."""
+    if finding["role"] == "consequence":
+        word = "follows"
+    else:
+        word = "here too" if finding["source"] != primary["source"] and finding["cause"] == primary["cause"] else "also"
+    text = f"{word}: {finding['title']}"
+    if finding["evidence"]:
+        text += f" ({_plain(finding['evidence'][0])})"
+    return wrap(text)
+
+
+def _plain(line: str) -> str:
+    return harmless(line).encode("ascii", "backslashreplace").decode()
+
+
+def _looked_at(examined: dict[str, Any]) -> list[str]:
+    if examined["kind"] == "none":
+        lines = ["looked at: this machine; no environment"]
+    else:
+        name = f"environment {examined['env']}" if examined["env"] else _KINDS[examined["kind"]]
+        python = f", Python {examined['python_version']}" if examined["python_version"] else ""
+        lines = wrap(f"looked at: {name} in {examined['prefix'] or examined['python']}{python}")
+        lines += wrap(_packages(examined), "  ", "  ")
+        if examined["library"]:
+            lines += wrap(f"bitsandbytes loads {examined['library']}", "  ", "  ")
+    driver = examined["driver"]
+    gpus = ", ".join(f"{gpu['name']} ({gpu['arch']})" for gpu in examined["gpus"]) or "no NVIDIA GPU"
+    version = f"driver {driver['version']}, " if driver["version"] else ""
+    return [*lines, *wrap(f"{version}{gpus}", "  ", "  ")]
+
+
+_KINDS = {"bnbenv": "an environment", "venv": "a venv", "conda": "a conda environment", "system": "a Python"}
+
+
+def _packages(examined: dict[str, Any]) -> str:
+    wheel = f"bitsandbytes {examined['bitsandbytes']}" if examined["bitsandbytes"] else "no bitsandbytes"
+    more = [f"{name} {version}" for name, version in examined["packages"].items()]
+    return ", ".join([wheel, _torch(examined["torch"]), *more])
+
+
+def _torch(torch: dict[str, Any] | None) -> str:
+    if torch is None:
+        return "no torch"
+    build = f"CUDA {torch['cuda']}" if torch["cuda"] else f"ROCm {torch['hip']}" if torch["hip"] else "CPU"
+    return f"torch {torch['version']} ({build})" if torch["version"] else "a torch of unknown version"
+
+
+def _mended(mended: dict[str, Any]) -> list[str]:
+    head = {
+        "nothing": "not mended: there is nothing that a command can do here",
+        "planned": "not mended yet: this would be done",
+        "done": "mended:",
+    }[mended["state"]]
+    lines = wrap(head)
+    for step in mended["plan"]:
+        lines += wrap(f"{step['what']} ({step['where']})", "  ", "  ")
+        lines += [f"    {step['command']}"] if step["command"] else []
+    if mended["generation"] is not None:
+        lines += wrap(f"generation {mended['generation']} is in use", "  ")
+    if mended["verified"] is not None:
+        lines.append("  verified: its kernels ran and agree" if mended["verified"] else "  not verified")
+    for note in mended["notes"]:
+        lines += wrap(f"note: {note}", "  ")
+    return lines
+
+
+def _next(document: dict[str, Any]) -> list[str]:
+    """The one thing to do now."""
+    mended, findings = document["mended"], document["findings"]
+    if mended is not None and mended["state"] == "done":
+        back = f" (back: bnbenv doctor --undo {mended['record']})" if mended["record"] else ""
+        return [f"next: run it again{back}"]
+    if mended is not None and mended["state"] == "planned":
+        return ["next: bnbenv doctor --fix --yes does it, and keeps what is there now"]
+    if not findings:
+        return []
+    fix = findings[0]["fix"]
+    if fix["automatic"] and mended is None:
+        return ["next: bnbenv doctor --fix does it"]
+    if fix["command"]:
+        return [f"next: {fix['command']}"]
+    return ["next: the steps above"] if fix["steps"] else [*wrap(f"next: {fix['summary']}")]
+
+
+def _undone(undone: dict[str, Any]) -> list[str]:
+    where = f" in {undone['prefix']}" if undone["prefix"] else ""
+    lines = wrap(f"put back as it was: {undone['files']} files{where} (record {undone['record']})")
+    for note in undone["notes"]:
+        lines += wrap(f"note: {note}", "  ")
+    return lines

@@ -1,4 +1,4 @@
-"""The one door to subprocesses: a command is a value, has a time limit, and what it printed is kept."""
+"""Runs a command to its end or its time limit, and keeps what it printed."""
 
 from __future__ import annotations
 
@@ -70,25 +70,35 @@ class Runner(Protocol):
         """Run to the end or to the time limit. Raises OSError if the program cannot be started."""
 
 
-def _in_the_child() -> Callable[[], None] | None:
-    """What a child does before it becomes the program: it takes signals again, which its parent holds back.
+def end_with_parent() -> Callable[[], None]:
+    """What a child calls for the kernel to end it when its parent is killed, so that no orphan goes on. Linux only.
 
-    On Linux the kernel ends it when bnbenv is killed, so that no orphan goes on writing.
+    The kernel means the thread that made the child.
     """
-    if os.name != "posix":
-        return None
     prctl = None
     if sys.platform.startswith("linux"):
         import ctypes
 
         with contextlib.suppress(OSError, AttributeError):
             prctl = ctypes.CDLL(None).prctl
-    pr_set_pdeathsig, kill = 1, int(signal.SIGKILL)
+    pr_set_pdeathsig, kill = 1, int(signal.SIGKILL) if os.name == "posix" else 0
+
+    def tie() -> None:
+        if prctl is not None:
+            prctl(pr_set_pdeathsig, kill)
+
+    return tie
+
+
+def in_the_child() -> Callable[[], None] | None:
+    """What a child does before it becomes the program: it takes signals again, which its parent holds back."""
+    if os.name != "posix":
+        return None
+    tie = end_with_parent()
 
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _POLITE)
-        if prctl is not None:
-            prctl(pr_set_pdeathsig, kill)
+        tie()
 
     return prepare
 
@@ -106,7 +116,7 @@ def _held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
+def environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     env = dict(os.environ)
     for name, value in changes.items():
         if value is None:
@@ -171,10 +181,10 @@ class SystemRunner:
                     stdin=subprocess.DEVNULL if command.stdin is None else subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    env=_environment(command.env),
+                    env=environment(command.env),
                     cwd=command.cwd,
                     start_new_session=os.name == "posix",
-                    preexec_fn=_in_the_child(),  # noqa: PLW1509 - only system calls, made before exec
+                    preexec_fn=in_the_child(),  # noqa: PLW1509 - only system calls, made before exec
                     text=True,
                     encoding="utf-8",
                     errors="replace",

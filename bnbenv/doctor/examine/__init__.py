@@ -2,16 +2,104 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnbenv.doctor.examine.host import conditions
+from bnbenv.doctor.examine.installed_torch import read_torch
+from bnbenv.doctor.examine.leftovers import leftovers
+from bnbenv.doctor.examine.libraries import read_bitsandbytes
+from bnbenv.doctor.examine.linker import Process, Resolved, libcudarts, resolve
+from bnbenv.doctor.examine.loads import which_library
+from bnbenv.doctor.examine.packages import Known, effective_of, known_in, packages
 from bnbenv.doctor.examine.ports import Ports, Where
-from bnbenv.doctor.model import Examination, Target
+from bnbenv.doctor.examine.settings import in_process, read_settings
+from bnbenv.doctor.examine.surroundings import surroundings
+from bnbenv.doctor.examine.target import Found, find_target
+from bnbenv.doctor.model import Bitsandbytes, Examination, Loads, Torch
 from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.load import load_matrix
+
+if TYPE_CHECKING:
+    from bnbenv.matrix.model import Matrix
 
 __all__ = ["Ports", "Where", "examine"]
 
 
-def examine(where: Where, facts: HostFacts, ports: Ports) -> Examination:
+def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None = None) -> Examination:
     """What there is. Nothing is changed, nothing of the environment is run unless its layout is unknown.
 
-    What cannot be read is in ``unknown`` with the reason. Raises UsageError where ``where`` names no environment.
+    ``matrix`` is the one that tells which library a version loads, by default the shipped one. What cannot be read is
+    in ``unknown`` with the reason. Raises UsageError where ``where`` names no environment, InputError for a matrix that
+    is damaged.
     """
-    return Examination(facts=facts, target=Target(kind="none"))
+    found = find_target(where, ports)
+    settings, gaps = read_settings(found.layout, found.search, where, ports, facts.platform.os == "windows")
+    environ = in_process(settings, ports.environ)
+    known = known_in(found.search)
+    effective = effective_of(known, found.search)
+    place = found.search.module("torch")
+    torch = read_torch(place, found.layout) if place else None
+    bitsandbytes = _bitsandbytes(found, effective)
+    loads = None
+    if bitsandbytes is not None:
+        cudarts = libcudarts(environ, ports.sysroot)
+        override = environ.get("BNB_CUDA_VERSION")
+        loads = which_library(bitsandbytes, torch, override, facts, matrix or load_matrix(), cudarts)
+    resolved = _resolved(found, facts, environ, ports, torch, bitsandbytes, loads)
+    windows = None
+    if facts.platform.os == "windows":
+        from bnbenv.doctor.examine.windows import read_windows
+
+        windows = read_windows(found.layout, place, environ, ports.sysroot)
+    return Examination(
+        facts=facts,
+        target=found.target,
+        packages=packages(known, found.search),
+        torch=torch,
+        bitsandbytes=bitsandbytes,
+        loads=loads,
+        linked=resolved.linked,
+        runtimes=resolved.runtimes,
+        settings=settings,
+        leftovers=leftovers(known, found.search, found.layout.prefix if found.layout else None),
+        cxx=resolved.cxx,
+        windows=windows,
+        conditions={**conditions(facts, environ, ports), **surroundings(found, where, ports)},
+        unknown=(*facts.unknown, *found.unknown, *gaps, *resolved.unknown),
+    )
+
+
+def _bitsandbytes(found: Found, effective: dict[str, Known]) -> Bitsandbytes | None:
+    """The package that an import takes, with the version of its own metadata, or of a fork's that put it there."""
+    place = found.search.module("bitsandbytes")
+    if place is None:
+        return None
+    names = sorted((name for name in effective if name.startswith("bitsandbytes")), key=len)
+    version = next((effective[name].version for name in names), None)
+    return read_bitsandbytes(place, version)
+
+
+def _resolved(
+    found: Found,
+    facts: HostFacts,
+    environ: dict[str, str],
+    ports: Ports,
+    torch: Torch | None,
+    bitsandbytes: Bitsandbytes | None,
+    loads: Loads | None,
+) -> Resolved:
+    """What the dynamic linker would find for the library that is loaded."""
+    process = Process(
+        facts=facts,
+        environ=environ,
+        sysroot=ports.sysroot,
+        python=found.target.python,
+        prefix=found.target.prefix,
+        search=tuple(folder.path for folder in found.target.search),
+        torch=torch,
+    )
+    libraries = bitsandbytes.libraries if bitsandbytes else ()
+    wanted = loads.library if loads else None
+    library = next((Path(one.path) for one in libraries if wanted and wanted in (one.name, one.path)), None)
+    return resolve(library, process)

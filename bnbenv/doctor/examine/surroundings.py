@@ -1,0 +1,59 @@
+"""What stands around an environment: files that shadow its packages, a Python that changed below it, who manages it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bnbenv.doctor.examine.ports import Ports, Where
+from bnbenv.doctor.examine.target import Found
+from bnbenv.paths import exists
+
+_MODULES = ("torch", "bitsandbytes", "transformers", "accelerate", "peft", "triton", "numpy")
+
+
+def surroundings(found: Found, where: Where, ports: Ports) -> dict[str, str]:
+    """The conditions of an environment, by code.
+
+    ``shadowed-here`` (a module in the current folder) · ``python-gone``, ``python-changed`` · ``user-site`` (packages
+    of the user are imported), ``user-site-unused`` · ``externally-managed`` · ``another-activated`` than the examined.
+    """
+    return dict(_all(found, where, ports))
+
+
+def _all(found: Found, where: Where, ports: Ports) -> Iterator[tuple[str, str]]:
+    layout = found.layout
+    if layout is None:
+        return
+    shadow = _shadow(where.cwd, found)
+    if shadow is not None:
+        text = f"{shadow} is imported in place of the installed one by programs that are started in {where.cwd}"
+        yield "shadowed-here", text
+    if layout.gone:
+        yield "python-gone", f"its interpreter {layout.python or layout.prefix} leads nowhere: the Python below is gone"
+    if layout.made_for is not None:
+        yield "python-changed", f"it was made for Python {layout.made_for}, and its interpreter is {layout.minor} now"
+    if found.search.user_site is not None:
+        yield "user-site", str(found.search.user_site)
+    if found.search.passed_over is not None:
+        yield "user-site-unused", str(found.search.passed_over)
+    for folder in (layout.base / "lib" / f"python{layout.minor}", layout.base / "Lib"):
+        if layout.prefix == layout.base and exists(folder / "EXTERNALLY-MANAGED"):
+            yield "externally-managed", str(folder / "EXTERNALLY-MANAGED")
+    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        active = ports.environ.get(variable)
+        if active and where.path is None and Path(active).resolve() != layout.prefix.resolve():
+            yield "another-activated", f"{variable} is {active}, and {layout.prefix} was examined"
+            return
+
+
+def _shadow(cwd: Path, found: Found) -> Path | None:
+    """A module of the current folder with the name of a package: ``python -m`` and notebooks take it first."""
+    own = {folder.path for folder in found.search.folders}
+    if cwd in own:
+        return None
+    for name in _MODULES:
+        for place in (cwd / f"{name}.py", cwd / name / "__init__.py"):
+            if exists(place):
+                return place if place.suffix == ".py" and place.parent == cwd else place.parent
+    return None

@@ -1,0 +1,98 @@
+"""The copies of CUDA libraries that a process of an environment may meet, each with the release that is known of it."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+
+from bnbenv.doctor.examine.disk import Disk, Stop
+from bnbenv.doctor.examine.linking import CUDA_LIBRARY, Linker
+from bnbenv.doctor.model import Runtime
+
+_MOST = 200
+_FULL = re.compile(r"\.so\.([0-9]+\.[0-9]+\.[0-9]+(?:\.[0-9]+)*)$")
+_METADATA = re.compile(r"nvidia[_-](\w+?)(?:[_-]cu[0-9]+)?-([0-9][\w.]*)\.dist-info", re.IGNORECASE)
+# The nvidia package that holds a library, without the CUDA major that some names end with.
+_PACKAGES = {
+    "cudart": "cuda_runtime",
+    "cublas": "cublas",
+    "cublasLt": "cublas",
+    "cusparse": "cusparse",
+    "cusparseLt": "cusparselt",
+    "cusolver": "cusolver",
+    "cusolverMg": "cusolver",
+    "curand": "curand",
+    "cufft": "cufft",
+    "cudnn": "cudnn",
+    "nvrtc": "cuda_nvrtc",
+    "nvJitLink": "nvjitlink",
+    "nccl": "nccl",
+    "cupti": "cuda_cupti",
+}
+
+
+def find_runtimes(
+    linker: Linker, disk: Disk, search: tuple[str, ...], torch: str | None, prefix: str | None
+) -> tuple[Runtime, ...]:
+    """Those that are loaded first, then the others in the order in which the linker looks for them."""
+    found: dict[tuple[int, int], Runtime] = {}
+    versions = dict(_releases(disk, search))
+    used = [(one.path, "loaded", True) for one in linker.objects if _is_cuda(one.path)]
+    for path, via, is_used in (*used, *_places(linker, disk, search, torch, prefix)):
+        file = disk.identity(path)
+        if file is None or file in found or len(found) >= _MOST:
+            continue
+        try:
+            dynamic = disk.dynamic(path)
+        except Stop:
+            continue
+        if dynamic is None:
+            continue
+        soname = dynamic.soname or posixpath.basename(path)
+        if CUDA_LIBRARY.fullmatch(soname):
+            found[file] = Runtime(soname, path, via, _release(disk, path, soname, versions), is_used)
+    return tuple(found.values())
+
+
+def _is_cuda(path: str) -> bool:
+    return bool(CUDA_LIBRARY.fullmatch(posixpath.basename(path)))
+
+
+def _places(
+    linker: Linker, disk: Disk, search: tuple[str, ...], torch: str | None, prefix: str | None
+) -> Iterator[tuple[str, str, bool]]:
+    """Every file that is called like one, and the way to it."""
+    folders = [(folder, "LD_LIBRARY_PATH") for folder in linker.search.library_path]
+    for site in search:
+        nvidia = f"{site}/nvidia"
+        folders += [(f"{nvidia}/{name}/lib", "package") for name in disk.listed(nvidia)]
+    folders += [(f"{torch}/lib", "package")] if torch else []
+    folders += [(f"{prefix}/lib", "package")] if prefix else []
+    for folder, via in folders:
+        for path in disk.matching(folder.rstrip("/"), CUDA_LIBRARY):
+            if not path.endswith(".so"):  # a link for compilers
+                yield path, via, False
+    for name, path in (linker.search.cache.paths if linker.search.cache else {}).items():
+        if name.startswith("lib") and CUDA_LIBRARY.fullmatch(name) and not name.endswith(".so"):
+            yield path, "ld-cache", False
+
+
+def _releases(disk: Disk, search: tuple[str, ...]) -> Iterator[tuple[tuple[str, str], str]]:
+    """The version of each nvidia package, by the folder it lies in and its name."""
+    for site in reversed(search):  # an import takes the first
+        for name in disk.listed(site):
+            match = _METADATA.fullmatch(name) if name[:6].lower() == "nvidia" else None
+            if match:
+                yield (site, match[1].lower()), match[2]
+
+
+def _release(disk: Disk, path: str, soname: str, versions: dict[tuple[str, str], str]) -> str | None:
+    full = _FULL.search(posixpath.basename(disk.real(path)))
+    if full:
+        return full[1]
+    match = CUDA_LIBRARY.fullmatch(soname)
+    package = _PACKAGES.get(match[1]) if match else None
+    return next(
+        (text for (site, name), text in versions.items() if name == package and path.startswith(f"{site}/")), None
+    )

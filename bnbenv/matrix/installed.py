@@ -93,8 +93,7 @@ def read_installed_bitsandbytes(site_packages: Path) -> BitsandbytesWheel | None
     if text is None:
         return None
     known = distribution(site_packages, ("bitsandbytes",))
-    found = _VERSION.search(text)
-    version = known.version or (found[1] if found else None)
+    version = known.version or source_version(text)
     if version is None or not is_version(version):
         raise Failed("bad-bitsandbytes", f"neither {folder} nor metadata beside it says which version that is")
     rows: list[NativeLibrary] = []
@@ -123,6 +122,12 @@ def read_installed_bitsandbytes(site_packages: Path) -> BitsandbytesWheel | None
         libraries=tuple(rows),
         evidence=_evidence(folder, digest.hexdigest()),
     )
+
+
+def source_version(text: str) -> str | None:
+    """What a package's ``__init__.py`` says that its version is; None where it says nothing."""
+    found = _VERSION.search(text)
+    return found[1] if found else None
 
 
 def _package(site_packages: Path, name: str, marker: str) -> Path:

@@ -85,31 +85,45 @@ def ask_nvml(
     environ: Mapping[str, str], sysroot: Sysroot, runner: Runner, limit: float = LIMIT, system: str = sys.platform
 ) -> NvmlAnswer:
     """NVML's answer within ``limit`` seconds; never raises for what the driver does."""
-    if system == "darwin":
-        return _failed("NVIDIA makes no driver for macOS", LIBRARY_NOT_FOUND)
-    search = environ.get("LD_LIBRARY_PATH")
-    if system == "win32":
-        if kernel.windows_nvml(environ) is None:
-            return _failed("no nvml.dll in the folders of the driver", LIBRARY_NOT_FOUND)
-    else:
-        library = kernel.nvml_library(environ, sysroot)
-        foreign = sysroot.prefix != Path("/")
-        if foreign and library is None:  # below another root, this system's own library would answer for it
-            return _failed(f"no {kernel.NVML_LIBRARY} below {sysroot.prefix}", LIBRARY_NOT_FOUND)
-        folder = str(Path(library.path).parent) if library else ""
-        if library and (foreign or folder == str(sysroot.path(kernel.WSL_LIBRARIES))):
-            search = f"{search}:{folder}" if search else folder
-    command = Command(
-        (sys.executable, "-m", "bnbenv.facts.nvml_probe"),
-        timeout=limit,
-        env={**environ, "LD_LIBRARY_PATH": search},
-        cwd=str(Path(__file__).resolve().parents[2]),  # where -m finds this package, and no file of the user's
-    )
+    command = probe_command(environ, sysroot, "bnbenv.facts.nvml_probe", (), limit, system)
+    if isinstance(command, str):
+        return _failed(command, LIBRARY_NOT_FOUND)
     try:
         finished = runner.run(command)
     except OSError as error:
         return _failed(f"the NVML probe could not be started ({os.strerror(error.errno or 0)})")
     return read_answer(finished)
+
+
+def probe_command(
+    environ: Mapping[str, str],
+    sysroot: Sysroot,
+    module: str,
+    words: tuple[str, ...],
+    limit: float = LIMIT,
+    system: str = sys.platform,
+) -> Command | str:
+    """The command that has a module of this package ask NVML, or why there is nothing to ask."""
+    if system == "darwin":
+        return "NVIDIA makes no driver for macOS"
+    search = environ.get("LD_LIBRARY_PATH")
+    if system == "win32":
+        if kernel.windows_nvml(environ) is None:
+            return "no nvml.dll in the folders of the driver"
+    else:
+        library = kernel.nvml_library(environ, sysroot)
+        foreign = sysroot.prefix != Path("/")
+        if foreign and library is None:  # below another root, this system's own library would answer for it
+            return f"no {kernel.NVML_LIBRARY} below {sysroot.prefix}"
+        folder = str(Path(library.path).parent) if library else ""
+        if library and (foreign or folder == str(sysroot.path(kernel.WSL_LIBRARIES))):
+            search = f"{search}:{folder}" if search else folder
+    return Command(
+        (sys.executable, "-m", module, *words),
+        timeout=limit,
+        env={**environ, "LD_LIBRARY_PATH": search},
+        cwd=str(Path(__file__).resolve().parents[2]),  # where -m finds this package, and no file of the user's
+    )
 
 
 def read_answer(finished: Finished) -> NvmlAnswer:

@@ -3,11 +3,14 @@
  *
  *   driver 580.65.06                          nvml 13.580.65.06          cuda 13000
  *   init 18                                   the code nvmlInit returns
- *   gpu uuid=GPU-1 cc=9.0 memory=150754820096 mig=1 name=NVIDIA H200     name comes last
+ *   gpu uuid=GPU-1 cc=9.0 memory=150754820096 used=0 mig=1 name=NVIDIA H200     name comes last
  *   slice uuid=MIG-1 memory=18253611008 name=NVIDIA H200 MIG 1g.18gb     of the gpu before it
+ *   process pid=4242 used=1073741824         on the gpu or slice before it; the file of pid=@path holds the number
  *   fail nvmlDeviceGetMemoryInfo 999 0        call, code, GPU (or nothing: every GPU)
  *   hang nvmlDeviceGetCount                   never returns
  *   crash nvmlDeviceGetName                   ends the process with SIGSEGV
+ *
+ * The file is read again at each nvmlDeviceGetCount, so that memory can change under a running program.
  *
  * -DOLD_DRIVER leaves out the functions that drivers before R450 do not have.
  */
@@ -18,12 +21,20 @@
 #include <unistd.h>
 
 enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
-enum { MAX_GPUS = 16, MAX_SLICES = 8, MAX_TRAPS = 16 };
+enum { MAX_GPUS = 16, MAX_SLICES = 8, MAX_TRAPS = 16, MAX_PROCESSES = 8 };
+
+typedef struct {
+    unsigned pid;
+    unsigned long long used;
+    unsigned gpu_instance, compute_instance;
+} Process;
 
 typedef struct Device {
     int index, cc_major, cc_minor, mig, slice_count;
     char uuid[96], name[96];
-    unsigned long long memory;
+    unsigned long long memory, used;
+    unsigned process_count;
+    Process processes[MAX_PROCESSES];
     struct Device *slices;
 } Device;
 
@@ -44,9 +55,26 @@ static void read_device(Device *device, const char *line, int index)
     if ((at = strstr(line, "uuid="))) sscanf(at, "uuid=%95s", device->uuid);
     if ((at = strstr(line, "cc="))) sscanf(at, "cc=%d.%d", &device->cc_major, &device->cc_minor);
     if ((at = strstr(line, "memory="))) sscanf(at, "memory=%llu", &device->memory);
+    if ((at = strstr(line, "used="))) sscanf(at, "used=%llu", &device->used);
     if ((at = strstr(line, "mig="))) sscanf(at, "mig=%d", &device->mig);
     else device->mig = -1;
     if ((at = strstr(line, "name="))) sscanf(at, "name=%95[^\n]", device->name);
+}
+
+static void read_process(Device *device, const char *line)
+{
+    char path[256];
+    const char *at = strstr(line, "pid=");
+    Process *process = &device->processes[device->process_count];
+    FILE *file;
+    *process = (Process){0};
+    if (at && sscanf(at, "pid=@%255s", path) == 1) {
+        file = fopen(path, "r");
+        if (!file || fscanf(file, "%u", &process->pid) != 1) process->pid = 0;
+        if (file) fclose(file);
+    } else if (at) sscanf(at, "pid=%u", &process->pid);
+    if ((at = strstr(line, "used="))) sscanf(at, "used=%llu", &process->used);
+    if (process->pid && device->process_count + 1 < MAX_PROCESSES) device->process_count++;
 }
 
 static void read_trap(char kind, const char *line)
@@ -61,21 +89,26 @@ static void load(void)
     const char *path = getenv("NVML_STUB_CONFIG");
     FILE *file = path ? fopen(path, "r") : NULL;
     char line[512];
+    Device *last = NULL, *slices;
     loaded = 1;
+    gpu_count = trap_count = 0;
     while (file && fgets(line, sizeof line, file)) {
         sscanf(line, "driver %63s", driver);
         sscanf(line, "nvml %63s", library);
         sscanf(line, "cuda %d", &cuda);
         sscanf(line, "init %d", &init_code);
         if (!strncmp(line, "gpu ", 4) && gpu_count < MAX_GPUS) {
-            gpus[gpu_count].slices = calloc(MAX_SLICES, sizeof(Device));
-            read_device(&gpus[gpu_count], line, gpu_count);
+            slices = gpus[gpu_count].slices ? gpus[gpu_count].slices : calloc(MAX_SLICES, sizeof(Device));
+            memset(slices, 0, MAX_SLICES * sizeof(Device));
+            gpus[gpu_count] = (Device){.slices = slices};
+            read_device(last = &gpus[gpu_count], line, gpu_count);
             gpu_count++;
         }
         if (!strncmp(line, "slice ", 6) && gpu_count > 0 && gpus[gpu_count - 1].slice_count < MAX_SLICES) {
             Device *gpu = &gpus[gpu_count - 1];
-            read_device(&gpu->slices[gpu->slice_count++], line, gpu->index);
+            read_device(last = &gpu->slices[gpu->slice_count++], line, gpu->index);
         }
+        if (!strncmp(line, "process ", 8) && last) read_process(last, line);
         if (!strncmp(line, "fail ", 5)) read_trap('f', line);
         if (!strncmp(line, "hang ", 5)) read_trap('h', line);
         if (!strncmp(line, "crash ", 6)) read_trap('c', line);
@@ -137,7 +170,13 @@ int nvmlSystemGetNVMLVersion(char *buffer, unsigned size) { CHECK(-1); return gi
 
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { CHECK(-1); *version = cuda; return SUCCESS; }
 
-int nvmlDeviceGetCount_v2(unsigned *count) { CHECK(-1); *count = gpu_count; return SUCCESS; }
+int nvmlDeviceGetCount_v2(unsigned *count)
+{
+    load();
+    CHECK(-1);
+    *count = gpu_count;
+    return SUCCESS;
+}
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, Device **handle)
 {
@@ -154,12 +193,34 @@ int nvmlDeviceGetName(Device *gpu, char *buffer, unsigned size) { CHECK(gpu->ind
 int nvmlDeviceGetMemoryInfo(Device *gpu, unsigned long long memory[3])
 {
     CHECK(gpu->index);
-    memory[0] = memory[1] = gpu->memory;
-    memory[2] = 0;
+    memory[0] = gpu->memory;
+    memory[1] = gpu->memory - gpu->used;
+    memory[2] = gpu->used;
     return SUCCESS;
 }
 
+static int give_processes(Device *gpu, unsigned *count, Process *processes)
+{
+    unsigned room = *count;
+    *count = gpu->process_count;
+    if (room < gpu->process_count) return INSUFFICIENT_SIZE;
+    if (processes) memcpy(processes, gpu->processes, gpu->process_count * sizeof(Process));
+    return SUCCESS;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v2(Device *gpu, unsigned *count, Process *processes)
+{
+    CHECK(gpu->index);
+    return give_processes(gpu, count, processes);
+}
+
 #ifndef OLD_DRIVER
+int nvmlDeviceGetComputeRunningProcesses_v3(Device *gpu, unsigned *count, Process *processes)
+{
+    CHECK(gpu->index);
+    return give_processes(gpu, count, processes);
+}
+
 int nvmlDeviceGetCudaComputeCapability(Device *gpu, int *major, int *minor)
 {
     CHECK(gpu->index);

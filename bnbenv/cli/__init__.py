@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "sync": "make the environment fit: stage, verify, then switch",
     "check": "say in milliseconds whether the environment is in sync",
     "status": "show everything at one glance; with --why what it rests on",
+    "guard": "have an environment say itself that it was changed",
     "verify": "run real kernels and compare them with references",
     "doctor": "name what is broken, and with --fix mend it",
     "list": "list the generations of the environment",

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from bnbenv.envs import generations as gens
+from bnbenv.envs import guard
 from bnbenv.envs.check import Host
 from bnbenv.envs.fill import Filling
 from bnbenv.envs.generations import Generation
@@ -70,7 +71,7 @@ class Job:
             self._write_pth(generation.prefix)
             verification = self._verify(generation.prefix)
             record = self._record(generation, python, verification)
-            record.write(generation.record_file)
+            self._write_record(generation, record)
         except BaseException:
             with during(self.setting.progress, f"{self.env}: clearing away what was begun"):
                 gens.remove(generation)
@@ -87,7 +88,7 @@ class Job:
         current = known.verified and known.host == dict(self.host.fingerprint)
         verification = None if current else self._verify(generation.prefix)
         record = self._record(generation, known.python, known.verification if current else verification)
-        record.write(generation.record_file)
+        self._write_record(generation, record)
         self._finish(generation, record)
         return record, verification
 
@@ -99,7 +100,7 @@ class Job:
         verification = self._verify(generation.prefix)
         write_atomically(generation.lock_file, self.locked.text)
         record = self._record(generation, generation.record.python, verification)
-        record.write(generation.record_file)
+        self._write_record(generation, record)
         self._finish(generation, record)
         return record, verification
 
@@ -198,6 +199,12 @@ class Job:
             verified_at=earlier if verification is not None else None,
             stamps=observe_stamps(site),
         )
+
+    def _write_record(self, generation: Generation, record: Record) -> None:
+        """The record, which finishes a generation, and before it the drift guard, where that is wished for."""
+        wished = self.setting.wishes.envs[self.env].guard
+        guard.settle(generation.prefix, self.env, self.setting.project.lock(self.env).name, record, wished)
+        record.write(generation.record_file)
 
     def _decision(self, known: Record | None) -> dict[str, Any]:
         """What the lock says, and what was passed over: that hangs on this host and day, so it is not in the lock."""

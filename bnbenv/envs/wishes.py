@@ -25,7 +25,10 @@ _OTHERWISE = "Correct it, or move it away: bnbenv init then writes a new one."
 
 
 class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier."""
+    """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier.
+
+    ``guard``: the environment itself says that it was changed behind its lock; nothing is solved anew for that.
+    """
 
     family: Literal["bitsandbytes", "gptq", "awq", "none"] = "bitsandbytes"
     python: str = ">=3.10"
@@ -34,6 +37,7 @@ class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requirements: tuple[str, ...] = ()
     gpus: str | list[str | int] = "all"
     backend: Literal["auto", "cuda", "cpu"] = "auto"
+    guard: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,7 +62,9 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def digest(self, env: str) -> str:
         """What the solution of one environment depends on; comments and other environments do not change it."""
-        relevant = (self.envs[env], self.policy, self.sources)
+        wish = msgspec.structs.asdict(self.envs[env])
+        del wish["guard"]
+        relevant = (wish, self.policy, self.sources)
         return hashlib.sha256(msgspec.json.encode(relevant)).hexdigest()
 
     def request(self, env: str, file: str = CONFIG, current: Current | None = None) -> Request:
@@ -177,6 +183,7 @@ TEMPLATE = """\
                                  # with these sync also loads, runs and trains a small quantized model
 # gpus = "all"                   # or indices [0, 1], or UUIDs ["GPU-..."]
 # backend = "auto"               # or "cuda", or "cpu"
+# guard = false                  # true: it says itself when pip changed torch or bitsandbytes (bnbenv guard)
 
 [policy]
 # prefer = "newest"              # or "minimal-change": keep what is there as long as it works

@@ -32,6 +32,7 @@ EXITS = {
     "path": {0, 1, 2},
     "status": {0, 2, 3, 6},
     "completion": {0, 2},
+    "guard": {0, 1, 2, 8},
 }
 
 

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.generations import check_link, previous, switch
+    from bnbenv.envs.guard import follow
 
     project = project_of(args, ctx)
     with holding(project, ctx):
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         locked = _whole(project, args.env, target, ctx)
         write_atomically(project.lock(args.env), locked.text)
         switch(project, args.env, target)
+        follow(project, args.env)
     document = {"schema": "bnbenv.rollback/1", "env": args.env, "from": before, "generation": target.number}
     return Outcome(Exit.DONE, {**document, "path": str(project.link(args.env))})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, reason_rows, selected, stop_on_mismatch
 from bnbenv.cli.render.check import next_step
-from bnbenv.envs import status
+from bnbenv.envs import guard, status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
 from bnbenv.envs.trust import check_trust
@@ -151,6 +151,7 @@ def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[
         "others": [one.number for one in seen.others if one.usable],
         "unfinished": [one.number for one in seen.others if not one.usable and not one.newer],
         "newer": [one.number for one in seen.others if one.newer],
+        "guard": guard.is_there(seen.use.prefix),
         "disk": {"bytes": space.total, "own": space.own} if space else None,
         "decision": status.decision(record) if args.why and record else None,
     }

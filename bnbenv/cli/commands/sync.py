@@ -77,10 +77,12 @@ def _note_wishes_file(ctx: Context, look: Look, names: tuple[str, ...]) -> None:
     import contextlib
 
     from bnbenv.envs.generations import held, note_wishes_file
+    from bnbenv.envs.guard import follow
     from bnbenv.errors import Busy
 
     with contextlib.suppress(Busy, OSError), held(look.project, 0, ctx.environ, ctx.progress.say):
         for env in stale:
+            follow(look.project, env)
             note_wishes_file(look.project, env)
 
 
@@ -144,6 +146,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
 
     from bnbenv.envs.adapt import stop_on_loss
     from bnbenv.envs.generations import note_wishes_file
+    from bnbenv.envs.guard import follow
     from bnbenv.envs.record import file_digest
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import sync_env
@@ -173,6 +176,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
                 ctx.progress.say(f"{env}: switched to generation {done[-1].generation}, use it: {where}")
         setting.write_wishes()  # where nothing else had to be done
         for env in names:
+            follow(project, env)
             note_wishes_file(project, env)
     notes = _told(project, changes)
     reasons = [row for one in done for row in reason_rows(one.plan.reasons)]

@@ -76,6 +76,8 @@ def _environment(row: dict[str, Any], at_work: bool) -> list[str]:
         lines += wrap(f"holds {_holds(row['holds'])}", "  ")
         lines += wrap(f"made {local_time(row['created'])} for {_made_for(row)}", "  ")
         lines += wrap(_verification(row), "  ")
+    if row["guard"]:
+        lines += wrap("its drift guard is on (bnbenv guard)", "  ")
     lines += _others(row, at_work)
     if row["disk"]:
         total, own = (f"{row['disk'][name] / 2**20:.0f} MiB" for name in ("bytes", "own"))

@@ -221,11 +221,16 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Leftover(msgspec.Struct, frozen=True):
-    """A package of which parts of several versions lie in one folder, or a pip's remains (``~itsandbytes``)."""
+    """A package of which parts of several versions lie in one folder, or a pip's remains (``~itsandbytes``).
+
+    ``kind``: ``twice`` (two sets of metadata), ``interrupted``, ``metadata`` or ``package`` (one without the other),
+    ``version`` (they differ), ``gone`` and ``cut`` (files that RECORD names), ``strange`` (it does not), ``conda``.
+    """
 
     name: str
     because: str
     paths: tuple[str, ...]
+    kind: str = ""
 
 
 class Windows(msgspec.Struct, frozen=True, kw_only=True):

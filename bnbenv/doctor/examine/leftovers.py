@@ -56,10 +56,10 @@ def _twice(known: tuple[Known, ...]) -> Iterator[Leftover]:
         if len(several) > 1:
             versions = ", ".join(one.version or "one without a version" for one in several)
             because = f"{len(several)} sets of metadata lie side by side: {versions}"
-            yield Leftover(name, because, tuple(str(one.path) for one in several))
+            yield Leftover(name, because, tuple(str(one.path) for one in several), "twice")
         elif not several[0].readable:
             because = "its metadata names no version: its installer was ended"
-            yield Leftover(name, because, (str(several[0].path),))
+            yield Leftover(name, because, (str(several[0].path),), "twice")
 
 
 def _interrupted(search: Search) -> Iterator[Leftover]:
@@ -74,6 +74,7 @@ def _interrupted(search: Search) -> Iterator[Leftover]:
                 name,
                 "pip was ended while it replaced this, and left the former one behind",
                 (str(folder.path / entry),),
+                "interrupted",
             )
 
 
@@ -88,14 +89,14 @@ def _files(known: Known, search: Search) -> Iterator[Leftover]:
     module = search.module(module_of(known.name))
     if module is None:
         because = f"metadata of {known.version or known.name} is there, and its package is not"
-        yield Leftover(known.name, because, (str(known.path),))
+        yield Leftover(known.name, because, (str(known.path),), "metadata")
         return
     if known.editable or module.parent != known.folder.path:
         return
     own = own_version(module)
     if own is not None and known.version is not None and not _same(own, known.version):
         because = f"its metadata says {known.version}, its own files are those of {own}"
-        yield Leftover(known.name, because, (str(known.path), str(module)))
+        yield Leftover(known.name, because, (str(known.path), str(module)), "version")
     yield from _natives(known, module)
 
 
@@ -122,9 +123,9 @@ def _natives(known: Known, module: Path) -> Iterator[Leftover]:
             cut.append((path, there, size))
     if gone:
         because = f"{_list(gone)} {'is' if len(gone) == 1 else 'are'} in its RECORD and not there"
-        yield Leftover(known.name, because, tuple(str(path) for path in gone))
+        yield Leftover(known.name, because, tuple(str(path) for path in gone), "gone")
     for path, there, size in cut[:SHOWN]:
-        yield Leftover(known.name, f"{path.name} has {there} bytes, {size} were installed", (str(path),))
+        yield Leftover(known.name, f"{path.name} has {there} bytes, {size} were installed", (str(path),), "cut")
     if known.name == "bitsandbytes":
         natives = [path for path in _listing(module) if re.search(r"\.(so|dll|dylib)$", path.name)]
         strange = [path for path in natives if f"{module.name}/{path.name}" not in listed]
@@ -132,7 +133,7 @@ def _natives(known: Known, module: Path) -> Iterator[Leftover]:
             because = (
                 f"{_list(strange)} {'was' if len(strange) == 1 else 'were'} put there by hand or by another version"
             )
-            yield Leftover(known.name, because, tuple(str(path) for path in strange))
+            yield Leftover(known.name, because, tuple(str(path) for path in strange), "strange")
 
 
 def _without_metadata(effective: dict[str, Known], search: Search) -> Iterator[Leftover]:
@@ -142,7 +143,8 @@ def _without_metadata(effective: dict[str, Known], search: Search) -> Iterator[L
         place = search.module(name)
         if place is None or name in providers or place.parent.name not in ("site-packages", "dist-packages"):
             continue
-        yield Leftover(name, "the package is there and has no metadata: it was removed in part", (str(place),))
+        because = "the package is there and has no metadata: it was removed in part"
+        yield Leftover(name, because, (str(place),), "package")
 
 
 def _conda(prefix: Path, effective: dict[str, Known]) -> Iterator[Leftover]:
@@ -155,7 +157,7 @@ def _conda(prefix: Path, effective: dict[str, Known]) -> Iterator[Leftover]:
         there = effective.get(name)
         if there is not None and there.version and not _same(there.version, match[2]):
             because = f"conda installed {match[2]}, and another installer put {there.version} over it"
-            yield Leftover(name, because, (str(record), str(there.path)))
+            yield Leftover(name, because, (str(record), str(there.path)), "conda")
 
 
 def _same(one: str, other: str) -> bool:

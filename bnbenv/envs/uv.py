@@ -86,6 +86,15 @@ class Uv:
         if not self._call((*words, "--offline"), INSTALL_LIMIT, "install the packages from its cache").ok:
             self._run(words, INSTALL_LIMIT, "install the packages")
 
+    def add(self, requirements: str, python: Path, options: tuple[str, ...] = (), limit: float = INSTALL_LIMIT) -> str:
+        """Install requirements into an environment that is there; with ``--dry-run`` only resolve them.
+
+        Returns uv's account of it: a line ``- name==version`` for each package that goes, ``+`` for each that comes.
+        """
+        form = ("-r", "-", "--no-compile-bytecode", *options, *self.arguments)
+        words = ("pip", "install", "--python", str(python), *form)
+        return self._run(words, limit, "install the packages", requirements).stderr
+
     def download_python(self, minor: str) -> str:
         """The path of an interpreter that uv manages; downloaded if need be."""
         self._run(("python", "install", minor, "--no-bin"), VENV_LIMIT, f"download Python {minor}")

@@ -22,11 +22,17 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
 
     ``kept``: bitsandbytes for the torch that is there. ``pair``: torch and bitsandbytes anew, for the environment's own
     Python. ``build``: a source build for the torch that is there; ``build_archs`` are its targets (``sm_61``).
-    ``driver``: the version from which on the torch that is there runs. ``checked`` maps an action's ``key`` to what
-    stands against it; empty: it was resolved from the package sources, or looked at, and can be carried out. What is
-    not in it was not asked about.
+    ``stays``: the bitsandbytes that is installed fits beside the torch that is there. ``hashes`` are the sha256 of
+    wheels by requirement (``bitsandbytes==0.50.2``). ``driver``: the version from which on the torch that is there
+    runs. ``suits``: the newest bitsandbytes for what a text says of its torch, where there is no environment to judge.
+
+    ``checked`` maps an action's ``key`` to what stands against it; empty: it was resolved from the package sources, or
+    looked at, and can be carried out. What is not in it was not asked about.
     """
 
+    stays: bool = False
+    hashes: dict[str, str] = {}
+    suits: str | None = None
     kept: Choice | None = None
     no_kept: str = ""
     pair: Choice | None = None
@@ -44,13 +50,14 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
 class Install(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Have uv install requirements into an environment that bnbenv did not make.
 
-    ``reinstall``: packages to install anew even if they are there. ``hashes`` maps a package to the sha256 of its
-    wheel. ``index`` is the variant of PyTorch's own index that is needed (``cu126``). ``sweep``: folders of packages
-    whose left over files (those that no package's RECORD names) are deleted before.
+    ``reinstall``: packages to install anew even if they are there, ``upgrade``: those to take the newest of that fits.
+    ``hashes`` maps a package to the sha256 of its wheel. ``index`` is the variant of PyTorch's own index that is needed
+    (``cu126``). ``sweep``: folders in which what no package's RECORD names is deleted after it.
     """
 
     requirements: tuple[str, ...]
     reinstall: tuple[str, ...] = ()
+    upgrade: tuple[str, ...] = ()
     no_deps: bool = False
     hashes: dict[str, str] = {}
     index: str | None = None

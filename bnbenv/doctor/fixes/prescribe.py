@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+from bnbenv.doctor.fixes import companions, driver, install, memory, models, settings, windows
 from bnbenv.doctor.fixes.model import Chosen, Treatment
+from bnbenv.doctor.fixes.patient import Patient, told
 from bnbenv.doctor.model import Cause, Examination, Fix, Said
+
+Write = Callable[[Patient], Treatment]
+
+# A rule's or signature's own fix goes before that of its cause.
+BY_CODE: Mapping[str, Write] = {
+    **driver.BY_CODE,
+    **install.BY_CODE,
+    **settings.BY_CODE,
+    **companions.BY_CODE,
+    **models.BY_CODE,
+}
+BY_CAUSE: Mapping[Cause, Write] = {
+    **driver.BY_CAUSE,
+    **install.BY_CAUSE,
+    **settings.BY_CAUSE,
+    **companions.BY_CAUSE,
+    **memory.BY_CAUSE,
+    **models.BY_CAUSE,
+    **windows.BY_CAUSE,
+}
 
 
 def prescribe(
@@ -20,4 +44,18 @@ def treat(
     code: str, cause: Cause, examination: Examination | None, said: Said | None, chosen: Chosen | None
 ) -> Treatment:
     """The same with the actions that carry it out."""
-    return Treatment(Fix(summary="Run bnbenv sync for an environment that fits this machine.", command="bnbenv sync"))
+    patient = Patient(code, cause, examination, said or Said(), chosen or Chosen())
+    write = BY_CODE.get(code) or BY_CAUSE.get(cause) or _not_known
+    return write(patient)
+
+
+def _not_known(patient: Patient) -> Treatment:
+    """A cause that is named and has no fix of its own, or a failure that nobody knows."""
+    return told(
+        "Let the environment itself be looked at, and its kernels be run: that tells what the text does not.",
+        "Look at the environment that the text is from: bnbenv doctor PATH",
+        "Run its kernels: bnbenv verify --python PATH",
+        "If both find nothing, start the program again and give its whole output, from its first line: "
+        "CMD 2>&1 | bnbenv doctor --log -",
+        command="bnbenv doctor --deep",
+    )

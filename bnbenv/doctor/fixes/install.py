@@ -1,0 +1,300 @@
+"""Fixes that install torch or bitsandbytes: the same again, another one for what is there, or both. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from bnbenv.doctor.fixes.model import Delete, Install, NewGeneration, Treatment
+from bnbenv.doctor.fixes.patient import Patient, done_by, shell, told
+from bnbenv.doctor.model import Cause
+from bnbenv.solve.model import Choice
+from bnbenv.solve.wording import by_hand
+
+# Packages that are made for one torch: where they are installed, they have to change with it.
+WITH_TORCH = ("torchvision", "torchaudio", "xformers")
+
+
+def own_generation(patient: Patient, why: str) -> Treatment:
+    """A new generation of an environment of bnbenv's own; the one in use stays until the new one has been verified."""
+    action = NewGeneration(env=patient.own or "bnb")
+    return done_by(patient, (action,), f"Make a new generation of {patient.own}: {why}", patient.sync)
+
+
+def another_bitsandbytes(patient: Patient) -> Treatment:
+    """The newest bitsandbytes that fits the torch, the GPUs and the C library that are there."""
+    if patient.own:
+        return own_generation(patient, "what fits this machine is chosen again.")
+    kept = patient.chosen.kept
+    if kept is not None and kept.bitsandbytes.version == patient.bitsandbytes:
+        return bitsandbytes_again(patient)
+    if kept is not None and patient.foreign:
+        return _for_this_torch(patient, kept)
+    if patient.foreign:
+        return other_pair(patient)
+    return _in_general(patient)
+
+
+def _for_this_torch(patient: Patient, kept: Choice) -> Treatment:
+    want = f"bitsandbytes=={kept.bitsandbytes.version}"
+    action = Install(requirements=(*_as_it_is(patient), want), hashes=_hash(patient, want))
+    steps = [f"It then loads {kept.bitsandbytes.library}; torch {patient.torch} stays."]
+    steps += [f"Set {shell(f'{name}={value}')} before Python starts." for name, value in kept.environment.items()]
+    summary = f"Install bitsandbytes {kept.bitsandbytes.version}, the newest that fits torch {patient.torch} here."
+    return done_by(patient, (action,), summary, patient.pip(want), steps)
+
+
+def _as_it_is(patient: Patient) -> tuple[str, ...]:
+    """torch as a requirement that only the one that is there meets: "==2.13.0" would let "2.13.0+cu130" in."""
+    return (f"torch==={patient.torch}",) if patient.torch and patient.package("torch") else ()
+
+
+def _hash(patient: Patient, requirement: str) -> dict[str, str]:
+    sha256 = patient.chosen.hashes.get(requirement)
+    return {"bitsandbytes": sha256} if sha256 else {}
+
+
+def bitsandbytes_again(patient: Patient) -> Treatment:
+    """The same bitsandbytes again, from its wheel; another one where that would not fit the torch that is there."""
+    if patient.own:
+        return own_generation(patient, "its files are installed again, and checked.")
+    version = patient.bitsandbytes
+    if not patient.foreign or version is None:
+        return _in_general(patient)
+    if not patient.chosen.stays:
+        kept = patient.chosen.kept
+        return _for_this_torch(patient, kept) if kept is not None else other_pair(patient)
+    want = f"bitsandbytes=={version}"
+    folder = patient.examination.bitsandbytes.path if patient.examination and patient.examination.bitsandbytes else ""
+    action = Install(
+        requirements=(want,),
+        reinstall=("bitsandbytes",),
+        no_deps=True,
+        hashes=_hash(patient, want),
+        sweep=(folder,) if folder and "site-packages" in folder else (),
+    )
+    command = patient.pip("--reinstall-package", "bitsandbytes", "--no-deps", want)
+    summary = f"Install bitsandbytes {version} again from its wheel; nothing else changes."
+    steps = ("If the file is damaged again, the copy in uv's cache is: uv cache clean bitsandbytes",)
+    return done_by(patient, (action,), summary, command, steps)
+
+
+def several_bitsandbytes(patient: Patient) -> Treatment:
+    """Several distributions wrote into one folder: all but the right one go, and that one is installed again."""
+    if patient.own or patient.examination is None or patient.python is None:
+        return bitsandbytes_again(patient)
+    others = [
+        one
+        for one in patient.examination.packages
+        if one.name.startswith("bitsandbytes") and one.name != "bitsandbytes" and one.where == "environment"
+    ]
+    right = bitsandbytes_again(patient) if patient.package("bitsandbytes") else another_bitsandbytes(patient)
+    if not others:
+        return right
+    names = [one.name for one in others]
+    actions = (Delete(metadata=tuple(one.path for one in others)), *right.actions)
+    gone = shell("uv", "pip", "uninstall", "--python", patient.python, *names)
+    command = f"{gone} && {right.fix.command}" if right.fix.command else gone
+    summary = f"Uninstall {', '.join(names)}, then: {right.fix.summary[:1].lower()}{right.fix.summary[1:]}"
+    return done_by(patient, actions, summary, command, right.fix.steps)
+
+
+def leftovers(patient: Patient) -> Treatment:
+    """Parts of several versions in one folder: a clean installation, and what no package names goes."""
+    found = patient.examination.leftovers if patient.examination else ()
+    if patient.own or not found or not patient.foreign:
+        return bitsandbytes_again(patient)
+    actions, words = [], []
+    for name in dict.fromkeys(one.name for one in found):
+        package = patient.package(name)
+        paths = tuple(path for one in found if one.name == name for path in one.paths)
+        if package is None or package.version is None:
+            continue
+        equal = "===" if name == "torch" else "=="
+        local = package.version.partition("+")[2] if name == "torch" else ""
+        want = f"{name}{equal}{package.version}"
+        action = Install(
+            requirements=(want,),
+            reinstall=(name,),
+            no_deps=True,
+            hashes=_hash(patient, want) if name == "bitsandbytes" else {},
+            index=local if local.startswith("cu") else None,
+            sweep=paths,
+        )
+        actions.append(action)
+        words.append(want)
+    if not actions:
+        return bitsandbytes_again(patient)
+    command = patient.pip("--reinstall", "--no-deps", *words)
+    places = [f"It deletes {path}" for one in found for path in one.paths[:3] if "~" in path]
+    summary = f"Install {' and '.join(words)} again, and delete what no package owns."
+    return done_by(patient, actions, summary, command, places)
+
+
+def other_pair(patient: Patient) -> Treatment:
+    """torch and bitsandbytes together, for the driver and every GPU; for a text in general."""
+    if patient.own:
+        return own_generation(patient, "torch and bitsandbytes are chosen again for this driver and these GPUs.")
+    pair = patient.chosen.pair
+    if not patient.foreign:
+        return _in_general(patient)
+    if pair is None:
+        return _no_pair(patient)
+    version, variant = pair.torch.version, pair.torch.index
+    others = tuple(name for name in WITH_TORCH if patient.package(name))
+    want = f"bitsandbytes=={pair.bitsandbytes.version}"
+    action = Install(requirements=(f"torch==={version}", want, *others), hashes=_hash(patient, want), index=variant)
+    public = f"torch=={version.partition('+')[0]}" if variant else f"torch=={version}"
+    options = ("--torch-backend", variant) if variant else ()
+    cuda = f"CUDA {pair.torch.cuda}" if pair.torch.cuda else "CPU"
+    steps = [f"{', '.join(others)} change with it." if others else "", *_build(patient)]
+    steps += [f"Set {shell(f'{name}={value}')} before Python starts." for name, value in pair.environment.items()]
+    summary = f"Install torch {version} ({cuda}) and bitsandbytes {pair.bitsandbytes.version}, which fit this machine."
+    command = patient.pip(*options, public, want, *others)
+    return done_by(patient, (action,), summary, command, [step for step in steps if step])
+
+
+def torch_again(patient: Patient) -> Treatment:
+    """The same torch again where its version is known, else a pair."""
+    package = patient.package("torch")
+    if patient.own or not patient.foreign or package is None or package.version is None:
+        return other_pair(patient)
+    local, want = package.version.partition("+")[2], f"torch==={package.version}"
+    index = local if local.startswith("cu") or local == "cpu" else None
+    action = Install(requirements=(want,), reinstall=("torch",), no_deps=True, index=index)
+    options = ("--torch-backend", index) if index else ()
+    command = patient.pip(*options, "--reinstall-package", "torch", "--no-deps", f"torch=={package.version}")
+    return done_by(patient, (action,), f"Install torch {package.version} again; nothing else changes.", command)
+
+
+def _no_pair(patient: Patient) -> Treatment:
+    why = patient.chosen.no_pair or patient.chosen.no_kept
+    steps = [f"Why not: {why}" if why else "", *_build(patient), "What would change that: bnbenv solve"]
+    return told("No published torch and bitsandbytes are known to fit this machine.", *steps, command="bnbenv solve")
+
+
+def _build(patient: Patient) -> list[str]:
+    """The lines of a source build for exactly these GPUs, where one is known to work."""
+    build = patient.chosen.build
+    if build is None:
+        return []
+    choice = {"bitsandbytes": {"version": build.bitsandbytes.version}}
+    lines = by_hand(choice, patient.chosen.build_archs)
+    begin = f"Or compile bitsandbytes {build.bitsandbytes.version} for these GPUs, with the nvcc of CUDA"
+    return [f"{begin} {build.torch.cuda}, in a checkout of its source:", *(f"  {line}" for line in lines)]
+
+
+def _in_general(patient: Patient) -> Treatment:
+    """There is only a text, or nothing is known of the environment: what its versions allow."""
+    suits, cuda = patient.chosen.suits, patient.torch_cuda
+    if suits is not None:
+        beside = f"torch {patient.torch}" if patient.torch else "the torch"
+        beside += f" (CUDA {cuda})" if cuda else ""
+        summary = f"Install bitsandbytes {suits} there: it is the newest for {beside} of that text."
+        command = shell("python", "-m", "pip", "install", f"bitsandbytes=={suits}")
+    else:
+        summary = "Install, in that environment, the bitsandbytes that has a library for its torch and its GPU."
+        command = shell("bnbenv", "solve", "--torch", "keep")
+    look = "On that machine, bnbenv doctor PATH looks at the environment and names the exact version."
+    return told(
+        summary, look, "Or make a new one that fits, its kernels proved: bnbenv init; bnbenv sync", command=command
+    )
+
+
+def cuda_torch(patient: Patient) -> Treatment:
+    """torch is a CPU build: a CUDA build for the driver, with a bitsandbytes that fits."""
+    if patient.own:
+        return own_generation(
+            patient, "with a CUDA build of torch for this driver; bnbenv.toml must not ask for the CPU."
+        )
+    if patient.foreign and patient.chosen.pair is not None and patient.chosen.pair.torch.cuda is not None:
+        return other_pair(patient)
+    steps = [
+        "The driver decides which: bnbenv solve names torch, its index and bitsandbytes.",
+        "uv takes the build for the driver by itself: uv pip install --torch-backend auto torch"
+        if patient.os != "macos"
+        else "",
+        "On Windows the default index has CPU builds only, so pip install torch brings one."
+        if patient.os == "windows"
+        else "",
+    ]
+    return told("Install a CUDA build of torch; this one is for the CPU.", *steps, command="bnbenv solve")
+
+
+def rocm(patient: Patient) -> Treatment:
+    """AMD's GPUs: bnbenv measures and chooses for NVIDIA's only."""
+    if patient.examination is not None and patient.examination.facts.gpus and patient.foreign:
+        return other_pair(patient)  # torch is for AMD's GPUs and those that are here are NVIDIA's
+    return told(
+        "bitsandbytes needs a library for just the ROCm release that torch was built for.",
+        "See which it is: python -c 'import torch; print(torch.version.hip)'",
+        "Take the newest bitsandbytes: since 0.49 its Linux wheels hold ROCm libraries, newer ones for newer releases.",
+        "If none is for that ROCm, build it from source: cmake -DCOMPUTE_BACKEND=hip -S . -B build, then "
+        "cmake --build build and pip install . (with the ROCm that torch was built for).",
+        "bnbenv itself chooses for NVIDIA's GPUs and the CPU only.",
+        command=patient.pip("--upgrade", "bitsandbytes"),
+    )
+
+
+def wheel_too_new(patient: Patient) -> Treatment:
+    """The C library is too old for a binary: the newest bitsandbytes that it is enough for."""
+    found = another_bitsandbytes(patient)
+    if patient.foreign and patient.chosen.kept is not None:
+        return found
+    steps = (
+        *found.fix.steps,
+        "glibc comes with the system: a newer one needs a newer system, or a container image of one.",
+        "For GLIBCXX or CXXABI a newer libstdc++ is enough: conda install -c conda-forge 'libstdcxx-ng>=13'",
+    )
+    return Treatment(msgspec.structs.replace(found.fix, steps=steps), found.actions)
+
+
+def newer_libstdcxx(patient: Patient) -> Treatment:
+    """GLIBCXX: which libstdc++ is used can be changed without a newer system."""
+    conda = patient.examination is not None and patient.examination.target.kind == "conda"
+    cxx = patient.examination.cxx if patient.examination else None
+    steps = [
+        f"In use is {cxx.path}, which ends at {cxx.glibcxx}." if cxx and cxx.path and cxx.glibcxx else "",
+        "In a conda environment its own libstdc++ goes first; with the newer one above it is enough."
+        if conda
+        else "Where the system's is newer, put it first for this program: "
+        "LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libstdc++.so.6",
+        "What was compiled on this machine with a newer compiler needs the libstdc++ of that compiler at run time.",
+    ]
+    prefix = patient.examination.target.prefix if patient.examination and conda else None
+    where = ("-p", prefix) if prefix else ()
+    command = shell("conda", "install", *where, "-c", "conda-forge", "libstdcxx-ng>=13")
+    return told("Give the program a newer libstdc++.", *steps, command=command)
+
+
+Write = Callable[[Patient], Treatment]
+
+BY_CODE: Mapping[str, Write] = {
+    "native-library-damaged": bitsandbytes_again,
+    "cpu-library-missing": bitsandbytes_again,
+    "bitsandbytes-damaged": bitsandbytes_again,
+    "leftovers": leftovers,
+    "several-bitsandbytes": several_bitsandbytes,
+    "two-bitsandbytes": several_bitsandbytes,
+    "bitsandbytes-absent": another_bitsandbytes,
+    "undefined-torch-symbol": other_pair,
+    "bitsandbytes-missing": another_bitsandbytes,
+    "torch-requirement": another_bitsandbytes,
+    "advisory": another_bitsandbytes,
+    "torch-missing": other_pair,
+    "torch-damaged": torch_again,
+    "torch-lacks-gpu": other_pair,
+    "torch-rocm": other_pair,
+    "library-lacks-gpu": another_bitsandbytes,
+    "glibcxx-too-old": newer_libstdcxx,
+}
+BY_CAUSE: Mapping[Cause, Write] = {
+    "lib_cuda_version_missing": another_bitsandbytes,
+    "cpu_only_bnb": another_bitsandbytes,
+    "no_kernel_image": another_bitsandbytes,
+    "glibc_too_old": wheel_too_new,
+    "cpu_only_torch": cuda_torch,
+    "rocm": rocm,
+    "python_abi": other_pair,
+}

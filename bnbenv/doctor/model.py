@@ -303,10 +303,12 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
 class TextDiagnosis(msgspec.Struct, frozen=True, kw_only=True):
     """What a text says. ``seen`` is empty where nothing in it speaks of a failure; at most one is primary.
 
-    A text that speaks of a failure that is not known has one ``unknown``. ``read`` is in bytes.
+    A text that speaks of a failure that is not known has one ``unknown``. ``read`` is in bytes; ``skipped`` were
+    passed over between the beginning and the end of a text that is longer than the limit.
     """
 
     seen: tuple[Seen, ...] = ()
     said: Said = Said()
     harmless: tuple[str, ...] = ()
     read: int = 0
+    skipped: int = 0

@@ -1,0 +1,129 @@
+"""Which of the signs in a text is the primary cause.
+
+1. A sign that another one explains (``explains``: codes, or causes of the vocabulary) is its consequence.
+2. Of what is left, one that names its cause and ends something beats the end of something whose cause stands
+   elsewhere, and that beats what a program prints and goes on.
+3. Where Python says that an exception came while another was handled, the earlier one is the cause.
+4. Of several that nothing decides between, the last one in the text: the run got there.
+5. What a program survived is not the cause of a failure after it that nobody knows.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bnbenv.doctor.model import Seen
+from bnbenv.doctor.text.cleaning import Views
+from bnbenv.doctor.text.signatures import Hit
+
+_RANK = {"root": 0, "consequence": 1, "note": 2}
+_CHAIN = re.compile(
+    rb"during handling of the above exception, another exception occurred"
+    rb"|the above exception was the direct cause of the following exception"
+)
+_TRACEBACK = re.compile(rb"traceback \(most recent call last\)")
+_NAME = rb"(?:[a-z_][\w.]{0,100}\.)?[a-z_]{0,60}"
+# The last line of a traceback, or a line by which a program ends.
+_FAILURE = re.compile(
+    rb"traceback \(most recent call last\)"
+    rb"|^" + _NAME + rb"(?:error|exception|interrupt|failure)(?::|$)"
+    rb"|(?:^|\W)(?:fatal )?error(?:\[\w{1,12}\])?: (?![\d.]+(?:\W|$))"
+    rb"|\b" + _NAME + rb"(?:error|exception): "
+    rb"|segmentation fault|core dumped|\baborted\b|\bfatal\b|\bpanic(?:ked)?\b"
+    rb"|returned non-zero exit status|exited with (?:exit )?code [1-9]",
+    re.MULTILINE,
+)
+_EXCEPTION = re.compile(rb"^" + _NAME + rb"(?:error|exception)(?::|$)", re.MULTILINE)
+# Exceptions that say that something else failed.
+_NEUTRAL = re.compile(
+    rb"(?:\w+\.)*(?:calledprocesserror|childfailederror|processraisedexception|processexitedexception)"
+)
+_SHOWN = 3
+END = 1 << 18  # characters at the end of a text in which its last failure is looked for
+
+
+def judge(views: Views, hits: tuple[Hit, ...]) -> tuple[Seen, ...]:
+    """What a text says, the primary cause first; nothing where it speaks of no failure."""
+    found = [hit for hit in hits if hit.signature.role != "harmless"]
+    harmless = {at for hit in hits if hit.signature.role == "harmless" for at in hit.lines}
+    primary = _primary(found, views)
+    after = None if primary is None or primary.signature.role == "root" else _unknown_end(views, found)
+    if primary is None or (primary.signature.role == "note" and after is not None):
+        end = after if after is not None else _last_failure(views, harmless)
+        if end is None:
+            return ()
+        unknown = Seen(cause="unknown", code="unknown", role="primary", lines=(views.shown(end),))
+        return (unknown, *(_seen(hit, "note", views) for hit in found))
+    rest = [hit for hit in found if hit is not primary]
+    followed = _follow(primary, rest)
+    return (
+        _seen(primary, "primary", views),
+        *(_seen(hit, "consequence" if hit in followed else "note", views) for hit in rest),
+    )
+
+
+def _primary(found: list[Hit], views: Views) -> Hit | None:
+    explained = [hit for hit in found if any(_explains(other, hit) for other in found)]
+    left = [hit for hit in found if hit not in explained] or found
+    if not left:
+        return None
+    best = min(_RANK[hit.signature.role] for hit in left)
+    left = [hit for hit in left if _RANK[hit.signature.role] == best]
+    chained = [hit for hit in left if any(other is not hit and _chained(other, hit, views) for other in left)]
+    return max([hit for hit in left if hit not in chained] or left, key=lambda hit: (hit.last, hit.first))
+
+
+def _explains(one: Hit, other: Hit) -> bool:
+    if one is other:
+        return False
+    listed, cause = one.signature.explains, other.signature.cause
+    return other.signature.code in listed or (cause in listed and cause != one.signature.cause)
+
+
+def _follow(primary: Hit, rest: list[Hit]) -> list[Hit]:
+    """What follows from the primary cause, by one step or more."""
+    followed, causes = [], [primary]
+    while causes:
+        cause = causes.pop()
+        new = [hit for hit in rest if hit not in followed and _explains(cause, hit)]
+        followed += new
+        causes += new
+    return followed + [hit for hit in rest if hit not in followed and hit.signature.role == "consequence"]
+
+
+def _chained(one: Hit, other: Hit, views: Views) -> bool:
+    """Whether ``other`` is of an exception that was raised while that of ``one`` was handled."""
+    if one.last >= other.first:
+        return False
+    stretch = views.worded[views.worded_offsets[one.last] : views.worded_offsets[other.first]]
+    chains = len(_CHAIN.findall(stretch))
+    return chains > 0 and chains >= len(_TRACEBACK.findall(stretch))
+
+
+def _unknown_end(views: Views, found: list[Hit]) -> int | None:
+    """The line of a last exception that no sign is part of."""
+    end = None
+    for match in _EXCEPTION.finditer(views.worded, max(0, len(views.worded) - END)):
+        if not _NEUTRAL.match(match[0]):
+            end = views.line_at(False, match.start())
+    return end if end is not None and all(hit.last < end for hit in found) else None
+
+
+def _last_failure(views: Views, harmless: set[int]) -> int | None:
+    """The line that speaks of a failure last."""
+    found = None
+    for match in _FAILURE.finditer(views.worded, max(0, len(views.worded) - END)):
+        at = views.line_at(False, match.start())
+        found = found if at in harmless else at
+    if found is None:
+        first = _FAILURE.search(views.worded)
+        found = views.line_at(False, first.start()) if first else None
+    return None if found in harmless else found
+
+
+def _seen(hit: Hit, role: str, views: Views) -> Seen:
+    shown = [views.shown(index) for index in hit.lines if views.lines[index].text.strip()][:_SHOWN]
+    if hit.last > hit.lines[-1] and role == "primary":
+        shown.append(views.shown(hit.last))
+    lines = tuple(dict.fromkeys(shown))
+    return Seen(cause=hit.signature.cause, code=hit.signature.code, role=role, lines=lines)  # type: ignore[arg-type]

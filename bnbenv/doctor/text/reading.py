@@ -1,0 +1,207 @@
+"""From a stream of bytes of any size and encoding to the lines that are worth judging, in constant memory.
+
+A short text is kept whole. Of a long one the beginning, the end and, between them, what stands around the words of
+errors is kept, each shape of line once; lines keep their numbers. Beyond the limit the middle is passed over.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+LIMIT = 100 << 20  # bytes that are looked at
+TAIL = 16 << 20  # of these, how many belong to the end where a text is longer
+BLOCK = 1 << 20
+WHOLE = 2 << 20  # a text up to this is kept whole
+FIRST, LAST = 128 << 10, 256 << 10  # of a longer one, what is always kept
+MIDDLE = 1 << 20  # and how much between them
+PIECE = 4096  # bytes of which the encoding is judged
+HITS = 1500  # looked at in a block
+AROUND = 3  # lines before and after one that speaks of an error
+LONGEST = 8 << 10  # bytes of a line between beginning and end
+
+# A line between beginning and end is looked at if it has one of these; so is what stands around it.
+ANCHORS = (
+    b"rror",
+    b"ERROR",
+    b"CUDA",
+    b"xception",
+    b"bitsandbytes",
+    b"memory",
+    b"cannot ",
+    b"ailed",
+    b"not found",
+    b"NVRM",
+)
+_DIGITS = bytes.maketrans(b"0123456789abcdefABCDEF", b"0" * 22)
+
+
+class Line(NamedTuple):
+    """A line and its number from 1; a carriage return ends a line as well and counts for none."""
+
+    number: int
+    text: bytes
+
+
+class Reading(NamedTuple):
+    """``parts`` are runs of neighboring lines. ``read`` and ``skipped`` are in bytes of the stream."""
+
+    parts: tuple[tuple[Line, ...], ...]
+    read: int
+    skipped: int
+
+
+def read(stream: BinaryIO) -> Reading:
+    """All of a text that is worth judging. Raises OSError where the stream cannot be read."""
+    start = _exactly(stream, WHOLE + 1)
+    if len(start) <= WHOLE:
+        return Reading((tuple(_lines(_utf8(start), 1)),), len(start), 0)
+    head, tail, read_bytes, skipped = _Head(), deque[tuple[int, bytes]](), 0, 0
+    number = 1
+    for block, passed in _blocks(start, stream):
+        read_bytes += len(block)
+        skipped += passed
+        text = _utf8(block)
+        head.take(text, number)
+        number += text.count(b"\n")
+        tail.append((number, text[-LAST:]))
+        while len(tail) > 1 and sum(len(part) for _, part in list(tail)[1:]) >= LAST:
+            tail.popleft()
+    end = b"".join(part for _, part in tail)[-LAST:]
+    last = tuple(_lines(end, number - end.count(b"\n")))
+    return Reading((*head.parts(), last), read_bytes, skipped)
+
+
+class _Head:
+    """The beginning of a long text, and what is worth keeping of its middle."""
+
+    def __init__(self) -> None:
+        self._first: tuple[Line, ...] = ()
+        self._kept: deque[tuple[Line, ...]] = deque()
+        self._size = 0
+        self._shapes: set[int] = set()
+
+    def take(self, text: bytes, number: int) -> None:
+        if not self._first:
+            cut = text.rfind(b"\n", 0, FIRST) + 1 or FIRST
+            self._first = tuple(_lines(text[:cut], number))
+            number += text.count(b"\n", 0, cut)
+            text = text[cut:]
+        for begin, end in _around(text, self._new):
+            part = tuple(_lines(text[begin:end], number + text.count(b"\n", 0, begin)))
+            self._kept.append(part)
+            self._size += end - begin
+        # The first half of what is kept stays, the rest moves on with the text: both its beginning and its end count.
+        while self._size > MIDDLE and len(self._kept) > 2:
+            middle = len(self._kept) // 2
+            self._size -= sum(len(line.text) for line in self._kept[middle])
+            del self._kept[middle]
+
+    def parts(self) -> tuple[tuple[Line, ...], ...]:
+        return (self._first, *self._kept)
+
+    def _new(self, line: bytes) -> bool:
+        """Whether a line of this shape, whatever its numbers, was not seen before."""
+        shape = hash(line[:160].translate(_DIGITS))
+        if shape in self._shapes or len(self._shapes) > 50_000:
+            return False
+        self._shapes.add(shape)
+        return True
+
+
+def _around(text: bytes, new: object) -> Iterator[tuple[int, int]]:
+    """The stretches of a block around what speaks of errors, without overlap."""
+    assert callable(new)
+    hits = sorted({at for anchor in ANCHORS for at in _found(text, anchor)})
+    done = 0
+    for at in hits:
+        if at < done:
+            continue
+        begin = max(text.rfind(b"\n", max(0, at - LONGEST), at) + 1, at - LONGEST, 0)
+        stop = text.find(b"\n", at, at + LONGEST)
+        stop = min(len(text), at + LONGEST) if stop < 0 else stop + 1
+        done = stop
+        if not new(text[begin:stop]):
+            continue
+        for _ in range(AROUND):
+            begin = max(text.rfind(b"\n", max(0, begin - 1 - LONGEST), max(0, begin - 1)) + 1, begin - LONGEST, 0)
+            following = text.find(b"\n", stop, stop + LONGEST)
+            stop = following + 1 if following >= 0 else stop
+        done = max(done, stop)
+        yield begin, stop
+
+
+def _found(text: bytes, anchor: bytes) -> Iterator[int]:
+    """Where an anchor stands, so often at most that a text made of it costs no more than another."""
+    at, least = -1, len(text) // HITS
+    while (at := text.find(anchor, at + 1)) >= 0:
+        yield at
+        end = text.find(b"\n", at)
+        at = max(at, min(end if end >= 0 else at + LONGEST, at + least))
+
+
+def _blocks(start: bytes, stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The text in blocks, and how much was passed over before each; the end of what is longer than the limit."""
+    yield start[:-1], 0
+    block, total = start[-1:] + _exactly(stream, BLOCK - 1), len(start) - 1
+    while block and total < LIMIT - TAIL:
+        total += len(block)
+        yield block, 0
+        block = _exactly(stream, BLOCK)
+    last: deque[bytes] = deque()
+    skipped = 0
+    while block:
+        last.append(block)
+        if len(last) > TAIL // BLOCK:
+            skipped += len(last.popleft())
+        block = _exactly(stream, BLOCK)
+    for part in last:
+        yield part, skipped
+        skipped = 0
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    """So many bytes, unless the stream ends: a pipe gives less at a time."""
+    parts = io.BytesIO()
+    while (left := size - parts.tell()) > 0:
+        part = stream.read(left)
+        if not part:
+            break
+        parts.write(part)
+    return parts.getvalue()
+
+
+def _utf8(block: bytes) -> bytes:
+    """UTF-16, which PowerShell writes, as UTF-8; any other encoding as it is, since what is looked for is ASCII.
+
+    It is judged a piece at a time: a file can begin in one encoding and go on in another.
+    """
+    if 0 not in block:
+        return block.removeprefix(b"\xef\xbb\xbf")
+    return b"".join(_piece(block[at : at + PIECE]) for at in range(0, len(block), PIECE))
+
+
+def _piece(piece: bytes) -> bytes:
+    zeros = piece.count(0)
+    if not zeros:
+        return piece
+    odd = piece[1::2].count(0)
+    if zeros * 5 >= len(piece) // 2:
+        if odd * 10 >= zeros * 9:
+            return piece.decode("utf-16-le", "replace").lstrip("\ufeff").encode("utf-8", "replace")
+        if odd * 10 <= zeros:
+            return piece.decode("utf-16-be", "replace").lstrip("\ufeff").encode("utf-8", "replace")
+    return piece.translate(None, b"\0")
+
+
+def _lines(text: bytes, number: int) -> Iterator[Line]:
+    for line in text.split(b"\n"):
+        if b"\r" in line:
+            for part in line.split(b"\r"):
+                if part:
+                    yield Line(number, part)
+        else:
+            yield Line(number, line)
+        number += 1

@@ -66,7 +66,7 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
         cxx=resolved.cxx,
         windows=windows,
         conditions={**conditions(facts, environ, ports), **surroundings(found, where, ports)},
-        unknown=(*facts.unknown, *found.unknown, *gaps, *resolved.unknown),
+        unknown=(*(() if facts.driver.state == "absent" else facts.unknown), *found.unknown, *gaps, *resolved.unknown),
     )
 
 

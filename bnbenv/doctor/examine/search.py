@@ -76,8 +76,9 @@ class Search:
 def search_of(layout: Layout, environ: Mapping[str, str], home: Path, cwd: Path) -> Search:
     """The search path of a Python that is started with an environment in a folder. Nothing is raised."""
     builder = _Builder()
-    for entry in environ.get("PYTHONPATH", "").split(";" if layout.windows else os.pathsep):
-        if entry:
+    if environ.get("PYTHONPATH"):
+        # An empty entry, such as one after a last colon, is the current folder.
+        for entry in environ["PYTHONPATH"].split(";" if layout.windows else os.pathsep):
             builder.add(cwd / entry, "pythonpath", site=False)
     venv = layout.prefix != layout.base
     if venv:

@@ -131,12 +131,16 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Torch(msgspec.Struct, frozen=True, kw_only=True):
-    """The torch that an import takes. ``cuda`` null: a CPU build, unless ``hip``. ``fault``: why it cannot be read."""
+    """The torch that an import takes. ``cuda`` null: a CPU build, unless ``hip`` or ``xpu``.
+
+    ``fault``: why it cannot be read.
+    """
 
     path: str
     version: str | None = None
     cuda: str | None = None
     hip: str | None = None
+    xpu: str | None = None
     arch_list: tuple[str, ...] = ()
     fault: str | None = None
 
@@ -169,7 +173,8 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
     """Which native library bitsandbytes will load here. ``answer`` yes: ``library`` of what is there.
 
     No: ``wanted`` is the file name that it looks for and does not find (null: it looks for nothing by name).
-    ``override`` is the value of ``BNB_CUDA_VERSION`` where that decided.
+    Unknown: ``library`` or ``wanted`` is what it would be if the GPU that torch is built for can be used.
+    ``override`` is the value of ``BNB_CUDA_VERSION`` (``BNB_ROCM_VERSION``) where that decided.
     """
 
     answer: Answer

@@ -114,7 +114,12 @@ def library_cuda(library: NativeLibrary) -> str:
 
 def loader_of(matrix: Matrix, wheel: BitsandbytesWheel) -> LoaderRule | None:
     """The row about what a bitsandbytes version loads, or None."""
-    return next((rule for rule in matrix.loaders if admits(rule.versions, wheel.version)), None)
+    return loader_for(matrix, wheel.version)
+
+
+def loader_for(matrix: Matrix, version: str) -> LoaderRule | None:
+    """The row about what a bitsandbytes version loads, or None."""
+    return next((rule for rule in matrix.loaders if admits(rule.versions, version)), None)
 
 
 def loaded_library(loader: LoaderRule, libraries: list[NativeLibrary], cuda: str) -> NativeLibrary | None:

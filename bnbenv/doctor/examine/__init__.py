@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnbenv.doctor.examine.cudart import libcudarts
 from bnbenv.doctor.examine.host import conditions
 from bnbenv.doctor.examine.installed_torch import read_torch
 from bnbenv.doctor.examine.leftovers import leftovers
 from bnbenv.doctor.examine.libraries import read_bitsandbytes
-from bnbenv.doctor.examine.linker import Process, Resolved, libcudarts, resolve
+from bnbenv.doctor.examine.linker import Process, Resolved, resolve
 from bnbenv.doctor.examine.loads import which_library
 from bnbenv.doctor.examine.packages import Known, effective_of, known_in, packages
 from bnbenv.doctor.examine.ports import Ports, Where
@@ -17,7 +18,7 @@ from bnbenv.doctor.examine.settings import in_process, read_settings
 from bnbenv.doctor.examine.surroundings import surroundings
 from bnbenv.doctor.examine.target import Found, find_target
 from bnbenv.doctor.model import Bitsandbytes, Examination, Loads, Torch
-from bnbenv.facts.model import HostFacts
+from bnbenv.facts.model import HostFacts, Platform
 from bnbenv.matrix.load import load_matrix
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
     effective = effective_of(known, found.search)
     place = found.search.module("torch")
     torch = read_torch(place, found.layout) if place else None
-    bitsandbytes = _bitsandbytes(found, effective)
+    bitsandbytes = _bitsandbytes(found, effective, facts.platform)
     loads = None
     if bitsandbytes is not None:
         cudarts = libcudarts(environ, ports.sysroot)
@@ -70,14 +71,14 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
     )
 
 
-def _bitsandbytes(found: Found, effective: dict[str, Known]) -> Bitsandbytes | None:
+def _bitsandbytes(found: Found, effective: dict[str, Known], platform: Platform) -> Bitsandbytes | None:
     """The package that an import takes, with the version of its own metadata, or of a fork's that put it there."""
     place = found.search.module("bitsandbytes")
     if place is None:
         return None
     names = sorted((name for name in effective if name.startswith("bitsandbytes")), key=len)
     version = next((effective[name].version for name in names), None)
-    return read_bitsandbytes(place, version)
+    return read_bitsandbytes(place, version, platform)
 
 
 def _resolved(

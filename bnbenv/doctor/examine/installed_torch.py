@@ -35,11 +35,13 @@ def read_torch(folder: Path, layout: Layout | None = None) -> Torch:
         return Torch(path=str(folder), fault="its version.py is missing or cannot be read")
     version = version_field(text, "__version__")
     cuda, hip = version_field(text, "cuda"), version_field(text, "hip") or version_field(text, "rocm")
+    xpu = version_field(text, "xpu")
     if version is None:
-        return Torch(path=str(folder), cuda=cuda, hip=hip, fault="its version.py names no version")
+        return Torch(path=str(folder), cuda=cuda, hip=hip, xpu=xpu, fault="its version.py names no version")
     fault = _fault(folder, cuda, layout)
     archs, said = _archs(folder, layout) if cuda and not fault else ((), None)
-    return Torch(path=str(folder), version=version, cuda=cuda, hip=hip, arch_list=archs, fault=fault or said)
+    said = fault or said
+    return Torch(path=str(folder), version=version, cuda=cuda, hip=hip, xpu=xpu, arch_list=archs, fault=said)
 
 
 def _fault(folder: Path, cuda: str | None, layout: Layout | None) -> str | None:

@@ -153,8 +153,3 @@ def _cxx(linker: Linker) -> Cxx | None:
         return None
     versions = [name[8:] for name in found.dynamic.defines or () if re.fullmatch(r"GLIBCXX_[0-9]+(?:\.[0-9]+)*", name)]
     return Cxx(path=found.path, glibcxx=max(versions, key=number, default=None))
-
-
-def libcudarts(environ: Mapping[str, str], sysroot: Sysroot) -> tuple[str, ...]:
-    """The copies of libcudart where bitsandbytes through 0.40 looks for them, in its order."""
-    return ()

@@ -35,6 +35,7 @@ _PREFIX = re.compile(
     rb")"
 )
 _SPACE = b" \t\r\n\v\f\xa0"
+_CONTROL = bytes({*range(32), 127} - {*b"\t\r\x1b\b\f\v"})
 _ARROW = re.compile(rb"\s{0,3}(?:-{1,6}>\s{0,4}\d{1,6}\b|\xe2\x94\x82\s{0,3}\xe2\x9d\xb1)")
 _CONTEXT = re.compile(rb"\s{0,8}(?:\d{1,6}(?:\s|$)|\xe2\x94\x82\s{1,8}\d{1,6}\s\xe2\x94\x82)")
 NEAR = 8  # lines around an arrow in which source is shown
@@ -88,6 +89,10 @@ def clean(line: bytes) -> bytes:
     return line
 
 
+def _is_binary(line: bytes) -> bool:
+    return (len(line) - len(line.translate(None, _CONTROL))) * 16 > len(line)
+
+
 def views(parts: tuple[tuple[Line, ...], ...]) -> Views:
     """The forms in which a text is judged."""
     squeezed: list[bytes] = []
@@ -98,6 +103,8 @@ def views(parts: tuple[tuple[Line, ...], ...]) -> Views:
     at_squeezed = at_worded = 0
     for part in parts:
         for line in _without_source(part):
+            if not line.text or line.text.isspace() or _is_binary(line.text):
+                continue
             text = clean(line.text)
             boxless = _BOX.sub(b" ", text) if b"\xe2" in text else text
             tight, wide = boxless.translate(None, _SPACE).lower(), boxless.strip(b" \t").lower() + b"\n"

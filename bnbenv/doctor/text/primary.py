@@ -35,9 +35,7 @@ _FAILURE = re.compile(
 )
 _EXCEPTION = re.compile(rb"^" + _NAME + rb"(?:error|exception)(?::|$)", re.MULTILINE)
 # Exceptions that say that something else failed.
-_NEUTRAL = re.compile(
-    rb"(?:\w+\.)*(?:calledprocesserror|childfailederror|processraisedexception|processexitedexception)"
-)
+_NEUTRAL = re.compile(rb"[\w.]{0,100}(?:calledprocesserror|childfailederror|process(?:raised|exited)exception)")
 _SHOWN = 3
 END = 1 << 18  # characters at the end of a text in which its last failure is looked for
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 LIMIT = 100 << 20  # bytes that are looked at
@@ -18,7 +18,8 @@ WHOLE = 2 << 20  # a text up to this is kept whole
 FIRST, LAST = 128 << 10, 256 << 10  # of a longer one, what is always kept
 MIDDLE = 1 << 20  # and how much between them
 PIECE = 4096  # bytes of which the encoding is judged
-HITS = 1500  # looked at in a block
+MANY = 128  # lines of a block with one word of errors; after so many only some are looked at
+SHAPES = 50_000
 AROUND = 3  # lines before and after one that speaks of an error
 LONGEST = 8 << 10  # bytes of a line between beginning and end
 
@@ -58,88 +59,106 @@ def read(stream: BinaryIO) -> Reading:
     start = _exactly(stream, WHOLE + 1)
     if len(start) <= WHOLE:
         return Reading((tuple(_lines(_utf8(start), 1)),), len(start), 0)
-    head, tail, read_bytes, skipped = _Head(), deque[tuple[int, bytes]](), 0, 0
-    number = 1
+    kept, done, skipped, rest = _Kept(), 0, 0, b""
     for block, passed in _blocks(start, stream):
-        read_bytes += len(block)
+        done += len(block)
         skipped += passed
-        text = _utf8(block)
-        head.take(text, number)
-        number += text.count(b"\n")
-        tail.append((number, text[-LAST:]))
-        while len(tail) > 1 and sum(len(part) for _, part in list(tail)[1:]) >= LAST:
-            tail.popleft()
-    end = b"".join(part for _, part in tail)[-LAST:]
-    last = tuple(_lines(end, number - end.count(b"\n")))
-    return Reading((*head.parts(), last), read_bytes, skipped)
+        text = rest + _utf8(block)
+        cut = text.rfind(b"\n") + 1
+        cut = cut if len(text) - cut <= LONGEST else len(text)
+        text, rest = text[:cut], text[cut:]
+        kept.take(text)
+    kept.take(rest)
+    return Reading(kept.parts(), done, skipped)
 
 
-class _Head:
-    """The beginning of a long text, and what is worth keeping of its middle."""
+class _Kept:
+    """What is kept of a long text: its beginning, its end, and what is worth it between them."""
 
     def __init__(self) -> None:
+        self._number = 1
         self._first: tuple[Line, ...] = ()
-        self._kept: deque[tuple[Line, ...]] = deque()
-        self._size = 0
+        self._end = b""
+        self._early: list[tuple[Line, ...]] = []
+        self._late: deque[tuple[Line, ...]] = deque()
+        self._sizes = [0, 0]
         self._shapes: set[int] = set()
 
-    def take(self, text: bytes, number: int) -> None:
+    def take(self, text: bytes) -> None:
+        """The next stretch of the text, which ends with a line unless lines are very long."""
+        number = self._number
+        self._number += text.count(b"\n")
+        self._end = (self._end + text)[-LAST:]
         if not self._first:
             cut = text.rfind(b"\n", 0, FIRST) + 1 or FIRST
             self._first = tuple(_lines(text[:cut], number))
             number += text.count(b"\n", 0, cut)
             text = text[cut:]
-        for begin, end in _around(text, self._new):
-            part = tuple(_lines(text[begin:end], number + text.count(b"\n", 0, begin)))
-            self._kept.append(part)
-            self._size += end - begin
-        # The first half of what is kept stays, the rest moves on with the text: both its beginning and its end count.
-        while self._size > MIDDLE and len(self._kept) > 2:
-            middle = len(self._kept) // 2
-            self._size -= sum(len(line.text) for line in self._kept[middle])
-            del self._kept[middle]
+        counted = 0
+        for begin, end in _around(text, self._is_new):
+            number += text.count(b"\n", counted, begin)
+            counted = begin
+            self._keep(tuple(_lines(text[begin:end], number)), end - begin)
+
+    def _keep(self, part: tuple[Line, ...], size: int) -> None:
+        """The first half stays, the second moves on with the text."""
+        if self._sizes[0] < MIDDLE // 2:
+            self._early.append(part)
+            self._sizes[0] += size
+            return
+        self._late.append(part)
+        self._sizes[1] += size
+        while self._sizes[1] > MIDDLE // 2:
+            self._sizes[1] -= sum(len(line.text) + 1 for line in self._late.popleft())
 
     def parts(self) -> tuple[tuple[Line, ...], ...]:
-        return (self._first, *self._kept)
+        """Runs of neighboring lines, in order; the end may repeat some of what stands before it."""
+        last = tuple(_lines(self._end, self._number - self._end.count(b"\n")))
+        return (self._first, *self._early, *self._late, last)
 
-    def _new(self, line: bytes) -> bool:
+    def _is_new(self, line: bytes) -> bool:
         """Whether a line of this shape, whatever its numbers, was not seen before."""
         shape = hash(line[:160].translate(_DIGITS))
-        if shape in self._shapes or len(self._shapes) > 50_000:
+        if shape in self._shapes or len(self._shapes) > SHAPES:
             return False
         self._shapes.add(shape)
         return True
 
 
-def _around(text: bytes, new: object) -> Iterator[tuple[int, int]]:
-    """The stretches of a block around what speaks of errors, without overlap."""
-    assert callable(new)
-    hits = sorted({at for anchor in ANCHORS for at in _found(text, anchor)})
+def _around(text: bytes, is_new: Callable[[bytes], bool]) -> Iterator[tuple[int, int]]:
+    """The stretches of a block around what speaks of errors, in order and without overlap."""
     done = 0
-    for at in hits:
+    for at in sorted({at for anchor in ANCHORS for at in _found(text, anchor)}):
         if at < done:
             continue
-        begin = max(text.rfind(b"\n", max(0, at - LONGEST), at) + 1, at - LONGEST, 0)
-        stop = text.find(b"\n", at, at + LONGEST)
-        stop = min(len(text), at + LONGEST) if stop < 0 else stop + 1
-        done = stop
-        if not new(text[begin:stop]):
+        begin, stop = _line_of(text, at)
+        if not is_new(text[begin:stop]):
+            done = stop
             continue
         for _ in range(AROUND):
-            begin = max(text.rfind(b"\n", max(0, begin - 1 - LONGEST), max(0, begin - 1)) + 1, begin - LONGEST, 0)
-            following = text.find(b"\n", stop, stop + LONGEST)
-            stop = following + 1 if following >= 0 else stop
-        done = max(done, stop)
-        yield begin, stop
+            begin = _line_of(text, begin - 1)[0] if begin > done else begin
+            stop = _line_of(text, stop)[1] if stop < len(text) else stop
+        yield max(begin, done), stop
+        done = stop
+
+
+def _line_of(text: bytes, at: int) -> tuple[int, int]:
+    """Where the line of a place begins and where it ends, behind its line break; not more of it than ``LONGEST``."""
+    begin = max(text.rfind(b"\n", max(0, at - LONGEST), at) + 1, at - LONGEST, 0)
+    stop = text.find(b"\n", at, at + LONGEST)
+    return begin, min(len(text), at + LONGEST) if stop < 0 else stop + 1
 
 
 def _found(text: bytes, anchor: bytes) -> Iterator[int]:
-    """Where an anchor stands, so often at most that a text made of it costs no more than another."""
-    at, least = -1, len(text) // HITS
+    """Where an anchor stands, once a line. After many of them only here and there: logs can be made of errors."""
+    at, count = -1, 0
     while (at := text.find(anchor, at + 1)) >= 0:
         yield at
-        end = text.find(b"\n", at)
-        at = max(at, min(end if end >= 0 else at + LONGEST, at + least))
+        count += 1
+        end = text.find(b"\n", at, at + LONGEST)
+        at = end if end >= 0 else at + LONGEST
+        if count > MANY:
+            at += len(text) // MANY
 
 
 def _blocks(start: bytes, stream: BinaryIO) -> Iterator[tuple[bytes, int]]:

@@ -47,14 +47,13 @@ _CAPABILITY = _all(
     rb"cuda capability (\d{1,2})\.(\d)\b",
 )
 _GPU = _all(
-    rb"\b(NVIDIA (?:GeForce |Tesla |RTX |Quadro |TITAN |[AHBLVPT]\d{1,3})[\w ]{0,40}?)(?= with CUDA|\s{2,}|[\n,.:;|(]| GPU\b)",
+    rb"\b(NVIDIA (?:GeForce |Tesla |RTX |Quadro |TITAN |[AHBLVPT]\d{1,3})[\w ]{0,40}?)"
+    rb"(?= with CUDA|\s{2,}|[\n,.:;|(]| GPU\b)",
     rb"\b((?:GeForce |Tesla )[\w ]{1,30}?)(?= with CUDA|\s{2,}|[\n,.:;|(])",
 )
 _LIBRARY = _all(rb"(libs?bitsandbytes_[a-z0-9_]{2,40}\.(?:so|dll|dylib))")
-_PREFIX = _all(
-    rb"([^\s'\"(=]{0,200})[/\\]lib(?:64)?[/\\]python3\.\d{1,2}[/\\](?:site|dist)-packages[/\\]bitsandbytes",
-    rb"([A-Z]:\\[^\n'\"(=]{0,200})\\lib\\site-packages\\bitsandbytes",
-)
+_PACKAGES = _all(rb"[/\\](?:lib(?:64)?[/\\]python3\.\d{1,2}|lib)[/\\](?:site|dist)-packages[/\\]bitsandbytes")
+_NO_PATH = re.compile(rb"[\n'\"(=<>|]")
 _OVERRIDE = _all(rb"BNB_CUDA_VERSION=(\d{2,4})\b(?! python)(?!.{0,24}\bor\b)")
 _WANTED = _all(rb"Tried to allocate (\d{1,9}(?:\.\d{1,4})?) ?([KMGT]iB)")
 _TOTAL = _all(
@@ -83,7 +82,7 @@ def said(views: Views) -> Said:
         capability=f"{int(capability[1])}.{int(capability[2])}" if capability else None,
         gpu=_text(_GPU, text),
         library=_text(_LIBRARY, text),
-        prefix=_text(_PREFIX, text),
+        prefix=_prefix(text),
         override=_text(_OVERRIDE, text),
         memory_wanted=_bytes(_WANTED, text),
         memory_total=_bytes(_TOTAL, text),
@@ -97,6 +96,17 @@ def _first(expressions: tuple[re.Pattern[bytes], ...], text: bytes) -> re.Match[
 def _text(expressions: tuple[re.Pattern[bytes], ...], text: bytes, form: Callable[[str], str] = str) -> str | None:
     found = _first(expressions, text)
     return form(decoded(found[1]).strip()) if found else None
+
+
+def _prefix(text: bytes) -> str | None:
+    """The folder of the environment whose bitsandbytes the text names."""
+    found = _first(_PACKAGES, text)
+    if found is None:
+        return None
+    before = text[max(0, found.start() - 200) : found.start()]
+    path = _NO_PATH.split(before)[-1]
+    drive = re.search(rb"[A-Za-z]:\\", path)
+    return decoded(path[drive.start() :] if drive else path[path.rfind(b" ") + 1 :]).strip() or None
 
 
 def _dotted(version: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bnbenv.doctor.model import TextDiagnosis
     from bnbenv.doctor.rules import Case
     from bnbenv.envs.project import Project
+    from bnbenv.solve.model import Backend
 
 SUMMARY = """\
 Say what is broken: one cause, the evidence for it, and what to do. Looked at
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
         mended = carry_out(conclusion.findings, case.examination, case.matrix, hands, yes=args.yes)
     body = document(conclusion, case.examination, text, _interrupted(hands), mended)
-    return Outcome(_exit(conclusion, mended), body, {"log": args.log})
+    return Outcome(_exit(conclusion, mended), body)
 
 
 def _exit(conclusion: Conclusion, mended: Mended | None) -> Exit:
@@ -194,18 +195,19 @@ def _examined(args: argparse.Namespace, project: Project | None, ctx: Context) -
     matrix = user_matrix(ctx.environ)
     recorded = args.facts is not None or bool(ctx.environ.get("BNBENV_FACTS"))
     hands = Hands(ctx.environ, ctx.runner, sysroot, home, ctx.cwd, project, ctx.progress, recorded)
-    wants = _made_for_gpus(project, examination.target.env)
-    return Case(examination, situation_of(facts, matrix), matrix, wants), hands
+    made_for = _made_for(project, examination.target.env)
+    return Case(examination, situation_of(facts, matrix), matrix, made_for), hands
 
 
-def _made_for_gpus(project: Project | None, env: str | None) -> bool:
-    """Whether an environment of bnbenv's own was made for GPUs."""
+def _made_for(project: Project | None, env: str | None) -> Backend | None:
+    """What an environment of bnbenv's own was made for: ``cuda`` or ``cpu``."""
     if project is None or env is None:
-        return False
+        return None
     from bnbenv.envs.check import in_use
 
     record = in_use(project, env).record
-    return record is not None and record.decision.get("backend") == "cuda"
+    found = record.decision.get("backend") if record is not None else None
+    return found if found in ("cuda", "cpu") else None
 
 
 def _concluded(

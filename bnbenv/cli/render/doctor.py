@@ -1,4 +1,4 @@
-"""How ``bnbenv doctor`` looks: the primary cause, its evidence and what to do; then the rest, then what was looked at."""
+"""How ``bnbenv doctor`` looks: the primary cause, its evidence, what to do; the rest; what was looked at."""
 
 from __future__ import annotations
 

@@ -7,25 +7,92 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from bnbenv.doctor.model import Examination, Verdict
+from bnbenv.doctor.model import Examination, LibraryFile, Setting, Verdict
+from bnbenv.facts.model import Gpu
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.situation import Situation
 
 NO = Verdict("no")
+
+OVERRIDE = "BNB_CUDA_VERSION"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
 class Case:
     """What rules judge: the examination, the host as the solver sees it, and the matrix.
 
-    ``wants_gpu``: the environment was made for GPUs, or somebody asked for them.
+    ``made_for``: what an environment of bnbenv's own was made for; null for any other.
     """
 
     examination: Examination
     situation: Situation
     matrix: Matrix
-    wants_gpu: bool = False
+    made_for: Literal["cuda", "cpu"] | None = None
+
+    @property
+    def bitsandbytes(self) -> str | None:
+        """The version of the bitsandbytes that an import takes."""
+        found = self.examination.bitsandbytes
+        return (found.version or found.own_version) if found is not None else None
+
+    @property
+    def torch(self) -> str | None:
+        """The version of the torch that an import takes, where it is whole."""
+        found = self.examination.torch
+        return found.version if found is not None else None
+
+    @property
+    def loaded(self) -> LibraryFile | None:
+        """The native library that bitsandbytes loads here, if it is known and there."""
+        name = self.examination.loads.library if self.examination.loads is not None else None
+        wheel = self.examination.bitsandbytes
+        return next((one for one in wheel.libraries if one.name == name), None) if wheel is not None else None
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether the environment is meant for NVIDIA GPUs: made for them, or its torch is built for CUDA."""
+        torch = self.examination.torch
+        return self.made_for == "cuda" or (self.made_for is None and torch is not None and torch.cuda is not None)
+
+    @property
+    def for_cpu(self) -> bool:
+        """Whether the environment makes no use of GPUs, and is meant to."""
+        return self.made_for == "cpu"
+
+    def settings(self, name: str) -> tuple[Setting, ...]:
+        """Where a variable is set: what this process has comes first."""
+        found = [one for one in self.examination.settings if one.name == name]
+        return tuple(sorted(found, key=lambda one: one.file is not None))
+
+    def visible(self) -> tuple[Gpu, ...]:
+        """The GPUs that a program of this environment sees."""
+        gpus = self.examination.facts.gpus
+        prefix = self.examination.target.prefix
+        for setting in self.settings(VISIBLE):
+            # Of files only the environment's own decides: in which shells the others are read is not known.
+            if setting.file is None or (prefix is not None and setting.file.startswith(prefix)):
+                return named_gpus(setting.value, gpus)
+        return gpus
+
+
+def named_gpus(value: str, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """The GPUs that a value of CUDA_VISIBLE_DEVICES leaves; CUDA stops at the first word that it does not know."""
+    chosen: list[Gpu] = []
+    for word in (part.strip() for part in value.split(",")):
+        by_index = [gpu for gpu in gpus if word.isdecimal() and gpu.index == int(word)]
+        by_name = [gpu for gpu in gpus if len(word) > len("GPU-") and any(one.startswith(word) for one in _names(gpu))]
+        found = by_index or by_name
+        if not found:
+            break
+        chosen += [gpu for gpu in found if gpu not in chosen]
+    return tuple(chosen)
+
+
+def _names(gpu: Gpu) -> list[str]:
+    return [gpu.uuid, *(part.uuid for part in getattr(gpu.mig, "devices", ()))]
 
 
 @dataclass(frozen=True)
@@ -44,3 +111,18 @@ def yes(*evidence: str) -> Verdict:
 def unknown(because: str) -> Verdict:
     """It cannot be told."""
     return Verdict("unknown", (), because)
+
+
+def first(*verdicts: Verdict) -> Verdict:
+    """Yes with all their evidence if any says so; else unknown if any is; else no."""
+    evidence = tuple(line for one in verdicts if one.answer == "yes" for line in one.evidence)
+    if evidence:
+        return Verdict("yes", evidence)
+    return next((one for one in verdicts if one.answer == "unknown"), NO)
+
+
+def place(setting: Setting) -> str:
+    """Where a variable is set, for the end of a sentence."""
+    if setting.file is None:
+        return "in the environment of this process"
+    return f"in {setting.file}" + (f", line {setting.line}" if setting.line else "")

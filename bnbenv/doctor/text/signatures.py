@@ -15,6 +15,7 @@ from bnbenv.doctor.text.cleaning import Views
 
 FILE = Path(__file__).parent / "signatures.toml"
 BEFORE = 3000  # squeezed bytes in which ``before`` has to stand
+LINES = 40  # of a match that are kept
 MOST = 200  # places of one expression that are looked at
 
 _RUN = re.compile(r"\\[.()\[\]{}+*?|^$/:<>=-]|[A-Za-z0-9_ '\"`!,;:<>=@#%&~/-]")
@@ -105,7 +106,7 @@ def _hit(one: Compiled, views: Views) -> Hit | None:
         return None
     places.sort()
     begin, end = places[0]
-    return Hit(one.signature, tuple(range(begin, min(end, begin + 4) + 1)), begin, max(end for _, end in places))
+    return Hit(one.signature, tuple(range(begin, min(end, begin + LINES) + 1)), begin, max(end for _, end in places))
 
 
 def _stands_before(expressions: tuple[Expression, ...], text: bytes, at: int) -> bool:

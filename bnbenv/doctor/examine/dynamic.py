@@ -19,6 +19,7 @@ _NEED = struct.Struct("<HHIII")  # version, count, file, first version, next fil
 _NEED_VERSION = struct.Struct("<IHHII")  # hash, flags, index, name, next version
 _DEFINED = struct.Struct("<HHHHIII")  # version, flags, index, count of names, hash, first name, next
 _WORD = struct.Struct("<I")
+_PAIR = struct.Struct("<II")
 _INDEX = struct.Struct("<H")
 _SYMBOL = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
 _GNU_HASH = struct.Struct("<IIII")  # buckets, first hashed symbol, words of the bloom filter, its shift
@@ -215,30 +216,55 @@ class _Reader:
         return min(self.file.unpack(_WORD, self._offset(old) + 4)[0], _LIMIT) if old is not None else 0
 
     def missing(self, names: Iterable[str]) -> tuple[str, ...]:
-        gnu = self._one(_GNU_HASH_TAG)
         table = self._one(_SYMTAB)
-        if gnu is None or table is None:
-            return ()  # nothing is said of a table of the old kind, which no library of today has alone
-        at, symbols = self._offset(gnu), self._offset(table)
-        return tuple(name for name in names if not self._has(name, at, symbols))
+        if table is None:
+            return tuple(names)
+        symbols = self._offset(table)
+        return tuple(name for name in names if not any(self._is(name, one, symbols) for one in self._alike(name)))
 
-    def _has(self, name: str, at: int, symbols: int) -> bool:
+    def _is(self, name: str, number: int, symbols: int) -> bool:
+        fields = self.file.unpack(_SYMBOL, symbols + number * _SYMBOL.size)
+        return fields[3] != 0 and self.names.name_at(fields[0]) == name
+
+    def _alike(self, name: str) -> Iterator[int]:
+        """The symbols that the table of hashes gives for a name; NVIDIA's libraries of CUDA 12.1 have the old kind."""
+        gnu, old = self._one(_GNU_HASH_TAG), self._one(_HASH)
+        if gnu is not None:
+            yield from self._alike_by_gnu(gnu_hash(name), self._offset(gnu))
+        elif old is not None:
+            at = self._offset(old)
+            buckets, chains = self.file.unpack(_PAIR, at)
+            number = self._word(at + 8 + 4 * (elf_hash(name) % buckets)) if buckets else 0
+            for _ in range(min(chains, _LIMIT)):
+                if not number:
+                    return
+                yield number
+                number = self._word(at + 8 + 4 * (buckets + number))
+
+    def _alike_by_gnu(self, wanted: int, at: int) -> Iterator[int]:
         count, first, bloom, _ = self.file.unpack(_GNU_HASH, at)
-        if not count:
-            return False
-        wanted, buckets = gnu_hash(name), at + _GNU_HASH.size + 8 * bloom
-        (number,) = self.file.unpack(_WORD, buckets + 4 * (wanted % count))
-        chains = buckets + 4 * count
-        while number >= first:
-            (value,) = self.file.unpack(_WORD, chains + 4 * (number - first))
+        buckets = at + _GNU_HASH.size + 8 * bloom
+        number = self._word(buckets + 4 * (wanted % count)) if count else 0
+        while number and number >= first:
+            value = self._word(buckets + 4 * count + 4 * (number - first))
             if value | 1 == wanted | 1:
-                fields = self.file.unpack(_SYMBOL, symbols + number * _SYMBOL.size)
-                if fields[3] and self.names.name_at(fields[0]) == name:
-                    return True
+                yield number
             if value & 1:
-                break
+                return
             number += 1
-        return False
+
+    def _word(self, offset: int) -> int:
+        return self.file.unpack(_WORD, offset)[0]
+
+
+def elf_hash(name: str) -> int:
+    """The hash of a name in the table that DT_HASH leads to, and of a version's name."""
+    value = 0
+    for byte in name.encode():
+        value = (value << 4) + byte
+        high = value & 0xF0000000
+        value = (value ^ (high >> 24)) & ~high & 0xFFFFFFFF
+    return value
 
 
 def gnu_hash(name: str) -> int:

@@ -35,10 +35,9 @@ _PACKAGES = {
 def find_runtimes(
     linker: Linker, disk: Disk, search: tuple[str, ...], torch: str | None, prefix: str | None
 ) -> tuple[Runtime, ...]:
-    """Those that are loaded first, then the others in the order in which the linker looks for them."""
+    """Those that are loaded, then the others: LD_LIBRARY_PATH, packages, the linker's cache."""
     found: dict[tuple[int, int], Runtime] = {}
-    versions = dict(_releases(disk, search))
-    used = [(one.path, "loaded", True) for one in linker.objects if _is_cuda(one.path)]
+    used = [(one.path, one.via, True) for one in linker.objects if _is_cuda(one.path)]
     for path, via, is_used in (*used, *_places(linker, disk, search, torch, prefix)):
         file = disk.identity(path)
         if file is None or file in found or len(found) >= _MOST:
@@ -51,7 +50,7 @@ def find_runtimes(
             continue
         soname = dynamic.soname or posixpath.basename(path)
         if CUDA_LIBRARY.fullmatch(soname):
-            found[file] = Runtime(soname, path, via, _release(disk, path, soname, versions), is_used)
+            found[file] = Runtime(soname, path, via, _release(disk, path, soname), is_used)
     return tuple(found.values())
 
 
@@ -78,21 +77,14 @@ def _places(
             yield path, "ld-cache", False
 
 
-def _releases(disk: Disk, search: tuple[str, ...]) -> Iterator[tuple[tuple[str, str], str]]:
-    """The version of each nvidia package, by the folder it lies in and its name."""
-    for site in reversed(search):  # an import takes the first
-        for name in disk.listed(site):
-            match = _METADATA.fullmatch(name) if name[:6].lower() == "nvidia" else None
-            if match:
-                yield (site, match[1].lower()), match[2]
-
-
-def _release(disk: Disk, path: str, soname: str, versions: dict[tuple[str, str], str]) -> str | None:
-    full = _FULL.search(posixpath.basename(disk.real(path)))
-    if full:
-        return full[1]
+def _release(disk: Disk, path: str, soname: str) -> str | None:
+    """By the real file's name, else by the metadata beside the folder ``nvidia`` that it lies in."""
+    real = disk.real(path)
+    full = _FULL.search(posixpath.basename(real))
     match = CUDA_LIBRARY.fullmatch(soname)
-    package = _PACKAGES.get(match[1]) if match else None
-    return next(
-        (text for (site, name), text in versions.items() if name == package and path.startswith(f"{site}/")), None
-    )
+    site, nvidia, _ = real.rpartition("/nvidia/")
+    if full or not match or not nvidia:
+        return full[1] if full else None
+    package = _PACKAGES.get(match[1])
+    names = (_METADATA.fullmatch(name) for name in disk.listed(site) if name[:6].lower() == "nvidia")
+    return next((name[2] for name in names if name and name[1].lower() == package), None)

@@ -7,7 +7,12 @@ def main() -> int:
         from bnbenv.cli import main as run
     except KeyboardInterrupt:
         return 130
-    return run()
+    code = run()
+    if code < 0:
+        from bnbenv.cli.interrupt import end_by_signal
+
+        return end_by_signal(-code)
+    return code
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@
     ├── VerificationFailed       5   kernels ran wrongly; the environment in use was kept
     ├── RebootRequired           6   kernel module and library of the driver differ; nothing was changed
     ├── SourceUnreachable        7   a package source does not answer
-    └── Busy                     8   another bnbenv is at work on this project
+    ├── Busy                     8   another bnbenv is at work on this project
+    ├── NotExecutable          126   ``bnbenv run``: the command cannot be executed, as a shell says it
+    └── NotFound               127   ``bnbenv run``: there is no such command, as a shell says it
 
 Exit code 3 (changes are pending) is a result and no error, 130 is Ctrl-C.
 """
@@ -31,6 +33,8 @@ class Exit(IntEnum):
     REBOOT = 6
     UNREACHABLE = 7
     BUSY = 8
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
     INTERRUPTED = 130
 
 
@@ -104,3 +108,15 @@ class Busy(BnbenvError):
     """Another bnbenv is at work on this project."""
 
     exit = Exit.BUSY
+
+
+class NotExecutable(BnbenvError):
+    """The user's command is there and cannot be executed."""
+
+    exit = Exit.NOT_EXECUTABLE
+
+
+class NotFound(BnbenvError):
+    """There is no such command."""
+
+    exit = Exit.NOT_FOUND

@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "status": "show everything at one glance; with --why what it rests on",
     "guard": "have an environment say itself that it was changed",
     "verify": "run real kernels and compare them with references",
+    "run": "run a command in the environment; diagnose it if it fails",
     "doctor": "name what is broken, and with --fix mend it",
     "list": "list the generations of the environment",
     "rollback": "switch back to an earlier generation",
@@ -65,9 +66,15 @@ ANSWERS = frozenset(
     {"facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "list", "path", "completion"}
 )
 
+# Standard output belongs to the command that they run: what bnbenv says of it goes to standard error.
+ASIDE = frozenset({"run"})
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code. Errors are shown as a sentence and a next step."""
+    """Run one command line; returns the exit code, negative for a signal that bnbenv is to end by.
+
+    Errors are shown as a sentence and a next step.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _prepare_streams()
     # Where everybody may write what is made (containers often say so), bnbenv itself would not believe it afterwards.
@@ -192,7 +199,8 @@ def _print(name: str, outcome: Outcome, options: Any, environ: Mapping[str, str]
         text = harmless(text, keep="\n")
     log.add(text)
     if text and (not options.quiet or name in ANSWERS):
-        _put(_painted(text, sys.stdout, environ, name))
+        put, stream = (_warn, sys.stderr) if name in ASIDE else (_put, sys.stdout)
+        put(_painted(text, stream, environ, name))
 
 
 def _painted(text: str, stream: TextIO | None, environ: Mapping[str, str], command: str = "") -> str:
@@ -247,7 +255,8 @@ def _silence(stream: TextIO) -> None:
 def _show_error(error: BnbenvError, arguments: list[str], environ: Mapping[str, str], log: RunLog) -> int:
     from bnbenv.cli.errors import document, render
 
-    if "--json" in arguments and error.code != "no-output":
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--json" in own and error.code != "no-output":
         name = _document_of(arguments)
         with contextlib.suppress(BnbenvError):
             _put(_json(document(error, name, environ)))

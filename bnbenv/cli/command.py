@@ -29,9 +29,10 @@ class Context(NamedTuple):
 class Outcome(NamedTuple):
     """A command's result: the exit code, and the document that ``--json`` prints and the renderer shows.
 
-    ``view`` is what the renderer is told beside it: which parts of the document people asked to see.
+    ``view`` is what the renderer is told beside it: which parts of the document people asked to see. The exit code of a
+    command that runs another one is that one's, negative for the signal that ended it.
     """
 
-    exit: Exit
+    exit: Exit | int
     document: dict[str, Any]
     view: Mapping[str, Any] = {}

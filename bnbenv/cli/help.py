@@ -27,7 +27,8 @@ examples:
 exit codes: 0 done or in sync, 1 failed, 2 wrong usage or unreadable input,
   3 changes are pending, 4 no known-good combination, 5 verification failed,
   6 reboot required, 7 a package source cannot be reached, 8 another bnbenv
-  is at work, 130 interrupted"""
+  is at work, 130 interrupted; "run" has those of its command, 126 cannot be
+  executed, 127 not found"""
 
 
 def overview(commands: Mapping[str, str]) -> str:

@@ -27,3 +27,21 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_by_signal(number: int) -> int:
+    """End as the command did that was run, so that a shell or a batch system sees the same.
+
+    Returns 128 + ``number`` where that is not possible: the first process of a container ignores signals.
+    """
+    import os
+    import resource
+
+    # The command has written its core dump; a second one, of bnbenv, would hide it.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return 128 + number

@@ -1,0 +1,36 @@
+"""From the end of a command's output to the cause and its fix. Imported when something failed."""
+
+from __future__ import annotations
+
+import io
+
+import msgspec
+
+from bnbenv.doctor.causes import about
+from bnbenv.doctor.fixes import prescribe
+from bnbenv.doctor.model import Said
+from bnbenv.doctor.running.attempts import Judged
+from bnbenv.doctor.text import diagnose, transient
+
+
+def judge(tail: bytes) -> Judged | None:
+    """What the output says; None where nothing in it speaks of a failure that is known."""
+    found = diagnose(io.BytesIO(tail))
+    primary = next((seen for seen in found.seen if seen.role == "primary"), None)
+    if primary is None or primary.cause == "unknown":
+        return None
+    return _judged(primary.code, found.said, tuple(text.strip() for _, text in primary.lines))
+
+
+def judge_kill() -> Judged:
+    """The kernel's out-of-memory killer ended it."""
+    evidence = "the kernel's out-of-memory killer ended a process meanwhile (oom_kill in /proc/vmstat rose)"
+    return _judged("host-out-of-memory", None, (evidence,))
+
+
+def _judged(code: str, said: Said | None, evidence: tuple[str, ...]) -> Judged:
+    known = about(code)
+    fix = msgspec.to_builtins(prescribe(code, known.cause, None, said, None))
+    return Judged(
+        known.cause, code, known.title, known.explanation, evidence, fix, known.reference, bool(transient(code))
+    )

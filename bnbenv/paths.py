@@ -88,7 +88,7 @@ def user_home() -> Path:
         return Path(os.sep)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str | bytes) -> None:
     """Replace a file in one step, so that a reader sees the old or the new text and a kill leaves one of them.
 
     It keeps the rights that the former file had. Raises OSError (no space, no permission); that file is then untouched.
@@ -101,10 +101,10 @@ def write_atomically(path: Path, text: str) -> None:
     # With O_EXCL no link is followed either.
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664 if rights is None else rights)
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:  # noqa: PTH123 - a descriptor
+        with open(descriptor, "wb") as stream:  # noqa: PTH123 - a descriptor
             if rights is not None and os.name != "nt":
                 os.fchmod(descriptor, rights)
-            stream.write(text)
+            stream.write(text.encode() if isinstance(text, str) else text)
             stream.flush()
             os.fsync(descriptor)
         partial.replace(path)

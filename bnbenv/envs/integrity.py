@@ -165,6 +165,12 @@ def examine(
     return tuple(damage)
 
 
+def wrong_files(site: Path, dist_info: str, rows: Iterable[Row]) -> tuple[Damage, ...]:
+    """The files of one package that are gone or have another content than its RECORD says; all of them are read."""
+    files = [(package_of(dist_info), row.path, row) for row in rows if row.hash]
+    return tuple(_hashed(site, files, lambda done, total: None))
+
+
 def _named(records: Mapping[str, Iterable[Row]]) -> set[tuple[str, str]]:
     """Each path of the RECORDs with each package that brings it."""
     packages = {name: package_of(name) for name in records}

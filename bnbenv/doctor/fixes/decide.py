@@ -22,7 +22,6 @@ PAIR: frozenset[Cause] = frozenset({"driver_too_old", "cpu_only_torch", "no_kern
 PAIR_CODES = frozenset({"torch-missing", "torch-damaged", "torch-lacks-gpu", "torch-rocm", "undefined-torch-symbol"})
 
 
-
 def needs_pair(wanted: Iterable[tuple[str, Cause]], chosen: Chosen) -> bool:
     """Whether what was found (codes and causes) asks for another torch."""
     return any(cause in PAIR or code in PAIR_CODES for code, cause in wanted) or chosen.kept is None

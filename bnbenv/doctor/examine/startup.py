@@ -1,6 +1,6 @@
 """What a Python process has loaded when bitsandbytes opens its library: the interpreter, and what torch loads.
 
-Source: ``_load_global_deps`` and ``_preload_cuda_deps`` in ``torch/__init__.py`` of 1.13 to 2.13. What these preload
+Source: ``_load_global_deps`` and ``_preload_cuda_deps`` in ``torch/__init__.py`` of 1.13 to 2.15. What these preload
 differs by release, so it is read in the installed file itself.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnbenv.doctor.examine.disk import Disk
@@ -20,10 +20,13 @@ _PYTHON = re.compile(r"python(3\.[0-9]{1,2}t?)")
 _CTYPES = re.compile(r"_ctypes\.[\w.-]*so")
 _TORCH_C = re.compile(r"_C(?:\.[\w.-]+)?\.so")
 _LIBPYTHON = re.compile(r"libpython3[\w.]*\.so[\w.]*")
-# ("cublas", "libcublas.so.*[0-9]") of today, 'cublas': 'libcublas.so.*[0-9]' of torch 1.13 to 2.5
-_LISTED = re.compile(r"""["'](\w+)["']\s*[,:]\s*["'](lib[\w-]+\.so[^"'\n]{0,40})["'](,\s*required=False)?""")
+# ("cublas", "libcublas.so.*[0-9]") of today, 'cublas': 'libcublas.so.*[0-9]' of torch 2.0 to 2.8,
+# join(nvidia_path, 'cublas', 'lib', 'libcublas.so.11') of 1.13
+_LISTED = re.compile(
+    r"""["'](\w+)["']\s*[,:]\s*(?:["']lib["']\s*,\s*)?["'](lib[\w-]+\.so[^"'\n]{0,40})["'](,\s*required=False)?"""
+)
+_ALL = re.compile(r"_preload_cuda_deps\((required=False)?\)")
 _MAPPED = re.compile(r"""if\s+["']([^"'\n]{1,200})["']\s+not\s+in\s+_maps""")
-_ONLY_FOR = re.compile(r"version\.cuda\s+not\s+in\s+\[([^\]\n]{0,200})\]")
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,15 @@ class Plan:
     with_major: bool = False
 
 
-def plan_of(text: str, cuda: str | None) -> Plan:
+def plan_of(text: str) -> Plan:
     """What a ``torch/__init__.py`` says that it preloads."""
-    before, maps, after = text.partition("/proc/self/maps")
+    before, _, after = text.partition("/proc/self/maps")
     inner, _, after = after.partition("except")
     rescue = _preloads(before + after)
-    always: tuple[Preload, ...] = ()
-    only_for = _ONLY_FOR.search(before[-2000:])
-    if maps and (only_for is None or (cuda or "") in re.findall(r"[0-9.]+", only_for[1])):
-        always = _preloads(inner) or (rescue if "_preload_cuda_deps()" in inner else ())
+    always = _preloads(inner)
+    everything = _ALL.search(inner)
+    if everything and not always:
+        always = tuple(replace(one, required=one.required and not everything[1]) for one in rescue)
     mapped = _MAPPED.search(inner)
     return Plan(rescue, always, mapped[1] if mapped else "", "cu{" in text)
 
@@ -101,7 +104,7 @@ class Startup:
         folder = torch.path
         try:
             with Path(folder, "__init__.py").open("rb") as stream:
-                plan = plan_of(stream.read(_INIT_LIMIT).decode("utf-8", "replace"), torch.cuda)
+                plan = plan_of(stream.read(_INIT_LIMIT).decode("utf-8", "replace"))
         except OSError as error:
             self._unknown("torch", f"what torch loads is unknown: {error.strerror or error}")
             return

@@ -2,7 +2,8 @@
 
 What can be kept by leaving it alone is left alone: standard input, the controlling terminal, the process group, signals
 that were ignored. Only what it writes goes through here, for its end to be read if it fails. Of a stream that is a
-terminal the command sees a terminal (a pseudo-terminal), of any other a pipe.
+terminal the command sees a terminal (a pseudo-terminal), of any other a pipe. An interactive shell is given the terminal
+itself: it needs the controlling one for its jobs, and has no failure of its own.
 
 Signals. What the terminal sends (Ctrl-C, Ctrl-Z, Ctrl-\\) reaches the command by itself, and is not sent twice. What
 another process sends to bnbenv is passed on to the command alone, as if it had been started without bnbenv. If bnbenv
@@ -28,6 +29,7 @@ from bnbenv.process.tail import Tail
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 # SIGUSR1 and SIGUSR2 are what batch systems announce the end of a job's time with.
 _PASSED = (*_ENDING, "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTSTP", "SIGCONT")
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "fish", "ksh", "tcsh"})
 _FROM_THE_KERNEL = 0x80  # si_code SI_KERNEL: the terminal's driver sent it, to the whole foreground group
 
 
@@ -81,15 +83,17 @@ class SystemPasser:
 class _Streams:
     """What the command writes to: a pipe each, or a pseudo-terminal, which both share if they are one terminal."""
 
-    def __init__(self, outputs: tuple[int, int]) -> None:
+    def __init__(self, outputs: tuple[int, int], direct: bool) -> None:
         from bnbenv.process.terminal import Terminal, same_terminal
 
         self.terminals: list[Terminal] = []
         self._pairs: list[tuple[int, int, Callable[[], None]]] = []  # read here, written to, called at each piece
         self.given: list[int] = []
-        self._tail, self.pumps = Tail(), list[Pump]()
+        self._tail, self.pumps, self._direct = Tail(), list[Pump](), direct
         for number, output in enumerate(outputs):
-            if number and same_terminal(*outputs):
+            if direct:
+                self.given.append(output)
+            elif number and same_terminal(*outputs):
                 self.given.append(self.given[0])
             elif os.isatty(output):
                 terminal = Terminal(output)
@@ -116,7 +120,8 @@ class _Streams:
 
     def _close_given(self) -> None:
         for end in set(self.given):
-            os.close(end)
+            if not self._direct:
+                os.close(end)
 
     def settle(self) -> None:
         """Pass on what the command wrote before it stopped."""
@@ -144,7 +149,7 @@ def _run(
     _fill_closed()
     begun = time.monotonic()
     with _held_back() as (held, before):
-        streams = _Streams(outputs)
+        streams = _Streams(outputs, _is_interactive_shell(argv))
         try:
             process = subprocess.Popen(
                 argv,
@@ -163,6 +168,12 @@ def _run(
         tail, unwritten = streams.end()
     interrupted = interrupted or process.returncode in {-getattr(signal, name) for name in _ENDING}
     return Passed(process.returncode, seconds, tail, interrupted, unwritten)
+
+
+def _is_interactive_shell(argv: tuple[str, ...]) -> bool:
+    """A shell that is given nothing to run, at a terminal."""
+    shell = argv[0].rpartition("/")[2] in _SHELLS and all(word in ("-i", "-l", "--login") for word in argv[1:])
+    return shell and all(os.isatty(number) for number in range(3))
 
 
 class _Came(NamedTuple):

@@ -11,8 +11,6 @@ from typing import Any
 
 from bnbenv.doctor.running.sizes import show_seconds
 
-MEMORY = frozenset({"out_of_memory", "oom_in_conversion"})
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -31,7 +29,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Judged:
-    """Why it failed: the code of a signature and what is known of it. ``fix`` has summary, command and steps."""
+    """Why it failed: the code of a signature and what is known of it. ``fix`` has summary, command and steps.
+
+    ``transient``: it passes by itself. ``memory``: memory was the cause.
+    """
 
     cause: str
     code: str
@@ -41,6 +42,7 @@ class Judged:
     fix: dict[str, Any]
     reference: str
     transient: bool
+    memory: bool
 
     def document(self) -> dict[str, Any]:
         """The finding in ``--json``."""
@@ -92,7 +94,8 @@ def why_no_other(attempt: Attempt, limits: Limits, made: int, paused: float, rep
     ``made``: retries so far; ``paused``: seconds waited between them; ``repeatable``: standard input can begin again.
     """
     if made >= limits.retries:
-        return "" if not limits.retries else f"not tried again: {limits.retries} retries were made (--retries)"
+        times = "once" if made == 1 else f"{made} times"
+        return f"it was tried again {times} (--retries)" if made else ""
     if attempt.seconds > limits.within:
         ran = show_seconds(attempt.seconds)
         return f"not tried again: it ran for {ran} and may have done work (--retry-within)"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bnbenv.doctor.running.attempts import MEMORY, Attempt, Judged, Limits, pause, why_no_other, worth_another
+from bnbenv.doctor.running.attempts import Attempt, Judged, Limits, pause, why_no_other, worth_another
 from bnbenv.doctor.running.peak import Peak, Peaks, Watch, documents
 from bnbenv.doctor.running.sizes import show_size
 from bnbenv.progress import Progress
@@ -130,7 +130,7 @@ def _get_round(job: Job, ports: Ports, peaks: Peaks, report: Report) -> None:
     """Run what was asked for in case memory is the cause, if it is."""
     assert job.on_oom is not None
     last = report.attempts[-1]
-    if last.judged is None or last.judged.cause not in MEMORY or last.interrupted:
+    if last.judged is None or not last.judged.memory or last.interrupted:
         return
     if not ports.rewind():
         report.note = "--on-oom was not run: standard input cannot be given twice (</dev/null, or a file, can)"

@@ -10,7 +10,7 @@ from bnbenv.doctor.causes import about
 from bnbenv.doctor.fixes import prescribe
 from bnbenv.doctor.model import Said
 from bnbenv.doctor.running.attempts import Judged
-from bnbenv.doctor.text import diagnose, transient
+from bnbenv.doctor.text import diagnose, memory, transient
 
 
 def judge(tail: bytes) -> Judged | None:
@@ -32,5 +32,13 @@ def _judged(code: str, said: Said | None, evidence: tuple[str, ...]) -> Judged:
     known = about(code)
     fix = msgspec.to_builtins(prescribe(code, known.cause, None, said, None))
     return Judged(
-        known.cause, code, known.title, known.explanation, evidence, fix, known.reference, bool(transient(code))
+        known.cause,
+        code,
+        known.title,
+        known.explanation,
+        evidence,
+        fix,
+        known.reference,
+        transient(code),
+        memory(code),
     )

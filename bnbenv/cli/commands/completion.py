@@ -110,7 +110,7 @@ def _completer(action: argparse.Action) -> dict[str, Any] | None:
 
     if action.metavar == "DIR":
         return dict(shtab.DIRECTORY)
-    if action.metavar in ("FILE", "PATH"):
+    if action.metavar in ("FILE", "PATH", "CMD"):
         return dict(shtab.FILE)
     if action.metavar == "NAME":
         return _asking("envs")

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_one_env, project_of
 from bnbenv.cli.help import seconds, whole_number
+from bnbenv.cli.log import FOLDER
 from bnbenv.errors import BnbenvError, Failed, NotExecutable, NotFound, UsageError
 from bnbenv.paths import Sysroot, exists, expand
 
 if TYPE_CHECKING:
-    from bnbenv.doctor.running.job import Job, Ports
+    from bnbenv.doctor.running.job import Job, Ports, Report
     from bnbenv.envs.check import InUse
+    from bnbenv.envs.project import Project
 
 SUMMARY = """\
 Run a command in the environment: its programs come first on PATH. Output, input,
@@ -27,7 +29,8 @@ standard error say cause and fix, as far as its last output tells them.
 Causes that pass by themselves (a busy device, memory held by another process, a
 pending ECC retirement, start-up races of NCCL) are tried again after 5, 10, 20
 ... seconds, unless the command was interrupted, ran longer than --retry-within,
-or reads a pipe.
+or reads a pipe. The end of an output that was diagnosed is kept in .bnbenv/log, for all that the
+doctor has to say about it.
 
 --json prints the report on standard output, and the command's own output goes
 to standard error; --report FILE leaves both streams to the command. Processes
@@ -67,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='run this once if memory was the cause; "cpu": the same command without GPUs',
     )
     parser.add_argument("--report", metavar="FILE", help="write the JSON document into this file")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command and its words")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="CMD", help="after --: the command and its words")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
@@ -79,7 +82,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if not argv:
         raise UsageError("usage", "expected a command after --", "See: bnbenv run --help")
     file = _report_file(args.report, ctx)
-    use = _environment(args, ctx)
+    project = project_of(args, ctx)
+    use = _environment(project, args.env)
     assert use.prefix is not None
     env = environment_of(use.prefix, ctx.environ)
     if not argv[0]:
@@ -95,10 +99,12 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         from bnbenv.cli.errors import Interrupted
 
         raise Interrupted("interrupted", "interrupted: the command is not running") from None
-    document = report.document(argv, args.env)
+    output = _keep_output(report, project.home / FOLDER / f"run-{args.env}.txt")
+    document = report.document(argv, args.env, output)
     if file is not None:
         _write_report(file, document, ctx)
-    return Outcome(report.last.returncode, document, {"unwritten": report.unwritten})
+    unfinished = bool(report.tail) and not report.tail.endswith(b"\n")
+    return Outcome(report.last.returncode, document, {"unwritten": report.unwritten, "unfinished": unfinished})
 
 
 def environment_of(prefix: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -109,17 +115,16 @@ def environment_of(prefix: Path, environ: Mapping[str, str]) -> dict[str, str]:
     return {**env, "PATH": f"{programs}{os.pathsep}{path}" if path else programs, "VIRTUAL_ENV": str(prefix)}
 
 
-def _environment(args: argparse.Namespace, ctx: Context) -> InUse:
+def _environment(project: Project, env: str) -> InUse:
     """The generation in use. Raises Failed where there is none."""
     from bnbenv.envs.check import in_use
     from bnbenv.envs.generations import check_link
     from bnbenv.envs.project import DEFAULT_ENV
 
-    project = project_of(args, ctx)
-    use = in_use(project, args.env)
+    use = in_use(project, env)
     if use.problem is not None:
-        check_link(project, args.env)
-        named = "" if args.env == DEFAULT_ENV else f" --env {args.env}"
+        check_link(project, env)
+        named = "" if env == DEFAULT_ENV else f" --env {env}"
         raise Failed(use.problem.code, use.problem.because, f"Make it with: bnbenv sync{named}")
     return use
 
@@ -216,6 +221,22 @@ def _not_started(error: OSError, program: str, env: Mapping[str, str]) -> Bnbenv
     where = ", neither in the environment nor on PATH" if searched else ""
     step = f"See what there is: ls {shlex.quote(env['PATH'].partition(os.pathsep)[0])}"
     return NotFound("not-found", f'there is no command "{name}"{where}', step)
+
+
+def _keep_output(report: Report, path: Path) -> str | None:
+    """Keep what was diagnosed, for ``bnbenv doctor --log``, until the next failure; only its owner may read it."""
+    if report.last.judged is None:
+        return None
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:  # noqa: PTH123
+            stream.write(report.tail)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        return None
+    return str(path)
 
 
 def _report_file(name: str | None, ctx: Context) -> Path | None:

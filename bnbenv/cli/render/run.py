@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from bnbenv.cli.render.text import wrap
@@ -10,13 +11,18 @@ from bnbenv.doctor.running.sizes import show_size
 OF = {"command": "peak GPU memory", "device": "GPU memory in use at most (by all processes)"}
 
 
-def render(document: dict[str, Any], unwritten: str = "") -> str:
-    """After a failure cause and fix, a line each; then the peak memory of each GPU that was used."""
+def render(document: dict[str, Any], unwritten: str = "", unfinished: bool = False) -> str:
+    """After a failure cause and fix, a line each; then the peak memory of each GPU that was used.
+
+    ``unfinished``: the command's last line has no end. ``unwritten``: why its output could not be passed on.
+    """
     lines: list[str] = []
     finding = document["finding"]
     if finding is not None:
         lines += wrap(f"cause: {finding['title']}")
         lines.append(f"fix: {_fix(finding['fix'])}")
+        if document["output"]:
+            lines.append(f"more: bnbenv doctor --log {shlex.quote(document['output'])}")
     if document["note"]:
         lines += wrap(document["note"])
     if unwritten:
@@ -25,12 +31,12 @@ def render(document: dict[str, Any], unwritten: str = "") -> str:
     if peaks:
         sizes = ", ".join(f"GPU {peak['gpu']}{_slice(peak)} {show_size(peak['bytes'])}" for peak in peaks)
         lines += wrap(f"{OF[peaks[0]['of']]}: {sizes}")
-    return "\n".join(lines)
+    return "\n".join(["", *lines] if lines and unfinished else lines)
 
 
 def _fix(fix: dict[str, Any]) -> str:
     """One line: what to do, and the command that does it."""
-    summary = fix["summary"]
+    summary = fix["summary"].replace(" (code below)", "")
     return f"{summary.rstrip('.')}: {fix['command']}" if fix["command"] else summary
 
 

@@ -63,7 +63,10 @@ class Ports:
 
 @dataclass
 class Report:
-    """What happened. ``fallback`` is the attempt with ``on_oom``; ``note`` is why there was no other attempt."""
+    """What happened. ``fallback`` is the attempt with ``on_oom``; ``note`` is why there was no other attempt.
+
+    ``tail`` is the end of what the last one wrote.
+    """
 
     attempts: list[Attempt] = field(default_factory=list)
     waited: float = 0.0
@@ -72,14 +75,15 @@ class Report:
     fallback_argv: tuple[str, ...] = ()
     note: str = ""
     unwritten: str = ""
+    tail: bytes = b""
     peaks: tuple[Peak, ...] = ()
 
     @property
     def last(self) -> Attempt:
         return self.fallback or self.attempts[-1]
 
-    def document(self, argv: tuple[str, ...], env: str) -> dict[str, Any]:
-        """The document of ``--json``."""
+    def document(self, argv: tuple[str, ...], env: str, output: str | None) -> dict[str, Any]:
+        """The document of ``--json``. ``output`` is the file in which ``tail`` was kept."""
         last, fallback = self.last.document(), None
         if self.fallback is not None:
             fallback = {"command": list(self.fallback_argv), **self.fallback.document()}
@@ -91,6 +95,7 @@ class Report:
             "signal": last["signal"],
             "attempts": [attempt.document() for attempt in self.attempts],
             "finding": self.last.judged.document() if self.last.judged else None,
+            "output": output,
             "note": self.note or None,
             "peak_memory": documents(self.peaks),
             "waited_seconds": round(self.waited + self.paused, 3),
@@ -171,7 +176,7 @@ def _attempt(argv: tuple[str, ...], env: Mapping[str, str], ports: Ports, peaks:
     finally:
         for watch in watches:
             watch.stop()
-    report.unwritten = passed.unwritten
+    report.unwritten, report.tail = passed.unwritten, passed.tail
     judged = _judge(passed, before, ports)
     return Attempt(passed.returncode, passed.signal_name, passed.seconds, passed.interrupted, judged)
 

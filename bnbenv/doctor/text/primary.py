@@ -28,7 +28,7 @@ _FAILURE = re.compile(
     rb"traceback \(most recent call last\)"
     rb"|^" + _NAME + rb"(?:error|exception|interrupt|failure)(?::|$)"
     rb"|(?:^|\W)(?:fatal )?error(?:\[\w{1,12}\])?: (?![\d.]+(?:\W|$))"
-    rb"|\b" + _NAME + rb"(?:error|exception): "
+    rb"|\b(?:[a-z_][\w.]{0,100}\.)?[a-z_]{1,60}(?:error|exception): "
     rb"|segmentation fault|core dumped|\baborted\b|\bfatal\b|\bpanic(?:ked)?\b"
     rb"|returned non-zero exit status|exited with (?:exit )?code [1-9]",
     re.MULTILINE,
@@ -43,6 +43,7 @@ END = 1 << 18  # characters at the end of a text in which its last failure is lo
 def judge(views: Views, hits: tuple[Hit, ...]) -> tuple[Seen, ...]:
     """What a text says, the primary cause first; nothing where it speaks of no failure."""
     found = [hit for hit in hits if hit.signature.role != "harmless"]
+    found = [hit for hit in found if not any(_says_more(other, hit) for other in found)]
     harmless = {at for hit in hits if hit.signature.role == "harmless" for at in hit.lines}
     primary = _primary(found, views)
     after = None if primary is None or primary.signature.role == "root" else _unknown_end(views, found)
@@ -76,6 +77,11 @@ def _explains(one: Hit, other: Hit) -> bool:
         return False
     listed, cause = one.signature.explains, other.signature.cause
     return other.signature.code in listed or (cause in listed and cause != one.signature.cause)
+
+
+def _says_more(one: Hit, other: Hit) -> bool:
+    """Whether ``other`` is a coarser reading of the same lines."""
+    return _explains(one, other) and {*other.lines, other.last} <= {*one.lines, one.last}
 
 
 def _follow(primary: Hit, rest: list[Hit]) -> list[Hit]:

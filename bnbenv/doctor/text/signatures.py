@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import msgspec
@@ -34,9 +34,13 @@ class Signature(About, frozen=True, kw_only=True):
 
 
 class Expression(msgspec.Struct, frozen=True):
-    """``literals`` all stand in whatever ``regex`` matches, in any order: looking for them first is much quicker."""
+    """``literals`` all stand in whatever ``text`` matches, in any order.
 
-    regex: re.Pattern[bytes]
+    Looking for them first is much quicker, and spares compiling hundreds of expressions for a text that has a few.
+    """
+
+    text: bytes
+    flags: int
     literals: tuple[bytes, ...]
 
 
@@ -117,7 +121,7 @@ def _stands_before(expressions: tuple[Expression, ...], text: bytes, at: int) ->
 def _spans(expression: Expression, text: bytes) -> Iterator[tuple[int, int]]:
     if not all(literal in text for literal in expression.literals):
         return
-    for count, match in enumerate(expression.regex.finditer(text)):
+    for count, match in enumerate(_regex(expression.text, expression.flags).finditer(text)):
         if count >= MOST:
             break
         yield match.span()
@@ -130,7 +134,12 @@ def _squeezed(texts: tuple[str, ...]) -> tuple[Expression, ...]:
 def _expression(text: str, spaced: bool = False) -> Expression:
     """An expression as it is matched against lower-case bytes; against squeezed ones without its spaces."""
     tight = _lower(text if spaced else re.sub(r" [?*]?", "", text))
-    return Expression(re.compile(tight.encode(), re.MULTILINE if spaced else 0), _literals(tight))
+    return Expression(tight.encode(), int(re.MULTILINE) if spaced else 0, _literals(tight))
+
+
+@cache
+def _regex(text: bytes, flags: int) -> re.Pattern[bytes]:
+    return re.compile(text, flags)
 
 
 def _lower(text: str) -> str:

@@ -60,9 +60,9 @@ def bitsandbytes_again(patient: Patient) -> Treatment:
     if patient.own:
         return own_generation(patient, "its files are installed again, and checked.")
     version = patient.bitsandbytes
-    if not patient.foreign or version is None:
+    if not patient.foreign:
         return _in_general(patient)
-    if not patient.chosen.stays:
+    if version is None or not patient.chosen.stays:
         kept = patient.chosen.kept
         return _for_this_torch(patient, kept) if kept is not None else other_pair(patient)
     want = f"bitsandbytes=={version}"
@@ -111,6 +111,13 @@ def leftovers(patient: Patient) -> Treatment:
         paths = tuple(path for one in found if one.name == name for path in one.paths)
         if package is None or package.version is None:
             continue
+        if name == "bitsandbytes" and not patient.chosen.stays and patient.chosen.kept is not None:
+            fitting = _for_this_torch(patient, patient.chosen.kept)
+            found_one = fitting.actions[0]
+            assert isinstance(found_one, Install)
+            actions.append(msgspec.structs.replace(found_one, reinstall=(name,), sweep=paths))
+            words.append(f"bitsandbytes=={patient.chosen.kept.bitsandbytes.version}")
+            continue
         equal = "===" if name == "torch" else "=="
         local = package.version.partition("+")[2] if name == "torch" else ""
         want = f"{name}{equal}{package.version}"
@@ -119,17 +126,26 @@ def leftovers(patient: Patient) -> Treatment:
             reinstall=(name,),
             no_deps=True,
             hashes=_hash(patient, want) if name == "bitsandbytes" else {},
-            index=local if local.startswith("cu") else None,
+            index=local if local.startswith("cu") or local == "cpu" else None,
             sweep=paths,
         )
         actions.append(action)
         words.append(want)
     if not actions:
-        return bitsandbytes_again(patient)
+        return _after_interruption(patient) if patient.package("bitsandbytes") is None else bitsandbytes_again(patient)
     command = patient.pip("--reinstall", "--no-deps", *words)
     places = [f"It deletes {path}" for one in found for path in one.paths[:3] if "~" in path]
     summary = f"Install {' and '.join(words)} again, and delete what no package owns."
     return done_by(patient, actions, summary, command, places)
+
+
+def _after_interruption(patient: Patient) -> Treatment:
+    """A pip was stopped between taking the old one away and putting the new one in its place: there is none."""
+    again = another_bitsandbytes(patient)
+    found = patient.examination.leftovers if patient.examination else ()
+    paths = tuple(path for one in found for path in one.paths)
+    swept = [msgspec.structs.replace(one, sweep=paths) if isinstance(one, Install) else one for one in again.actions]
+    return Treatment(again.fix, tuple(swept))
 
 
 def other_pair(patient: Patient) -> Treatment:
@@ -273,8 +289,10 @@ Write = Callable[[Patient], Treatment]
 BY_CODE: Mapping[str, Write] = {
     "native-library-damaged": bitsandbytes_again,
     "cpu-library-missing": bitsandbytes_again,
+    "cuda-library-gone": bitsandbytes_again,
     "bitsandbytes-damaged": bitsandbytes_again,
     "leftovers": leftovers,
+    "package-incomplete": leftovers,
     "several-bitsandbytes": several_bitsandbytes,
     "two-bitsandbytes": several_bitsandbytes,
     "bitsandbytes-absent": another_bitsandbytes,

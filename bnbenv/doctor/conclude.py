@@ -47,12 +47,20 @@ def conclude(
     ``fix`` gives what to do about a code and its cause.
     """
     said = contradictions(text.said, examination) if text is not None and text.seen else ()
+    findings = _findings(tuple(judged), text, fix)
     return Conclusion(
-        findings=_findings(tuple(judged), text, fix),
+        findings=tuple(_by_hand(one) for one in findings) if said else findings,
         contradictions=said,
         unknown=_unknown(judged, examination),
         harmless=(*(text.harmless if text else ()), *_harmless(judged)),
     )
+
+
+def _by_hand(finding: Finding) -> Finding:
+    """What a text of another machine asks for is not carried out on this one."""
+    if finding.source == "machine":
+        return finding
+    return msgspec.structs.replace(finding, fix=msgspec.structs.replace(finding.fix, automatic=False))
 
 
 def _findings(
@@ -135,7 +143,10 @@ def _short(line: str) -> str:
 
 def _unknown(judged: Iterable[Judged], examination: Examination) -> tuple[Unknown, ...]:
     """What could not be told, each reason once."""
-    found = [*examination.unknown, *(Unknown(code, one.because) for code, one in judged if one.answer == "unknown")]
+    none = examination.target.kind == "none"
+    host = {one.reason for one in examination.facts.unknown}  # bnbenv facts says these; rules say what they mean
+    own = [one for one in examination.unknown if one.reason not in host and not (none and "linked" in one.fact)]
+    found = [*own, *(Unknown(code, one.because) for code, one in judged if one.answer == "unknown")]
     return tuple({one.reason: one for one in reversed(found)}.values())[::-1]
 
 

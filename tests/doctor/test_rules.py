@@ -336,6 +336,10 @@ CASES: dict[str, tuple[Examination, Examination]] = {
         on(H200, missing("libbitsandbytes_cuda124.so"), version="0.49.2"),
         on(H200, missing("libbitsandbytes_cuda124.so", override="124"), version="0.49.2"),
     ),
+    "cuda-library-gone": (
+        on(H200, missing(C128), changed(leftovers=(Leftover("bitsandbytes", "gone", (f"{SITE}/b/{C128}",), "gone"),))),
+        on(H200, missing(C128), changed(leftovers=(Leftover("bitsandbytes", "gone", ("x_cuda118.so",), "gone"),))),
+    ),
     "rocm-library-missing": (
         on(NO_GPU, torch(cuda=None, hip="6.2"), missing("libbitsandbytes_rocm62.so")),
         on(NO_GPU, torch(cuda=None, hip="6.2")),

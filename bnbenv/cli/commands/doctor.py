@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
@@ -73,9 +74,22 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if args.fix and conclusion.findings:
         from bnbenv.doctor.fixes import carry_out
 
-        mended = carry_out(conclusion.findings, case.examination, case.matrix, hands, yes=args.yes)
+        # A text of another machine says nothing of what is to be changed on this one.
+        mine = [one for one in conclusion.findings if one.source == "machine" or not conclusion.contradictions]
+        mended = carry_out(mine, case.examination, case.matrix, hands, yes=args.yes)
     body = document(conclusion, case.examination, text, _interrupted(hands), mended)
-    return Outcome(_exit(conclusion, mended), body)
+    return Outcome(_exit(conclusion, mended), body, {"call": _call(args)})
+
+
+def _call(args: argparse.Namespace) -> str:
+    """The command line that looks at the same again."""
+    import shlex
+
+    words = ["--env", args.env] if args.env else [args.path] if args.path else []
+    for name in ("log", "project"):
+        value = getattr(args, name)
+        words += [f"--{name}", value] if value else []
+    return shlex.join(["bnbenv", "doctor", *words])
 
 
 def _exit(conclusion: Conclusion, mended: Mended | None) -> Exit:
@@ -190,7 +204,8 @@ def _examined(args: argparse.Namespace, project: Project | None, ctx: Context) -
     facts = facts_of(ctx, args.facts)
     sysroot, home = Sysroot.from_environment(ctx.environ), user_home()
     with during(ctx.progress, "looking at the environment"):
-        where = Where(ctx.cwd, project, args.env, args.path)
+        path = os.path.normpath(ctx.cwd / expand(args.path)) if args.path else args.path
+        where = Where(ctx.cwd, project, args.env, path)
         examination = examine(where, facts, Ports(ctx.environ, ctx.runner, sysroot, home))
     matrix = user_matrix(ctx.environ)
     recorded = args.facts is not None or bool(ctx.environ.get("BNBENV_FACTS"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bnbenv.cli.render.text import harmless, wrap
+from bnbenv.cli.render.text import WIDTH, harmless, wrap
+
+LONGEST = 110  # characters of the evidence of what is not primary
 
 
-def render(document: dict[str, Any]) -> str:
-    """The findings for people."""
+def render(document: dict[str, Any], call: str = "bnbenv doctor") -> str:
+    """The findings for people. ``call`` is how the command was called, for a next step that means the same."""
     if document["undone"] is not None:
         return "\n".join(_undone(document["undone"]))
     findings = document["findings"]
@@ -26,7 +28,7 @@ def render(document: dict[str, Any]) -> str:
     lines += _looked_at(document["examined"])
     if document["mended"] is not None:
         lines += _mended(document["mended"])
-    return "\n".join([*lines, *_next(document)])
+    return "\n".join([*lines, *_next(document, call)])
 
 
 def _nothing(examined: dict[str, Any]) -> str:
@@ -44,10 +46,22 @@ def _first(finding: dict[str, Any]) -> list[str]:
         lines += wrap(_plain(line), "    ", "")
     lines += wrap(f"why: {finding['explanation']}", "  ", "  ")
     lines += wrap(f"what to do: {finding['fix']['summary']}", "  ", "  ")
-    lines += [f"    {_plain(step)}".rstrip() for step in finding["fix"]["steps"]]
+    lines += [line for step in finding["fix"]["steps"] for line in _step(_plain(step))]
     if finding["fix"]["command"]:
         lines.append(f"    {finding['fix']['command']}")
     return [*lines, f"  see: {finding['reference']}", f"  cause: {finding['cause']} ({finding['code']})"]
+
+
+def _step(step: str) -> list[str]:
+    """A line of code or a command stays whole; a sentence is broken, and a command at its end gets its own line."""
+    if len(step) <= WIDTH - 4 or step[:1] in " #" or not step[:1].isupper():
+        return [f"    {step}".rstrip()]
+    sentence, colon, command = step.partition(": ")
+    if not colon or step.endswith("."):
+        return wrap(step, "    ", "  ")
+    own = " " * (6 if len(command) <= WIDTH - 6 else 4)
+    lines = [own + command] if len(command) <= WIDTH - 4 else wrap(command, own, "")
+    return [*wrap(f"{sentence}:", "    ", "  "), *lines]
 
 
 def _further(finding: dict[str, Any], primary: dict[str, Any]) -> list[str]:
@@ -58,7 +72,8 @@ def _further(finding: dict[str, Any], primary: dict[str, Any]) -> list[str]:
         word = "here too" if finding["source"] != primary["source"] and finding["cause"] == primary["cause"] else "also"
     text = f"{word}: {finding['title']}"
     if finding["evidence"]:
-        text += f" ({_plain(finding['evidence'][0])})"
+        evidence = _plain(finding["evidence"][0])
+        text += f" ({evidence if len(evidence) <= LONGEST else f'{evidence[:LONGEST].rstrip()}...'})"
     return wrap(text)
 
 
@@ -117,19 +132,21 @@ def _mended(mended: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next(document: dict[str, Any]) -> list[str]:
+def _next(document: dict[str, Any], call: str) -> list[str]:
     """The one thing to do now."""
     mended, findings = document["mended"], document["findings"]
     if mended is not None and mended["state"] == "done":
         back = f" (back: bnbenv doctor --undo {mended['record']})" if mended["record"] else ""
-        return [f"next: run it again{back}"]
+        return [f"next: start again what failed{back}"]
     if mended is not None and mended["state"] == "planned":
-        return ["next: bnbenv doctor --fix --yes does it, and keeps what is there now"]
+        return [f"next: {call} --fix --yes"]
     if not findings:
         return []
     fix = findings[0]["fix"]
+    if document["contradictions"] and findings[0]["source"] == "text":
+        return ["next: bnbenv doctor PATH on the machine that the text is from"]
     if fix["automatic"] and mended is None:
-        return ["next: bnbenv doctor --fix does it"]
+        return [f"next: {call} --fix"]
     if fix["command"]:
         return [f"next: {fix['command']}"]
     return ["next: the steps above"] if fix["steps"] else [*wrap(f"next: {fix['summary']}")]

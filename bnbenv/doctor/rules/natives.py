@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bnbenv.doctor.model import LibraryFile, Linked, Verdict
 from bnbenv.doctor.rules.case import NO, Case, Rule, unknown, yes
 from bnbenv.doctor.rules.torches import runs
-from bnbenv.matrix.drivers import at_least
+from bnbenv.matrix.drivers import at_least, number
 from bnbenv.solve.coverage import ptx_for
 from bnbenv.solve.rules import ptx_need
 from bnbenv.solve.versions import admits, is_version
@@ -49,7 +49,17 @@ def for_cuda_missing(case: Case) -> Verdict:
     found, loads = _not_found(case), case.examination.loads
     if found is None or loads is None or loads.override is not None or not _seeks_cuda(case):
         return NO
-    return yes(found[0], *_have(case))
+    return yes(found[0], *_have(case)) if gone(case).answer == "no" else NO
+
+
+def gone(case: Case) -> Verdict:
+    """The library that is looked for was installed: another release is not what is needed."""
+    loads = case.examination.loads
+    if loads is None or not _seeks_cuda(case) or loads.answer != "no":
+        return NO
+    lost = [path for one in case.examination.leftovers if one.kind == "gone" for path in one.paths]
+    found = [path for path in lost if _name(path) == loads.wanted]
+    return yes(f"{found[0]} is in the RECORD of bitsandbytes {case.bitsandbytes} and not there") if found else NO
 
 
 def cpu_missing(case: Case) -> Verdict:
@@ -69,10 +79,14 @@ def rocm_missing(case: Case) -> Verdict:
 
 
 def _have(case: Case) -> Iterator[str]:
+    """For which CUDA releases there are libraries; of others only that they are there."""
     wheel = case.examination.bitsandbytes
-    if wheel is not None:
-        names = ", ".join(one.name for one in wheel.libraries) or "none"
-        yield f"bitsandbytes {case.bitsandbytes} has: {names}"
+    if wheel is None:
+        return
+    releases = sorted({one.cuda for one in wheel.libraries if one.cuda is not None}, key=number)
+    others = sorted({one.backend for one in wheel.libraries if one.backend != "cuda"})
+    have = [f"CUDA {', '.join(releases)}"] if releases else []
+    yield f"bitsandbytes {case.bitsandbytes} has libraries for {'; '.join([*have, *others]) or 'nothing'}"
 
 
 def library_damaged(case: Case) -> Verdict:
@@ -127,10 +141,10 @@ def _name(path: str) -> str:
 
 
 def shared_missing(case: Case) -> Verdict:
-    gone = [one for one in _linked(case) if one.path is None and not one.soname.lower().startswith(_MSVC)]
-    if not gone:
+    lost = [one for one in _linked(case) if one.path is None and not one.soname.lower().startswith(_MSVC)]
+    if not lost:
         return NO
-    return yes(*(f"{_needs(one)}: {one.because or 'not found'}" for one in gone))
+    return yes(*(f"{_needs(one)}: {one.because or 'not found'}" for one in lost))
 
 
 def mixed(case: Case) -> Verdict:
@@ -194,10 +208,10 @@ def windows_none(case: Case) -> Verdict:
 
 def msvc(case: Case) -> Verdict:
     windows = case.examination.windows
-    gone = [name for name, where in windows.runtimes.items() if where is None] if windows is not None else []
+    lost = [name for name, where in windows.runtimes.items() if where is None] if windows is not None else []
     wanted = {one.soname.lower(): one for one in _linked(case) if one.soname.lower().startswith(_MSVC) and not one.path}
     said = [f"{_needs(one)}, which is not found" for one in wanted.values()]
-    said += [f"{name} is not found" for name in gone if name.lower() not in wanted]
+    said += [f"{name} is not found" for name in lost if name.lower() not in wanted]
     return yes(*said) if said else NO
 
 
@@ -207,6 +221,7 @@ NATIVES = (
     Rule("windows-no-library", windows_none),
     Rule("windows-msvc-runtime", msvc),
     Rule("library-for-cuda-missing", for_cuda_missing),
+    Rule("cuda-library-gone", gone),
     Rule("rocm-library-missing", rocm_missing),
     Rule("cpu-library-missing", cpu_missing),
     Rule("native-library-damaged", library_damaged),

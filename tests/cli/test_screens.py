@@ -123,7 +123,7 @@ def test_screens_can_be_heard(name: str) -> None:
 
 def too_wide(text: str) -> list[str]:
     """Lines of more than 80 columns that could be broken: not one word, no command to copy, no device's title."""
-    kept = ("    bnbenv sync", "next: ", "fix: ", "more: ", "use ", "project: ", "GPU-", "cpu: ")
+    kept = ("    bnbenv sync", "    uv pip ", "next: ", "fix: ", "more: ", "use ", "project: ", "GPU-", "cpu: ")
     return [line for line in text.splitlines() if len(line) > 80 and " " in line.strip() and not line.startswith(kept)]
 
 

@@ -93,7 +93,7 @@ class Uv:
         """
         form = ("-r", "-", "--no-compile-bytecode", *options, *self.arguments)
         words = ("pip", "install", "--python", str(python), *form)
-        return self._run(words, limit, "install the packages", requirements).stderr
+        return self._run(words, limit, "install the packages", requirements, account=True).stderr
 
     def download_python(self, minor: str) -> str:
         """The path of an interpreter that uv manages; downloaded if need be."""
@@ -101,14 +101,19 @@ class Uv:
         words = ("python", "find", minor, "--managed-python", "--no-project")
         return self._run(words, VENV_LIMIT, f"find Python {minor}").stdout.strip()
 
-    def _run(self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None) -> Finished:
+    def _run(
+        self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None, account: bool = False
+    ) -> Finished:
         environ = {**os.environ, **self.environment}
-        done = persistently(lambda: self._call(words, limit, task, stdin), self.progress.say, environ)
+        done = persistently(lambda: self._call(words, limit, task, stdin, account), self.progress.say, environ)
         if not done.ok:
             raise explain(done, task)
         return done
 
-    def _call(self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None) -> Finished:
+    def _call(
+        self, words: tuple[str, ...], limit: float, task: str, stdin: str | None = None, account: bool = False
+    ) -> Finished:
+        """How uv ended. ``account``: with its lines on each package, where it succeeds."""
         command = Command(
             (self.binary, *words, "--color", "never"),
             limit,
@@ -122,4 +127,4 @@ class Uv:
             done = self.runner.run(command)
         finally:
             self.progress.at("")
-        return replace(done, stderr=without_progress(done.stderr))
+        return done if account and done.ok else replace(done, stderr=without_progress(done.stderr))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bnbenv.doctor.fixes import trees
-from bnbenv.doctor.fixes.choose import install, resolved, site_folders, uv_of
+from bnbenv.doctor.fixes.choose import install, resolved, site_folders
 from bnbenv.doctor.fixes.model import Delete, Hands, Install
 from bnbenv.doctor.fixes.records import Distribution, MendRecord, distributions
 from bnbenv.doctor.fixes.trees import Tree
@@ -65,18 +66,20 @@ def keep_trees(
         for one in map(Path, delete.metadata):
             stakes.setdefault(one.parent, ([], []))[0].append(one)
     if installs:
-        names = frozenset(name for one in installs for name in resolved(one, examination, matrix, hands))
+        names = frozenset(name for one in installs for name in resolved(one, examination, matrix, hands)[1])
         sweeps = [Path(path) for one in installs for path in one.sweep]
         for folder in site_folders(examination):
             metadata, more = stakes.setdefault(folder, ([], []))
             metadata += [one for one in trees.metadata_of(folder, names) if one not in metadata]
             more += [path for path in sweeps if path.is_relative_to(folder)]
+            # Of what lies there without metadata, too, an installer overwrites the files.
+            more += [path for name in names if (path := folder / name.replace("-", "_")).is_dir()]
     found: list[Tree] = []
     packages: list[Distribution] = []
     for number, (base, (metadata, more)) in enumerate(stakes.items()):
         tree = _listed(base, metadata, examination.target.prefix)
         names_at_stake = trees.at_stake(base, metadata, more, tree.before)
-        found.append(trees.save(tree, names_at_stake, place / f"tree{number}"))
+        found.append(trees.save(tree, names_at_stake, trees.deleted_first(metadata), place / f"tree{number}"))
         packages += distributions(sorted(base.glob("*.dist-info")))
     return tuple(found), tuple(packages)
 
@@ -125,7 +128,8 @@ def install_clean(action: Install, examination: Examination, matrix: Matrix, han
 
     Raises BnbenvError, OSError.
     """
-    uv, python = uv_of(action, matrix, hands), Path(examination.target.python or "")
+    uv, python = resolved(action, examination, matrix, hands)[0], Path(examination.target.python or "")
+    uv = dataclasses.replace(uv, progress=hands.progress)
     hands.progress.say(f"installing {', '.join(action.requirements)}")
     changed = install(action, python, uv) | {*action.reinstall}
     damage = _damage(examination, changed)

@@ -85,8 +85,7 @@ def against(action: Action, examination: Examination, matrix: Matrix, hands: Han
         reason = _not_ours(examination)
         if reason:
             return reason
-        changes = resolved(action, examination, matrix, hands)
-        return _managed_by_conda(examination, changes)
+        return _managed_by_conda(examination, resolved(action, examination, matrix, hands)[1])
     except BnbenvError as error:
         return f"{error.message}{f' ({error.next_step})' if error.next_step else ''}"
     except OSError as error:
@@ -193,11 +192,21 @@ def _hash(action: Install, requirement: str) -> str:
     return f" --hash=sha256:{sha256}" if sha256 else ""
 
 
-def resolved(action: Install, examination: Examination, matrix: Matrix, hands: Hands) -> frozenset[str]:
-    """The packages that would change: uv resolves it, and changes nothing. Raises BnbenvError."""
+def resolved(action: Install, examination: Examination, matrix: Matrix, hands: Hands) -> tuple[Uv, frozenset[str]]:
+    """The uv that can install it, and the packages that would change; nothing is changed. Raises BnbenvError.
+
+    PyTorch's own index is asked only where the user's sources have not what is wanted.
+    """
+    python = Path(examination.target.python or "")
     with during(hands.progress, "asking uv whether that can be had"):
+        try:
+            uv = uv_of(msgspec.structs.replace(action, index=None), matrix, _unheard(hands))
+            return uv, install(action, python, uv, "--dry-run")
+        except BnbenvError:
+            if action.index is None:
+                raise
         uv = uv_of(action, matrix, _unheard(hands))
-        return install(action, Path(examination.target.python or ""), uv, "--dry-run")
+        return uv, install(action, python, uv, "--dry-run")
 
 
 def _unheard(hands: Hands) -> Hands:

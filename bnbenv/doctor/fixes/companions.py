@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from bnbenv.doctor.fixes.install import another_bitsandbytes, other_pair, own_generation
+from bnbenv.doctor.fixes.install import WITH_TORCH, another_bitsandbytes, other_pair, own_generation
 from bnbenv.doctor.fixes.libraries import major_of, package_for, requirement_for
 from bnbenv.doctor.fixes.model import Install, Treatment
 from bnbenv.doctor.fixes.patient import Patient, done_by, shell, told
@@ -183,6 +183,9 @@ def gate(patient: Patient) -> Treatment:
     else:
         more = ()
     there = tuple(name for name in COMPANIONS if patient.package(name))
+    if patient.code == "accelerate-too-old":
+        summary = "Install the newest accelerate that fits: transformers asks for a newer one."
+        return _beside(patient, summary, "accelerate", upgrade=("accelerate",))
     if patient.code == "accelerate-missing":
         return _beside(
             patient, "Install accelerate, without which transformers loads nothing in 4 or 8 bits.", "accelerate"
@@ -195,6 +198,16 @@ def gate(patient: Patient) -> Treatment:
     summary = f"Bring {', '.join(names)} to versions that know each other."
     after = "Restart the program or notebook afterwards: transformers looks once, at import."
     return _beside(patient, summary, *names, upgrade=names, steps=(*more, after))
+
+
+def torch_companions(patient: Patient) -> Treatment:
+    """torchvision, torchaudio and xformers are made for one torch each."""
+    names = tuple(name for name in WITH_TORCH if patient.package(name)) or ("torchvision",)
+    beside = f"torch {patient.torch}" if patient.torch else "the torch that is there"
+    steps = (
+        f"What is not used can go: {shell('uv', 'pip', 'uninstall', '--python', patient.python or 'python', *names)}",
+    )
+    return _beside(patient, f"Install the {', '.join(names)} made for {beside}.", *names, upgrade=names, steps=steps)
 
 
 # ---- other quantization libraries ------------------------------------------------------------------------------
@@ -225,7 +238,10 @@ def two_environments(patient: Patient) -> Treatment:
 
 Write = Callable[[Patient], Treatment]
 
-BY_CODE: Mapping[str, Write] = {"pip-conflict": two_environments, "quant-conflict-pip": two_environments}
+BY_CODE: Mapping[str, Write] = {
+    "pip-conflict": two_environments,
+    "torch-companion": torch_companions,
+}
 BY_CAUSE: Mapping[Cause, Write] = {
     "cuda_runtime_lib_missing": cuda_libraries,
     "mixed_cuda_runtimes": mixed_runtimes,

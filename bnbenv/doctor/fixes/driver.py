@@ -244,6 +244,50 @@ def jetson(patient: Patient) -> Treatment:
     )
 
 
+def compute(patient: Patient) -> Treatment:
+    """A container with nvidia-smi and without libcuda."""
+    return told(
+        "Start the container with CUDA: NVIDIA_DRIVER_CAPABILITIES has to name compute.",
+        "In a Dockerfile: ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        command="docker run --gpus all -e NVIDIA_DRIVER_CAPABILITIES=compute,utility IMAGE",
+    )
+
+
+def devices(patient: Patient) -> Treatment:
+    """/dev/nvidia* are missing, or closed to this user."""
+    return told(
+        "Have the devices /dev/nvidia* made, and opened to this user.",
+        "Who may use them? ls -l /dev/nvidia*; if a group (video, render): "
+        "sudo usermod -aG video $USER, then log in again.",
+        "Missing: sudo nvidia-modprobe -c=0 -u makes them; in a container --gpus all passes them in.",
+        command="ls -l /dev/nvidia*",
+    )
+
+
+def compat(patient: Patient) -> Treatment:
+    """A container's cuda-compat is in the driver's way."""
+    return told(
+        "Have the driver's own libcuda found: take /usr/local/cuda/compat out of LD_LIBRARY_PATH and of ld.so.conf.",
+        "For one start: env -u LD_LIBRARY_PATH python ...",
+        "In the image: rm /etc/ld.so.conf.d/*compat*; ldconfig. Or take an "
+        "image whose CUDA is not newer than the driver.",
+        command="unset LD_LIBRARY_PATH",
+    )
+
+
+def before_gpu(patient: Patient) -> Treatment:
+    """The card is newer than the driver: no other torch helps."""
+    gpus = patient.examination.facts.gpus if patient.examination else ()
+    blackwell = any(gpu.capability >= (10, 0) for gpu in gpus)
+    return told(
+        "Upgrade the driver: this card is newer than it is.",
+        "Blackwell (RTX 50, B200) needs 570 or newer." if blackwell else "",
+        "Which driver a card needs first: bnbenv matrix show --gpu NAME",
+        "Until then: bnbenv sync --gpus, with the cards that this driver knows.",
+        command="sudo ubuntu-drivers install",
+    )
+
+
 def cpu_is_meant(patient: Patient) -> Treatment:
     """A CUDA build of torch on a machine without GPUs works on the CPU."""
     return told(
@@ -270,6 +314,15 @@ BY_CODE: Mapping[str, Write] = {
     "mps-unreachable": mps,
     "ecc-error": ecc,
     "fabric-manager": fabric,
+    "fabric-manager-missing": fabric,
+    "gpu-off-the-bus": lost,
+    "container-gpu-refused": container,
+    "container-without-compute": compute,
+    "devices-closed": devices,
+    "cuda-compat-older": compat,
+    "forward-compatibility": too_old,
+    "wsl-not-searched": wsl,
+    "driver-before-gpu": before_gpu,
     "cuda-torch-without-gpu": cpu_is_meant,
 }
 BY_CAUSE: Mapping[Cause, Write] = {

@@ -284,15 +284,38 @@ def newer_libstdcxx(patient: Patient) -> Treatment:
     return told("Give the program a newer libstdc++.", *steps, command=command)
 
 
+def kernels_fail(patient: Patient) -> Treatment:
+    """The kernels ran and computed wrongly, and nothing explains it."""
+    kept, has = patient.chosen.kept, patient.bitsandbytes
+    if patient.own:
+        return own_generation(patient, "its files are installed again, and its kernels run.")
+    if kept is not None and has is not None and kept.bitsandbytes.version != has:
+        return _for_this_torch(patient, kept)
+    return told(
+        "Try another bitsandbytes or another torch beside it, and report what fails.",
+        "Which step fails, and by how much: bnbenv verify",
+        "An older bitsandbytes in an environment of its own: bnbenv sync --bitsandbytes '<0.50'",
+        "Report it, with what bnbenv verify --json prints, to bitsandbytes.",
+        command="bnbenv verify --json",
+    )
+
+
 Write = Callable[[Patient], Treatment]
 
 BY_CODE: Mapping[str, Write] = {
     "native-library-damaged": bitsandbytes_again,
     "cpu-library-missing": bitsandbytes_again,
     "cuda-library-gone": bitsandbytes_again,
+    "no-native-library": bitsandbytes_again,
+    "native-library-unloadable": bitsandbytes_again,
+    "package-incomplete": leftovers,
+    "mixed-files": leftovers,
+    "unused-library-missing": leftovers,
+    "library-by-hand": leftovers,
+    "verify-failed": kernels_fail,
+    "transformers-disables-torch": other_pair,
     "bitsandbytes-damaged": bitsandbytes_again,
     "leftovers": leftovers,
-    "package-incomplete": leftovers,
     "several-bitsandbytes": several_bitsandbytes,
     "two-bitsandbytes": several_bitsandbytes,
     "bitsandbytes-absent": another_bitsandbytes,
@@ -302,6 +325,7 @@ BY_CODE: Mapping[str, Write] = {
     "advisory": another_bitsandbytes,
     "torch-missing": other_pair,
     "torch-damaged": torch_again,
+    "torch-library-gone": torch_again,
     "torch-lacks-gpu": other_pair,
     "torch-rocm": other_pair,
     "library-lacks-gpu": another_bitsandbytes,

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from bnbenv.doctor.fixes.model import Action, Chosen, Treatment
 from bnbenv.doctor.model import Cause, Examination, Fix, Package, Said
 
-LOOK = "bnbenv doctor"
-
 
 @dataclass(frozen=True)
 class Patient:

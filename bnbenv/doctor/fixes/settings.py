@@ -20,12 +20,12 @@ def override(patient: Patient) -> Treatment:
     lives = [one for one in found if one.name == OVERRIDE]
     if any(one.file and PurePath(one.file).name == OWN_PTH for one in lives) and patient.own:
         return own_generation(patient, f"{OVERRIDE} is set as the new choice needs it, or not at all.")
-    files = [one for one in lives if one.file]
+    files = [one for one in lives if one.file and not one.file.startswith("HK")]
     unset = f"unset {OVERRIDE}"
     if patient.os == "windows":
         unset = f"Remove-Item Env:{OVERRIDE}; [Environment]::SetEnvironmentVariable('{OVERRIDE}', $null, 'User')"
     steps = [_where(one) for one in files]
-    if any(one.file is None for one in lives) or not lives:
+    if any(one not in files for one in lives) or not lives:
         steps.append(
             f"In the shell that has it: {unset}. No other program can change what a shell has in its environment."
         )

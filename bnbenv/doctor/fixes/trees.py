@@ -6,7 +6,8 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -123,15 +124,36 @@ def _relative(base: Path, path: Path) -> str:
     return os.path.relpath(path, base).replace(os.sep, "/")
 
 
-def save(tree: Tree, names: Iterable[str], folder: Path) -> Tree:
-    """Keep files by a second link, or as a copy where there can be none (another file system). Raises OSError."""
+def save(tree: Tree, names: Iterable[str], linked: Container[str], folder: Path) -> Tree:
+    """Keep files by a second link where an installer deletes them before it writes new ones (``linked``), else copies.
+
+    What it overwrites in place would be changed in a second link, too. Raises OSError.
+    """
     saved = {}
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(sorted(names)):
         if stat.S_ISREG(tree.before[name][0]):
             saved[name] = f"{number:06d}"
-            link_or_copy(Path(tree.base) / name, folder / saved[name])
+            source, target = Path(tree.base) / name, folder / saved[name]
+            if name in linked:
+                link_or_copy(source, target)
+            else:
+                shutil.copy2(source, target)
     return msgspec.structs.replace(tree, saved=saved)
+
+
+def deleted_first(metadata: Iterable[Path]) -> set[str]:
+    """The files that an installer deletes before it installs another version: those that one RECORD names.
+
+    Where a package has several, which of them is followed is the installer's affair.
+    """
+    found: set[str] = set()
+    folders = list(metadata)
+    counts = Counter(package_of(one.name.removesuffix(".dist-info")) for one in folders)
+    for one in folders:
+        if counts[package_of(one.name.removesuffix(".dist-info"))] == 1:
+            found.update(path for path in recorded(one) if not path.startswith(f"{one.name}/"))
+    return found
 
 
 def link_or_copy(source: Path, target: Path) -> None:

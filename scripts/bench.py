@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Speed, memory and disk of what people wait for, as ratios measured in one run, with bytecode cached.
 
-usage: .test-env/bin/python scripts/bench.py [--rounds N] [--hosts N] [--keep DIR] [--json FILE] [--enforce]
+usage: .test-env/bin/python scripts/bench.py [--rounds N] [--hosts N] [--log-megabytes N] [--keep DIR] [--json FILE]
+                                             [--enforce]
 
 It makes a project in a temporary folder (beside uv's cache, so that files can be linked), syncs it once, and then
 measures by turns, so that a slow minute of the machine falls on both sides of a ratio. The figures are medians. "CPU"
@@ -24,10 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_run import REPO, Bench, Cold, Cost, busy, by_turns, disk, many, uv, uv_sources
+from bench_run import REPO, Bench, Cold, Cost, busy, by_turns, disk, many, training_log, uv, uv_sources
 
 MANY = (1, 10, 50)  # environments in one project
 EXIT_REFUSED = 4
+EXIT_FOUND = 3
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,44 @@ def quick_commands(bench: Bench) -> Iterator[Row]:
     again, bits = by_turns(min(3, bench.rounds), bench.tool("check"), lambda: bench.run(python, "-m", "bitsandbytes"))
     yield row("python -m bitsandbytes", bits)
     yield ratio("python -m bitsandbytes / check", bits, again, 30, at_least=True)
+
+
+def diagnosing(bench: Bench) -> Iterator[Row]:
+    """The doctor on a sound environment and on a training log, and a command that is run through bnbenv."""
+    long, short = (training_log(bench.folder / f"{size}.log", size) for size in (bench.log_megabytes, 1))
+    doctor, bare, run = by_turns(
+        bench.rounds, bench.tool("doctor"), lambda: bench.run("/bin/true"), bench.tool("run", "--", "/bin/true")
+    )
+    yield row("doctor, nothing found", doctor, 300)
+    yield Row("doctor, peak memory", doctor.megabytes, "MB")
+    costs = by_turns(
+        min(3, bench.rounds), *(bench.tool("doctor", "--log", log, exit_code=EXIT_FOUND) for log in (long, short))
+    )
+    yield row(f"doctor --log, {bench.log_megabytes} MB", costs[0], 30 * bench.log_megabytes)
+    what = f"doctor --log, memory, {bench.log_megabytes} MB / 1 MB"
+    yield Row(what, costs[0].megabytes / costs[1].megabytes, "x", 1.25)
+    yield row("run -- true", run, None, f"true alone: {bare.seconds * 1000:.1f} ms")
+
+
+def guarding(bench: Bench) -> Iterator[Row]:
+    """What the drift guard adds to the start of the environment's Python."""
+    python = str(bench.project / ".venv-bnb/bin/python")
+    bench.tool("guard", "on")()
+    (pth,) = bench.project.glob(".venv-bnb/lib/python*/site-packages/bnbenv-guard.pth")
+
+    def without() -> Cost:
+        away = pth.rename(pth.with_suffix(".away"))
+        try:
+            return bench.run(python, "-c", "pass")
+        finally:
+            away.rename(pth)
+
+    guarded, bare = by_turns(2 * bench.rounds, lambda: bench.run(python, "-c", "pass"), without)
+    bench.tool("guard", "off")()
+    more = (guarded.seconds - bare.seconds) * 1000
+    judged = (guarded.cpu - bare.cpu) * 1000 if busy() else None
+    remark = f"{bare.seconds * 1000:.1f} ms without it: {guarded.seconds / bare.seconds:.2f} x"
+    yield Row("guard, at the start of Python", more, "ms", 1, judged, remark=remark)
 
 
 def syncing(bench: Bench) -> Iterator[Row]:
@@ -221,12 +261,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="how often each is measured (default: 15)")
     parser.add_argument("--hosts", type=int, default=10_000, help="different hosts to solve for (default: 10000)")
+    parser.add_argument("--log-megabytes", type=int, default=100, help="the log that the doctor reads (default: 100)")
     parser.add_argument("--keep", metavar="DIR", help="use and keep this folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures into a file, too")
     parser.add_argument("--enforce", action="store_true", help="exit 1 if a limit is missed")
     args = parser.parse_args()
     folder = Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve()
-    bench = Bench(folder, max(1, args.rounds), max(1, args.hosts))
+    bench = Bench(folder, max(1, args.rounds), max(1, args.hosts), max(1, args.log_megabytes))
     bench.project.mkdir(parents=True, exist_ok=True)
     machine: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "before": load()}
     print(f"Python {machine['python']}, {machine['before']}")
@@ -235,7 +276,7 @@ def main() -> int:
     try:
         (bench.project / "bnbenv.toml").touch()
         bench.tool("sync")()
-        for part in (quick_commands, solving, reading, growth, syncing):
+        for part in (quick_commands, diagnosing, guarding, solving, reading, growth, syncing):
             for one in part(bench):
                 rows.append(one)
                 print(shown(one), flush=True)

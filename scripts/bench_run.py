@@ -47,11 +47,12 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """A project in ``folder``, how often each thing is measured, and how many hosts are solved for in one process."""
+    """A project in ``folder``, and how much: rounds of each thing, hosts in one process, megabytes of a log."""
 
     folder: Path
     rounds: int
     hosts: int = 10_000
+    log_megabytes: int = 100
 
     @property
     def project(self) -> Path:
@@ -132,6 +133,23 @@ def disk(*folders: Path) -> int:
     """Bytes of folders with hard links counted once and bytecode left out."""
     words = ("du", "-sbc", "--exclude=__pycache__", *map(str, folders))
     return int(subprocess.check_output(words, text=True).split()[-2])
+
+
+def training_log(path: Path, megabytes: int) -> str:
+    """A log as a training leaves it, which dies in the end; its name."""
+    bar = "".join(f"\r{n}%|{'#' * (n // 4):<25}| {n}/100 [00:{n % 60:02}<00:07, 11.42it/s]" for n in range(0, 100, 4))
+    line = "{'loss': 1.4142, 'grad_norm': 0.7071, 'learning_rate': 0.0002, 'epoch': 0.42}\n"
+    block = f"{bar}\n\x1b[33mwarning\x1b[0m: the cache is off\n{line * 40}".encode()
+    death = (
+        'Traceback (most recent call last):\n  File "train.py", line 31, in <module>\n    trainer.train()\n'
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64"
+        " GiB of which 1.20 GiB is free.\n"
+    )
+    with path.open("wb") as stream:
+        for _ in range(megabytes * 1_000_000 // len(block)):
+            stream.write(block)
+        stream.write(death.encode())
+    return str(path)
 
 
 def uv() -> str:

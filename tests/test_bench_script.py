@@ -18,7 +18,17 @@ pytestmark = pytest.mark.real
 
 def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
-    words = [str(REPO / "scripts" / "bench.py"), "--rounds", "1", "--hosts", "200", "--keep", str(project.root.parent)]
+    words = [
+        str(REPO / "scripts" / "bench.py"),
+        "--rounds",
+        "1",
+        "--hosts",
+        "200",
+        "--log-megabytes",
+        "2",
+        "--keep",
+        str(project.root.parent),
+    ]
     done = subprocess.run(
         [sys.executable, *words, "--json", str(figures)],
         env=project.changed(),
@@ -35,6 +45,10 @@ def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_
     assert {row["what"] for row in rows.values() if row["limit"] is not None} >= {
         "check, nothing changed",
         "check, peak memory",
+        "doctor, nothing found",
+        "doctor --log, 2 MB",
+        "doctor --log, memory, 2 MB / 1 MB",
+        "guard, at the start of Python",
         "sync, nothing to do",
         "python -m bitsandbytes / check",
         "solve, the command, one H200",
@@ -56,3 +70,4 @@ def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_
     found = re.match(r"(\d+) solved, (\d+) refused", remark)
     assert found is not None and min(map(int, found.groups())) > 50, remark
     assert not (project.root / "plain").exists()
+    assert not list(project.root.rglob("bnbenv-guard.*"))

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -199,7 +200,12 @@ def _torch_library(site_packages: Path, folder: Path, cuda: str | None) -> Path:
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """A file's bytes without reading all of them. Raises OSError, Failed (``bad-binary``) for an empty one."""
+    """A file's bytes without reading all of them.
+
+    Raises OSError, Failed (``bad-binary``) for an empty one and for what is no file: a pipe would never open.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Failed("bad-binary", f"{path} is no file", "Install or download it again.")
     with path.open("rb") as stream:
         if not os.fstat(stream.fileno()).st_size:
             raise Failed("bad-binary", f"{path} is empty", "Install or download it again.")

@@ -140,10 +140,10 @@ def test_the_libcuda_of_an_image(tree: Tree) -> None:
     tree.files("/usr/local/cuda/compat/libcuda.so.545.23.08")
     assert tree.codes() == {"cuda-compat"}
     tree.environ = {"LD_LIBRARY_PATH": "/x:/usr/local/cuda/compat/"}
-    assert tree.codes() == {"cuda-compat"}
+    assert tree.codes() == {"cuda-compat", "cuda-compat-used"}
     tree.loaded("570.124.06")
     tree.facts = msgspec.structs.replace(tree.facts, driver=Driver("ok", "570.124.06", "570.124.06"))
-    assert tree.codes() == {"cuda-compat", "cuda-compat-older"}
+    assert tree.codes() == {"cuda-compat", "cuda-compat-used", "cuda-compat-older"}
 
 
 def test_wsl(tmp_path: Path) -> None:

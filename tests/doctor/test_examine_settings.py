@@ -91,6 +91,9 @@ def test_what_an_environment_sets_for_itself_decides_unless_the_shell_does(tmp_p
     prefix = conda(tmp_path)
     site = prefix / "lib/python3.11/site-packages"
     write(site / "bitsandbytes" / "__init__.py", '__version__ = "0.50.2"\n')
+    write(site / "torch" / "__init__.py", "")
+    write(site / "torch" / "version.py", "__version__ = '2.9.1+cu128'\ncuda = '12.8'\n")
+    write(site / "torch" / "_C.cpython-311-x86_64-linux-gnu.so", "")
     line = "import os; [os.environ.setdefault(k, v) for k, v in {'BNB_CUDA_VERSION': '999'}.items()]\n"
     file = write(site / "bnbenv-environment.pth", line)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from bnbenv.doctor.examine.cudart import libcudarts
 from bnbenv.doctor.examine.host import conditions
@@ -53,21 +55,28 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
         from bnbenv.doctor.examine.windows import read_windows
 
         windows = read_windows(found.layout, place, environ, ports.sysroot)
-    return Examination(
-        facts=facts,
-        target=found.target,
-        packages=packages(known, found.search),
-        torch=torch,
-        bitsandbytes=bitsandbytes,
-        loads=loads,
-        linked=resolved.linked,
-        runtimes=resolved.runtimes,
-        settings=settings,
-        leftovers=leftovers(known, found.search, found.layout.prefix if found.layout else None),
-        cxx=resolved.cxx,
-        windows=windows,
-        conditions={**conditions(facts, environ, ports), **surroundings(found, where, ports)},
-        unknown=(*(() if facts.driver.state == "absent" else facts.unknown), *found.unknown, *gaps, *resolved.unknown),
+    return _printable(
+        Examination(
+            facts=facts,
+            target=found.target,
+            packages=packages(known, found.search),
+            torch=torch,
+            bitsandbytes=bitsandbytes,
+            loads=loads,
+            linked=resolved.linked,
+            runtimes=resolved.runtimes,
+            settings=settings,
+            leftovers=leftovers(known, found.search, found.layout.prefix if found.layout else None),
+            cxx=resolved.cxx,
+            windows=windows,
+            conditions={**conditions(facts, environ, ports), **surroundings(found, where, ports)},
+            unknown=(
+                *(() if facts.driver.state == "absent" else facts.unknown),
+                *found.unknown,
+                *gaps,
+                *resolved.unknown,
+            ),
+        )
     )
 
 
@@ -104,3 +113,20 @@ def _resolved(
     wanted = loads.library if loads else None
     library = next((Path(one.path) for one in libraries if wanted and wanted in (one.name, one.path)), None)
     return resolve(library, process)
+
+
+def _printable(examination: Examination) -> Examination:
+    """The same with every text as one that can be written: names of files and variables may be no UTF-8."""
+    try:
+        msgspec.json.encode(examination)
+    except UnicodeEncodeError:
+        return msgspec.convert(_replaced(msgspec.to_builtins(examination)), Examination)
+    return examination
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_replaced(key): _replaced(one) for key, one in value.items()}
+    return [_replaced(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -5,6 +5,7 @@ Source: ``bitsandbytes/cuda_setup/main.py`` and ``env_vars.py`` in the wheels of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def libcudarts(environ: Mapping[str, str], sysroot: Sysroot) -> tuple[str, ...]:
     for folders in _places(environ, sysroot):
         found = [path for folder in folders for name in _NAMES if _is_file(path := folder / name)]
         if found:
-            return tuple(dict.fromkeys(str(path.resolve()) for path in found))
+            return tuple(dict.fromkeys(os.path.realpath(path) for path in found))
     return ()
 
 

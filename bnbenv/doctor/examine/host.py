@@ -29,12 +29,12 @@ def conditions(facts: HostFacts, environ: Mapping[str, str], ports: Ports) -> di
     """The conditions of a host; ``environ`` is that of a program of the environment.
 
     ``container``, ``container-without-gpu``, ``container-without-libcuda``, ``container-compute-not-asked`` ·
-    ``cuda-compat``, ``cuda-compat-older`` · ``wsl``, ``wsl-no-dxg``, ``wsl-libcuda-missing``, ``wsl-not-searched``,
-    ``wsl-linux-driver`` · ``login-node`` · ``devices-hidden``, ``devices-unmatched``, ``devices-no-permission``,
-    ``device-files-missing`` · ``uvm-missing`` · ``nouveau`` · ``module-not-loaded``, ``module-not-built``,
-    ``secure-boot`` · ``no-driver-installed`` · ``fabric-manager-not-running`` · ``jetson`` · ``amd-gpu`` ·
-    ``memory-total``, ``memory-available`` (bytes). Where the facts are recorded ones, of another machine, this one's
-    files say nothing about it.
+    ``cuda-compat``, ``cuda-compat-used``, ``cuda-compat-older`` · ``wsl``, ``wsl-no-dxg``, ``wsl-libcuda-missing``,
+    ``wsl-not-searched``, ``wsl-linux-driver`` · ``login-node``, ``job-without-gpu`` · ``devices-hidden``,
+    ``devices-unmatched``, ``devices-no-permission``, ``device-files-missing`` · ``uvm-missing`` · ``nouveau`` ·
+    ``module-not-loaded``, ``module-not-built``, ``secure-boot`` · ``no-driver-installed`` ·
+    ``fabric-manager-not-running`` · ``jetson`` · ``amd-gpu`` · ``memory-total``, ``memory-available`` (bytes).
+    Where the facts are recorded ones, of another machine, this one's files say nothing about it.
     """
     root = ports.sysroot
     found: list[Condition] = list(_hidden(facts, environ))
@@ -153,19 +153,22 @@ def _searched(root: Sysroot, environ: Mapping[str, str], folder: str) -> bool:
 
 def _compat(facts: HostFacts, environ: Mapping[str, str], root: Sysroot) -> Iterator[Condition]:
     """The libcuda of NVIDIA's images, meant to be newer than the driver; where it is older, it must not be used."""
-    for folder in ("/usr/local/cuda/compat", "/usr/local/cuda/compat/lib.real", "/usr/local/cuda/compat/lib"):
-        for name in _names(root, folder):
-            match = re.fullmatch(r"libcuda\.so\.(\d{3}(?:\.\d{1,4}){1,2})", name)
-            if not match:
-                continue
-            used = _searched(root, environ, folder)
-            how = "and the dynamic linker looks there" if used else "which the dynamic linker does not look into"
-            yield "cuda-compat", f"{folder} holds libcuda of driver {match[1]}, {how}"
-            driver = facts.driver.kernel_module or facts.driver.version
-            if used and driver and _numbers(match[1]) < _numbers(driver):
-                because = f"{folder} holds libcuda of driver {match[1]}, older than the driver {driver}, and hides it"
-                yield "cuda-compat-older", because
-            return
+    found = [
+        (_searched(root, environ, folder), folder, match[1])
+        for folder in ("/usr/local/cuda/compat", "/usr/local/cuda/compat/lib.real", "/usr/local/cuda/compat/lib")
+        for name in _names(root, folder)
+        if (match := re.fullmatch(r"libcuda\.so\.(\d{3}(?:\.\d{1,4}){1,2})", name))
+    ]
+    if not found:
+        return
+    used, folder, version = max(found, key=lambda one: one[0])
+    driver = facts.driver.kernel_module or facts.driver.version
+    yield "cuda-compat", f"{folder} holds libcuda of driver {version}"
+    if used:
+        yield "cuda-compat-used", f"the dynamic linker takes libcuda from {folder}, that of driver {version}"
+    if used and driver and _numbers(version) < _numbers(driver):
+        because = f"{folder} holds libcuda of driver {version}, older than the driver {driver}, and hides it"
+        yield "cuda-compat-older", because
 
 
 def _devices(facts: HostFacts, root: Sysroot) -> Iterator[Condition]:

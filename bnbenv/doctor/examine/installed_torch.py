@@ -6,12 +6,13 @@ import re
 import struct
 from pathlib import Path
 
+from bnbenv.doctor.examine.files import head, names, text
 from bnbenv.doctor.examine.layout import Layout
 from bnbenv.doctor.model import Torch
 from bnbenv.errors import BnbenvError
 from bnbenv.matrix.installed import mapped
 from bnbenv.matrix.measure import arch_list, version_field
-from bnbenv.paths import exists
+from bnbenv.matrix.rows import is_version
 
 LARGEST = 1 << 16  # bytes of version.py
 WINDOW = 1024  # bytes around each name of an architecture that are searched for the list
@@ -30,13 +31,13 @@ def read_torch(folder: Path, layout: Layout | None = None) -> Torch:
     """
     if not (folder / "__init__.py").is_file():
         return Torch(path=str(folder), fault="it has no __init__.py: a folder that is left of another torch")
-    text = _text(folder / "version.py")
-    if text is None:
+    content = text(folder / "version.py", LARGEST)
+    if content is None:
         return Torch(path=str(folder), fault="its version.py is missing or cannot be read")
-    version = version_field(text, "__version__")
-    cuda, hip = version_field(text, "cuda"), version_field(text, "hip") or version_field(text, "rocm")
-    xpu = version_field(text, "xpu")
-    if version is None:
+    version = version_field(content, "__version__")
+    cuda, hip = version_field(content, "cuda"), version_field(content, "hip") or version_field(content, "rocm")
+    xpu = version_field(content, "xpu")
+    if version is None or not is_version(version):
         return Torch(path=str(folder), cuda=cuda, hip=hip, xpu=xpu, fault="its version.py names no version")
     fault = _fault(folder, cuda, layout)
     archs, said = _archs(folder, layout) if cuda and not fault else ((), None)
@@ -46,14 +47,14 @@ def read_torch(folder: Path, layout: Layout | None = None) -> Torch:
 
 def _fault(folder: Path, cuda: str | None, layout: Layout | None) -> str | None:
     """What is damaged in a torch, if anything is."""
-    names = _names(folder)
-    tags = [f"{match[1]}.{match[2]}" for name in names if (match := _EXTENSION.fullmatch(name))]
+    there = names(folder)
+    tags = [f"{match[1]}.{match[2]}" for name in there if (match := _EXTENSION.fullmatch(name))]
     if layout is not None and layout.minor and tags and layout.minor not in tags:
         return f"it is built for Python {', '.join(sorted(tags))}, and this is Python {layout.minor}"
-    if not tags and not any(name.startswith("_C.") for name in names):
+    if not tags and not any(name.startswith("_C.") for name in there):
         return "its extension module torch/_C is missing"
     library = folder / "lib"
-    own = set(_names(library))
+    own = set(names(library))
     if not own:
         # conda keeps libraries in the prefix
         return None if layout is not None and layout.kind == "conda" else "its folder lib is empty or missing"
@@ -70,20 +71,18 @@ def _fault(folder: Path, cuda: str | None, layout: Layout | None) -> str | None:
 def _damage(path: Path) -> str | None:
     """A library that is empty, cut off, or none, by its header. A link that leads nowhere is missing."""
     try:
-        with path.open("rb") as stream:
-            head = stream.read(64)
-            size = stream.seek(0, 2)
+        begin, size = head(path, 64).ljust(64, b"\0"), path.stat().st_size
     except OSError as error:
         return f"{path.name} cannot be read ({error.strerror})"
     if not size:
         return f"{path.name} is empty"
     if path.suffix == ".so":
-        if head[:5] != b"\x7fELF\x02":
+        if begin[:5] != b"\x7fELF\x02":
             return f"{path.name} is no native library"
-        start, each, count = struct.unpack_from("<Q", head, 40)[0], *struct.unpack_from("<HH", head, 58)
+        start, each, count = struct.unpack_from("<Q", begin, 40)[0], *struct.unpack_from("<HH", begin, 58)
         if start + each * count > size:
             return f"{path.name} is cut off: {size} bytes, its own header speaks of {start + each * count}"
-    elif path.suffix == ".dll" and head[:2] != b"MZ":
+    elif path.suffix == ".dll" and begin[:2] != b"MZ":
         return f"{path.name} is no native library"
     return None
 
@@ -93,7 +92,7 @@ def _archs(folder: Path, layout: Layout | None) -> tuple[tuple[str, ...], str | 
     places = [folder / "lib"]
     if layout is not None:  # conda keeps libraries in the prefix
         places += [layout.prefix / "lib", layout.prefix / "Library" / "bin"]
-    library = next((path for place in places for name in _PYTHON_LIBRARIES if exists(path := place / name)), None)
+    library = next((path for place in places for name in _PYTHON_LIBRARIES if (path := place / name).is_file()), None)
     if library is None:
         return (), None
     try:
@@ -107,18 +106,3 @@ def _archs(folder: Path, layout: Layout | None) -> tuple[tuple[str, ...], str | 
             return arch_list(b"".join(parts), library.name), None
     except (BnbenvError, OSError, ValueError):
         return (), None
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError:
-        return []
-
-
-def _text(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(LARGEST).decode("utf-8", "replace")
-    except OSError:
-        return None

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from bnbenv.doctor.examine.files import names, text
 from bnbenv.process import Command, Runner
 
 LIMIT = 5.0  # seconds for an interpreter that has to be asked
@@ -53,10 +54,10 @@ class Layout:
 def of_prefix(prefix: Path, runner: Runner) -> Layout | None:
     """The Python of a folder (venv, conda environment, installation); None where it is none."""
     windows = (prefix / "Lib" / "site-packages").is_dir() and not (prefix / "bin").is_dir()
-    names = ("Scripts/python.exe", "python.exe") if windows else ("bin/python", "bin/python3")
-    python = next((prefix / name for name in names if os.path.lexists(prefix / name)), None)
+    usual = ("Scripts/python.exe", "python.exe") if windows else ("bin/python", "bin/python3")
+    python = next((prefix / name for name in usual if os.path.lexists(prefix / name)), None)
     if python is None and not windows:
-        python = next((prefix / "bin" / name for name in _names(prefix / "bin") if _NAMED.fullmatch(name)), None)
+        python = next((prefix / "bin" / name for name in names(prefix / "bin") if _NAMED.fullmatch(name)), None)
     config = prefix / "pyvenv.cfg"
     if config.is_file():
         return _venv(prefix, python, config, windows, runner)
@@ -89,14 +90,14 @@ def of_interpreter(python: Path, runner: Runner, again: bool = False) -> Layout 
     return Layout("system", prefix, prefix, _minor(version), version, python)
 
 
-def parse_pyvenv(text: str) -> dict[str, str]:
+def parse_pyvenv(content: str) -> dict[str, str]:
     """The keys of a pyvenv.cfg, lower-cased, as site.py reads them: ``home = /usr/bin``."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    pairs = (line.partition("=") for line in content.splitlines() if "=" in line)
     return {key.strip().lower(): value.strip() for key, _, value in pairs}
 
 
 def _venv(prefix: Path, python: Path | None, config: Path, windows: bool, runner: Runner) -> Layout:
-    known = parse_pyvenv(_text(config) or "")
+    known = parse_pyvenv(text(config, LARGEST) or "")
     base = _base(Path(known["home"]), windows) if known.get("home") else prefix
     recorded = next((known[key] for key in ("version_info", "version") if re.match(r"3\.\d", known.get(key, ""))), None)
     recorded = ".".join(recorded.split(".")[:3]) if recorded else None
@@ -142,7 +143,7 @@ def _running(python: Path, base: Path, windows: bool) -> str | None:
         return named[1]
     if windows:
         folders = (real.parent, base)
-        found = [f"3.{match[1]}" for one in folders for name in _names(one) if (match := _DLL.fullmatch(name))]
+        found = [f"3.{match[1]}" for one in folders for name in names(one) if (match := _DLL.fullmatch(name))]
         return next(iter(found), None)
     known = list(_stdlib(real.parent.parent)) or list(_stdlib(base))
     return known[0] if len(known) == 1 else None
@@ -176,14 +177,14 @@ def _is_library(folder: Path) -> bool:
 
 
 def _versions(prefix: Path) -> list[str]:
-    names = {*_names(prefix / "lib"), *_names(prefix / "lib64")}
-    found = {match[1] for name in names if (match := _FOLDER.fullmatch(name))}
-    return sorted(found, key=lambda text: int(text.partition(".")[2]))
+    there = {*names(prefix / "lib"), *names(prefix / "lib64")}
+    found = {match[1] for name in there if (match := _FOLDER.fullmatch(name))}
+    return sorted(found, key=lambda one: int(one.partition(".")[2]))
 
 
 def _conda_version(prefix: Path) -> str | None:
     """The Python that conda's own record says was installed: conda-meta/python-3.11.9-h955ad1f_0.json."""
-    return next((match[1] for name in _names(prefix / "conda-meta") if (match := _CONDA.fullmatch(name))), None)
+    return next((match[1] for name in names(prefix / "conda-meta") if (match := _CONDA.fullmatch(name))), None)
 
 
 def _patch(prefix: Path, minor: str | None) -> str | None:
@@ -191,7 +192,7 @@ def _patch(prefix: Path, minor: str | None) -> str | None:
     if minor is None:
         return None
     for folder in (f"python{minor}", f"python{minor}t"):
-        match = _PATCH.search(_text(prefix / "include" / folder / "patchlevel.h") or "")
+        match = _PATCH.search(text(prefix / "include" / folder / "patchlevel.h", LARGEST) or "")
         if match and _minor(match[1]) == minor:
             return match[1]
     named = re.search(rf"(?<![\d.]){re.escape(minor)}\.\d{{1,3}}(?![\d.])", prefix.name)
@@ -212,18 +213,3 @@ def _asked(python: Path, runner: Runner) -> tuple[str, Path, Path] | None:
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     return (version, Path(prefix), Path(executable)) if re.match(r"3\.\d", version) else None
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError:
-        return []
-
-
-def _text(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(LARGEST).decode("utf-8", "replace")
-    except OSError:
-        return None

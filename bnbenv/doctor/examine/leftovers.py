@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bnbenv.doctor.examine.files import head, names, text
 from bnbenv.doctor.examine.packages import Known, effective_of, module_of, normalized, of_interest
 from bnbenv.doctor.examine.search import Search
 from bnbenv.doctor.model import Leftover
@@ -41,7 +42,7 @@ def leftovers(known: tuple[Known, ...], search: Search, prefix: Path | None = No
 def own_version(module: Path) -> str | None:
     """The version that a module's own code names, without running it; null where it names none as a plain string."""
     for name in ("version.py", "__init__.py", "_version.py"):
-        match = _VERSION.search(_text(module / name) or "")
+        match = _VERSION.search(text(module / name, HEAD) or "")
         if match:
             return match[1]
     return None
@@ -104,8 +105,7 @@ def _natives(known: Known, module: Path) -> Iterator[Leftover]:
     """Native libraries that RECORD names and that are gone or cut off, and those beside them that it does not name."""
     record = known.path / "RECORD"
     try:
-        with record.open("rb") as stream:
-            data = stream.read(LARGEST)
+        data = head(record, LARGEST)
     except OSError:
         return
     listed = {match[1].decode("utf-8", "replace"): int(match[3] or -1) for match in _NATIVE.finditer(data)}
@@ -127,7 +127,7 @@ def _natives(known: Known, module: Path) -> Iterator[Leftover]:
     for path, there, size in cut[:SHOWN]:
         yield Leftover(known.name, f"{path.name} has {there} bytes, {size} were installed", (str(path),), "cut")
     if known.name == "bitsandbytes":
-        natives = [path for path in _listing(module) if re.search(r"\.(so|dll|dylib)$", path.name)]
+        natives = [module / name for name in names(module) if re.search(r"\.(so|dll|dylib)$", name)]
         strange = [path for path in natives if f"{module.name}/{path.name}" not in listed]
         if strange:
             because = (
@@ -149,15 +149,15 @@ def _without_metadata(effective: dict[str, Known], search: Search) -> Iterator[L
 
 def _conda(prefix: Path, effective: dict[str, Known]) -> Iterator[Leftover]:
     """What conda says it installed, and what lies there since pip was used on it as well."""
-    for record in _listing(prefix / "conda-meta"):
-        match = _CONDA.fullmatch(record.name)
+    for record in names(prefix / "conda-meta"):
+        match = _CONDA.fullmatch(record)
         if not match:
             continue
         name = "torch" if match[1] == "pytorch" else match[1]
         there = effective.get(name)
         if there is not None and there.version and not _same(there.version, match[2]):
             because = f"conda installed {match[2]}, and another installer put {there.version} over it"
-            yield Leftover(name, because, (str(record), str(there.path)), "conda")
+            yield Leftover(name, because, (str(prefix / "conda-meta" / record), str(there.path)), "conda")
 
 
 def _same(one: str, other: str) -> bool:
@@ -173,20 +173,5 @@ def _same(one: str, other: str) -> bool:
 
 
 def _list(paths: list[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:SHOWN])
-    return names + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")
-
-
-def _listing(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []
-
-
-def _text(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(HEAD).decode("utf-8", "replace")
-    except OSError:
-        return None
+    some = ", ".join(path.name for path in paths[:SHOWN])
+    return some + (f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else "")

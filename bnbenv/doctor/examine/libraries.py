@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from bnbenv.doctor.examine.files import head
 from bnbenv.doctor.model import Bitsandbytes, LibraryFile
 from bnbenv.errors import Failed
 from bnbenv.facts.model import Platform
@@ -25,8 +26,7 @@ def read_bitsandbytes(folder: Path, version: str | None = None, platform: Platfo
     """
     try:
         names = sorted(os.listdir(folder))
-        with (folder / "__init__.py").open("rb") as stream:
-            own = source_version(stream.read(_TEXT_LIMIT).decode("utf-8", "replace"))
+        own = source_version(head(folder / "__init__.py", _TEXT_LIMIT).decode("utf-8", "replace"))
     except OSError as error:
         reason = f"{error.filename or folder} cannot be read: {error.strerror or error}"
         return Bitsandbytes(path=str(folder), version=version, fault=reason)

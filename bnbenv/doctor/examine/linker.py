@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Mapping
@@ -96,7 +97,7 @@ def _own(library: Path | None, process: Process) -> tuple[str, ...]:
     own += [str(library.parent)] if library else []
     own += [process.torch.path] if process.torch else []
     if process.python:
-        program = Path(process.python).resolve()
+        program = Path(os.path.realpath(process.python))  # a loop of links is none
         base = program.parent.parent
         # Of a system's Python only what is Python's: its libraries are the system's.
         own += [str(program.parent), str(base if str(base) not in ("/", "/usr") else base / "lib" / program.name)]

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bnbenv.doctor.examine.files import head, text
 from bnbenv.doctor.examine.search import Folder, Search
 from bnbenv.doctor.model import Package
+from bnbenv.matrix.rows import is_version
 
 LARGEST = 1 << 18  # bytes of a METADATA's head
 
@@ -46,6 +48,9 @@ _MODULES = {
     "protobuf": "google",
     "pytorch": "torch",
 }
+
+
+_EXTRA = re.compile(r";.*\bextra\s*==")
 
 
 class Known(NamedTuple):
@@ -130,24 +135,24 @@ def effective_of(known: tuple[Known, ...], search: Search) -> dict[str, Known]:
 def _read(folder: Folder, entry: str, name: str, stem: str) -> Known:
     path = folder.path / entry
     inside = "METADATA" if entry.endswith(".dist-info") else "PKG-INFO"
-    text = _head(path / inside if path.is_dir() else path)  # an egg-info of distutils is a file
-    fields = list(_fields(text)) if text else []
-    version = next((value for key, value in fields if key == "version"), None)
+    content = text(path / inside if path.is_dir() else path, LARGEST)  # an egg-info of distutils is a file
+    fields = list(_fields(content)) if content else []
+    version = next((value for key, value in fields if key == "version" and is_version(value)), None)
     parts = stem.split("-")
     return Known(
         name=name,
-        version=version or (parts[1] if len(parts) > 1 and parts[1][:1].isdigit() else None),
+        version=version or (parts[1] if len(parts) > 1 and is_version(parts[1]) else None),
         folder=folder,
         entry=entry,
-        requires=tuple(value for key, value in fields if key == "requires-dist"),
+        requires=tuple(value for key, value in fields if key == "requires-dist" and not _EXTRA.search(value)),
         editable=_editable(path),
-        readable=text is not None and version is not None,
+        readable=version is not None,
     )
 
 
-def _fields(text: str) -> Iterator[tuple[str, str]]:
+def _fields(content: str) -> Iterator[tuple[str, str]]:
     """The headers of METADATA, up to the empty line before the description."""
-    for line in text.splitlines():
+    for line in content.splitlines():
         if not line:
             return
         key, colon, value = line.partition(":")
@@ -158,19 +163,11 @@ def _fields(text: str) -> Iterator[tuple[str, str]]:
 def _editable(path: Path) -> bool:
     """PEP 610: direct_url.json says ``{"dir_info": {"editable": true}}``."""
     try:
-        text = (path / "direct_url.json").read_bytes()[:LARGEST]
+        content = head(path / "direct_url.json", LARGEST)
     except OSError:
         return path.name.endswith(".egg-info") and path.parent.name not in ("site-packages", "dist-packages")
     try:
-        document = json.loads(text)
+        document = json.loads(content)
         return bool(document["dir_info"].get("editable"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
-
-
-def _head(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(LARGEST).decode("utf-8", "replace") or None
-    except OSError:
-        return None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bnbenv.doctor.examine.files import text
 from bnbenv.doctor.examine.layout import Layout
 from bnbenv.doctor.model import SearchPath
 from bnbenv.facts.model import Unknown
@@ -165,11 +166,11 @@ class _Builder:
                 self._read(path, name)
 
     def _read(self, folder: Path, name: str) -> None:
-        text = _text(folder / name)
-        if text is None:
+        content = text(folder / name, LARGEST)
+        if content is None:
             self.unknown.append(Unknown(f"search {folder / name}", "the file cannot be read"))
             return
-        for line in text.splitlines()[:MOST]:
+        for line in content.removeprefix("\ufeff").splitlines()[:MOST]:
             line = line.rstrip()
             if not line.strip() or line.startswith("#"):
                 continue
@@ -191,8 +192,8 @@ def _finder(folder: Path, line: str) -> Iterator[tuple[str, Path]]:
     named = match or redirect
     if named is None:
         return
-    text = _text(folder / f"{named[1]}.py") or ""
-    found = (_MAPPING if match else _INSTALL).search(text)
+    content = text(folder / f"{named[1]}.py", LARGEST) or ""
+    found = (_MAPPING if match else _INSTALL).search(content)
     try:
         mapping = ast.literal_eval(found[1]) if found else {}
     except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -201,13 +202,3 @@ def _finder(folder: Path, line: str) -> Iterator[tuple[str, Path]]:
         if isinstance(module, str) and isinstance(place, str) and "." not in module:
             path = Path(place)
             yield module, path.parent if path.name == "__init__.py" else path
-
-
-def _text(path: Path) -> str | None:
-    try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as stream:
-            return stream.read(LARGEST).decode("utf-8-sig", "replace")
-    except OSError:
-        return None

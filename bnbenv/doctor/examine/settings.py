@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import stat
+import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bnbenv.doctor.examine.assignments import NAMES, assignments, shown
+from bnbenv.doctor.examine.files import head, names
 from bnbenv.doctor.examine.layout import Layout
 from bnbenv.doctor.examine.ports import Ports, Where
 from bnbenv.doctor.examine.search import Search
@@ -70,8 +71,8 @@ def read_settings(
         if path in seen:
             continue
         seen.add(path)
-        text = _text(path, gaps)
-        for one in assignments(text, dialect) if text else ():
+        content = _text(path, gaps)
+        for one in assignments(content, dialect) if content else ():
             found.append(Setting(name=one.name, value=one.value or "", file=_called(path, ports), line=one.line))
     if windows:
         found += _registry(ports)
@@ -134,14 +135,14 @@ def _of_home(home: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _all(folder: Path) -> Iterator[tuple[Path, str]]:
-    for name in _names(folder):
+    for name in names(folder)[:MOST]:
         path = folder / name
         if path.suffix in _BY_SUFFIX:
             yield path, _BY_SUFFIX[path.suffix]
 
 
 def _kernels(folder: Path) -> Iterator[tuple[Path, str]]:
-    for name in _names(folder):
+    for name in names(folder)[:MOST]:
         yield folder / name / "kernel.json", "json"
 
 
@@ -171,22 +172,12 @@ def _called(path: Path, ports: Ports) -> str:
         return str(path)
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir())[:MOST]
-    except OSError:
-        return []
-
-
 def _text(path: Path, gaps: list[Unknown]) -> str | None:
-    """A regular file's text: a pipe or a device in its place would never end."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return None
-        with path.open("rb") as stream:
-            return stream.read(LARGEST).decode("utf-8", "replace")
+        return head(path, LARGEST).decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        gaps.append(Unknown(f"settings {path}", f"the file cannot be read ({getattr(error, 'strerror', error)})"))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            gaps.append(Unknown(f"settings {path}", f"the file cannot be read ({error.strerror})"))
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnbenv.doctor.examine.disk import Disk
+from bnbenv.doctor.examine.files import head
 from bnbenv.doctor.examine.linking import Linker, Object
 from bnbenv.doctor.model import Linked, Torch
 
@@ -103,8 +104,7 @@ class Startup:
             return
         folder = torch.path
         try:
-            with Path(folder, "__init__.py").open("rb") as stream:
-                plan = plan_of(stream.read(_INIT_LIMIT).decode("utf-8", "replace"))
+            plan = plan_of(head(Path(folder, "__init__.py"), _INIT_LIMIT).decode("utf-8", "replace"))
         except OSError as error:
             self._unknown("torch", f"what torch loads is unknown: {error.strerror or error}")
             return

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from bnbenv.doctor.examine.files import names, text
 from bnbenv.doctor.examine.layout import Layout, of_interpreter, of_prefix
 from bnbenv.doctor.examine.ports import Ports, Where
 from bnbenv.doctor.examine.search import Search, search_of
@@ -19,6 +20,7 @@ from bnbenv.errors import UsageError
 from bnbenv.facts.model import Unknown
 from bnbenv.paths import expand
 
+LARGEST = 4096  # bytes of a .python-version
 MOST = 64  # folders of PATH that are looked at
 
 
@@ -140,11 +142,11 @@ def _behind_shim(shims: Path, cwd: Path, ports: Ports) -> Path | None:
     root = shims.parent
     files = [folder / ".python-version" for folder in (cwd, *cwd.parents)]
     words = ports.environ.get("PYENV_VERSION") or next(
-        (text for file in (*files, root / "version") if (text := _text(file))), ""
+        (found for file in (*files, root / "version") if (found := text(file, LARGEST))), ""
     )
-    for word in re.split(r"[:\s]+", words):
+    for word in re.split(r"[:\s]+", words.strip()):
         name = word.removeprefix("python-")
-        for version in sorted(_names(root / "versions"), key=_numbers, reverse=True) if name else ():
+        for version in sorted(names(root / "versions"), key=_numbers, reverse=True) if name else ():
             if version == name or version.startswith(f"{name}."):
                 python = root / "versions" / version / "bin" / "python"
                 if python.exists():
@@ -180,18 +182,3 @@ def _bnbenv_name(prefix: Path) -> str | None:
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d{1,6}", version)]
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _text(path: Path) -> str | None:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4096).decode("utf-8", "replace").strip()
-    except OSError:
-        return None

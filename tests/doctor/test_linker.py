@@ -234,6 +234,42 @@ def test_the_ways_of_the_linker(workshop: Workshop, build: Callable[[Workshop], 
         assert workshop.found(resolved) == real - {str(library)}
 
 
+# A program as conda builds its Python: what it opens finds its libraries by the program's own RPATH.
+PROGRAM = """\
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int count, char **words) {
+    if (!dlopen(words[1], RTLD_NOW)) { printf("OSError %s\\n", dlerror()); return 0; }
+    char line[4096];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (fgets(line, sizeof line, maps)) fputs(line, stdout);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("tags", [OLD, NEW])
+def test_a_programs_rpath_serves_all_that_it_opens_and_its_runpath_does_not(workshop: Workshop, tags: str) -> None:
+    workshop.make("lib/liblast.so")
+    middle = workshop.make("packages/libmiddle.so", ("lib/liblast.so",))
+    library = workshop.make("packages/libtop.so", ("packages/libmiddle.so",), NEW, "-Wl,-rpath,$ORIGIN")
+    program, source = workshop.folder / "bin" / "program", workshop.folder / "program.c"
+    program.parent.mkdir()
+    source.write_text(PROGRAM)
+    words = [workshop.compiler, "-o", program, source, tags, "-Wl,-rpath,$ORIGIN/../lib", "-ldl"]
+    subprocess.run(words, check=True, timeout=60)
+    run = [program, library]
+    said = subprocess.run(run, env=clean_environment(), capture_output=True, text=True, timeout=60, check=True).stdout
+    linker = Linker(Disk(Sysroot(), MACHINE, ()), system_search())
+    assert [one for one in linker.start(str(program)) if one.answer != "yes"] == []
+    needs = {one.soname: one for one in linker.load(str(library), linker.objects[0])}
+    assert needs["libmiddle.so"].path == str(middle)
+    if tags == OLD:
+        assert needs["liblast.so"].via == "rpath" and os.path.realpath(needs["liblast.so"].path or "") in said
+    else:
+        assert needs["liblast.so"].answer == "no" and said.startswith("OSError liblast.so: cannot open")
+
+
 def no_torch(workshop: Workshop) -> Torch:
     """A torch that loads nothing, so that what is not found is known not to be there."""
     folder = workshop.folder / "nothing" / "torch"

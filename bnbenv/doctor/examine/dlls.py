@@ -73,9 +73,8 @@ def _find(
         because = "what torch loads is unknown"
         return Linked(soname=name, needed_by=needed_by, answer="unknown", because=because)
     because = "it is neither beside the library, in torch/lib nor in System32"
-    on_path = next(
-        (part for part in environ.get("PATH", "").split(os.pathsep) if part and key in _listed(Path(part))), ""
-    )
+    parts = [part for part in environ.get("PATH", "").split(";") if part]
+    on_path = next((part for part in parts if key in _listed(Path(part))), "")
     if on_path:
         because += f"; it is in {on_path} of PATH, where Python does not look"
     return Linked(soname=name, needed_by=needed_by, answer="no", because=because)

@@ -266,6 +266,14 @@ def wheel_too_new(patient: Patient) -> Treatment:
     return Treatment(msgspec.structs.replace(found.fix, steps=steps), found.actions)
 
 
+def musl(patient: Patient) -> Treatment:
+    """Alpine and the like: no wheel of torch or bitsandbytes is built for it."""
+    return told(
+        "Take a system with glibc: Debian, Ubuntu, Fedora, or an image of one.",
+        "Of an Alpine image the counterpart is one whose name ends in -slim or -bookworm: FROM python:3.12-slim",
+    )
+
+
 def newer_libstdcxx(patient: Patient) -> Treatment:
     """GLIBCXX: which libstdc++ is used can be changed without a newer system."""
     conda = patient.examination is not None and patient.examination.target.kind == "conda"
@@ -323,6 +331,8 @@ BY_CODE: Mapping[str, Write] = {
     "bitsandbytes-missing": another_bitsandbytes,
     "torch-requirement": another_bitsandbytes,
     "advisory": another_bitsandbytes,
+    "advisory-note": another_bitsandbytes,
+    "musl-libc": musl,
     "torch-missing": other_pair,
     "torch-damaged": torch_again,
     "torch-library-gone": torch_again,

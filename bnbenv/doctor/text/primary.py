@@ -33,6 +33,12 @@ _FAILURE = re.compile(
     rb"|returned non-zero exit status|exited with (?:exit )?code [1-9]",
     re.MULTILINE,
 )
+# In a report of a few lines, whose words people chose, these say it too; a log of any length has such words.
+_TOLD = re.compile(
+    rb"(?<!\bno )(?<!\b0 )(?<!without )(?<!any )\b(?:errors?(?!\w| ?[:=] ?[\d.])|fail(?:s|ed|ure|ing)?"
+    rb"|crash(?:es|ed|ing)?|incompatible|mismatch|undefined symbol|no such file|is not supported)\b"
+)
+TOLD = 8 << 10  # bytes of such a report
 _EXCEPTION = re.compile(rb"^" + _NAME + rb"(?:error|exception)(?::|$)", re.MULTILINE)
 # Exceptions that say that something else failed.
 _NEUTRAL = re.compile(rb"[\w.]{0,100}(?:calledprocesserror|childfailederror|process(?:raised|exited)exception)")
@@ -43,6 +49,7 @@ END = 1 << 18  # characters at the end of a text in which its last failure is lo
 def judge(views: Views, hits: tuple[Hit, ...]) -> tuple[Seen, ...]:
     """What a text says, the primary cause first; nothing where it speaks of no failure."""
     found = [hit for hit in hits if hit.signature.role != "harmless"]
+    found = [hit for hit in found if hit.signature.alone or any(_explains(hit, other) for other in found)]
     found = [hit for hit in found if not any(_says_more(other, hit) for other in found)]
     harmless = {at for hit in hits if hit.signature.role == "harmless" for at in hit.lines}
     primary = _primary(found, views)
@@ -115,14 +122,17 @@ def _unknown_end(views: Views, found: list[Hit]) -> int | None:
 
 def _last_failure(views: Views, harmless: set[int]) -> int | None:
     """The line that speaks of a failure last."""
-    found = None
-    for match in _FAILURE.finditer(views.worded, max(0, len(views.worded) - END)):
-        at = views.line_at(False, match.start())
-        found = found if at in harmless else at
-    if found is None:
-        first = _FAILURE.search(views.worded)
-        found = views.line_at(False, first.start()) if first else None
-    return None if found in harmless else found
+    expressions = [_FAILURE] if len(views.worded) > TOLD else [_FAILURE, _TOLD]
+    for expression in expressions:
+        found = None
+        for match in expression.finditer(views.worded, max(0, len(views.worded) - END)):
+            at = views.line_at(False, match.start())
+            found = found if at in harmless else at
+        if found is not None:
+            return found
+    first = _FAILURE.search(views.worded)
+    at = views.line_at(False, first.start()) if first else -1
+    return None if at < 0 or at in harmless else at
 
 
 def _seen(hit: Hit, role: str, views: Views) -> Seen:

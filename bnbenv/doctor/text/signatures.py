@@ -29,6 +29,7 @@ class Signature(About, frozen=True, kw_only=True):
     before: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     unless: tuple[str, ...] = ()
+    alone: bool = True
     transient: bool = False
     memory: bool = False
 

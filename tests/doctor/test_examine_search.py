@@ -218,13 +218,19 @@ def install():
 
 
 @pytest.mark.skipif(not Path("/usr/lib/python3/dist-packages").is_dir(), reason="this is not Debian's Python")
-def test_debians_python_keeps_packages_where_it_says(machine: Machine) -> None:
-    python = Path("/usr/bin/python3")
+@pytest.mark.parametrize("folder", ["/usr/bin", "/bin"])
+def test_debians_python_keeps_packages_where_it_says(machine: Machine, folder: str, tmp_path: Path) -> None:
+    python = Path(folder) / "python3"
     if not python.exists():
-        pytest.skip("there is no /usr/bin/python3")
+        pytest.skip(f"there is no {python}")
     found = machine.examine(python)
     agrees(machine, python, found)
-    assert found.target.kind == "system"
+    assert (found.target.kind, found.target.prefix) == ("system", "/usr")
+
+    made = [python, "-m", "venv", "--without-pip", "--system-site-packages", tmp_path / "env"]
+    if subprocess.run(made, capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("this Python makes no venv")
+    agrees(machine, tmp_path / "env" / "bin" / "python", machine.examine(tmp_path / "env"))
 
 
 def test_conda_lets_the_users_packages_in(machine: Machine, tmp_path: Path) -> None:

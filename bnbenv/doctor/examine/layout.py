@@ -79,8 +79,9 @@ def of_interpreter(python: Path, runner: Runner, again: bool = False) -> Layout 
     if windows:
         return _installation(python, folder, True, runner)
     for start in (python, Path(os.path.realpath(python))):
-        if start.parent.name == "bin" and (_stdlib(start.parent.parent) or _conda_version(start.parent.parent)):
-            return _installation(python, start.parent.parent, False, runner)
+        prefix = _prefix(start.parent)
+        if start.parent.name == "bin" and (_stdlib(prefix) or _conda_version(prefix)):
+            return _installation(python, prefix, False, runner)
     asked = _asked(python, runner)
     if asked is None:
         return None
@@ -153,12 +154,17 @@ def _base(home: Path, windows: bool) -> Path:
     """The prefix of the Python in ``home``, which holds its interpreter: links are followed where that is not it."""
     if windows:
         return home
-    if home.name == "bin" and not any(_stdlib(home.parent)):
+    if home.name == "bin" and not any(_stdlib(_prefix(home))):
         for name in ("python3", "python"):
             real = Path(os.path.realpath(home / name))
             if real.parent.name == "bin" and any(_stdlib(real.parent.parent)):
                 return real.parent.parent
-    return home.parent if home.name == "bin" else home
+    return _prefix(home) if home.name == "bin" else home
+
+
+def _prefix(folder: Path) -> Path:
+    """The prefix of a folder bin. Where /bin is a link to /usr/bin, that is /usr and not the root."""
+    return folder.parent if folder.parent != Path("/") else Path(os.path.realpath(folder)).parent
 
 
 def _stdlib(prefix: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from bnbenv.errors import Exit, InputError, UsageError
 from bnbenv.paths import expand
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
     from io import BufferedReader
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bnbenv.doctor.model import TextDiagnosis
     from bnbenv.doctor.rules import Case
     from bnbenv.envs.project import Project
+    from bnbenv.matrix.model import Matrix
     from bnbenv.solve.model import Backend
 
 SUMMARY = """\
@@ -196,7 +198,6 @@ def _examined(args: argparse.Namespace, project: Project | None, ctx: Context) -
     from bnbenv.doctor.examine import Ports, Where, examine
     from bnbenv.doctor.fixes import Hands
     from bnbenv.doctor.rules import Case
-    from bnbenv.envs.resolve import user_matrix
     from bnbenv.paths import Sysroot, user_home
     from bnbenv.progress import during
     from bnbenv.solve.inspecting import situation_of
@@ -206,12 +207,25 @@ def _examined(args: argparse.Namespace, project: Project | None, ctx: Context) -
     with during(ctx.progress, "looking at the environment"):
         path = os.path.normpath(ctx.cwd / expand(args.path)) if args.path else args.path
         where = Where(ctx.cwd, project, args.env, path)
-        examination = examine(where, facts, Ports(ctx.environ, ctx.runner, sysroot, home))
-    matrix = user_matrix(ctx.environ)
+        matrix = _matrix(ctx.environ)
+        examination = examine(where, facts, Ports(ctx.environ, ctx.runner, sysroot, home), matrix)
     recorded = args.facts is not None or bool(ctx.environ.get("BNBENV_FACTS"))
     hands = Hands(ctx.environ, ctx.runner, sysroot, home, ctx.cwd, project, ctx.progress, recorded)
     made_for = _made_for(project, examination.target.env)
     return Case(examination, situation_of(facts, matrix), matrix, made_for), hands
+
+
+def _matrix(environ: Mapping[str, str]) -> Matrix:
+    """The shipped rows, and the user's own over them where there are any: what reads those is slow to import."""
+    from bnbenv.envs.overlay import overlay
+    from bnbenv.matrix.load import load_matrix
+
+    folder = overlay(environ)
+    if folder is None or not folder.is_dir():
+        return load_matrix()
+    from bnbenv.envs.resolve import user_matrix
+
+    return user_matrix(environ)
 
 
 def _made_for(project: Project | None, env: str | None) -> Backend | None:

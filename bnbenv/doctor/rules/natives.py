@@ -168,7 +168,8 @@ def glibc(case: Case) -> Verdict:
     if library is None or library.fault is not None or library.glibc is None:
         return NO
     if libc is None:
-        return unknown("the version of this system's C library is not known")
+        linux = case.examination.facts.platform.os == "linux"
+        return unknown("the version of this system's C library is not known") if linux else NO
     if libc.name != "glibc" or at_least(libc.version, library.glibc):
         return NO
     return yes(f"{library.name} needs GLIBC_{library.glibc}{_libc(case)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,3 +127,18 @@ def refused(bnbenv: Any, faults: Callable[[Any], list[str]]) -> Callable[..., st
 def hosts() -> list[Path]:
     """The recorded facts of every host."""
     return sorted((Path(__file__).parent.parent / "hosts").glob("*/facts.json"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """The project in which ``bnbenv`` runs, with an environment: a Python and nothing in it."""
+    root = tmp_path / "project"
+    generation = root / ".bnbenv" / "generations" / "bnb" / "1"
+    venv.create(generation, symlinks=True, with_pip=False)
+    (root / "bnbenv.toml").write_text("[envs.bnb]\n")
+    (root / ".venv-bnb").symlink_to(generation)
+    record: dict[str, Any] = dict.fromkeys(("python", "wishes", "config", "lock", "created"), "")
+    record |= {name: {} for name in ("host", "facts", "packages", "files", "decision", "verification")}
+    record |= {"schema": "bnbenv.generation/1", "generation": 1, "environments": ["bnb"], "verified": True}
+    generation.with_suffix(".json").write_text(json.dumps(record))
+    return root

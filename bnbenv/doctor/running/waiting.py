@@ -11,7 +11,7 @@ from bnbenv.errors import Failed
 from bnbenv.facts.memory import Place, Sample, visible
 from bnbenv.progress import Progress
 
-FIRST = 10.0  # seconds for NVML's first answer; its start takes up to a few
+FIRST = 10.0  # seconds for an answer of NVML, whatever the limit is; its start takes up to a few
 EVERY = 1.0  # seconds between two looks
 
 
@@ -52,9 +52,9 @@ def wait_for_memory(request: Request, ask: Ask, now: Callable[[], float], progre
         while True:
             left = request.limit - (now() - begun)
             try:
-                sample = samples.get(timeout=max(0.01, min(left, FIRST)))
+                sample = samples.get(timeout=FIRST if last is None else max(0.01, min(left, FIRST)))
             except queue.Empty:
-                sample = Sample(failure=f"NVML did not answer within {FIRST:.0f} s") if left > 0 or not last else last
+                sample = last if last and left < FIRST else Sample(failure=f"NVML did not answer within {FIRST:.0f} s")
             places = _places(sample, request)
             free = next((place for place in places if place.free >= request.size), None)
             if free is not None:

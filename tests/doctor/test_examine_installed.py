@@ -61,7 +61,7 @@ class Site:
         self.write("torch/__init__.py")
         self.write("torch/version.py", VERSION_PY)
         self.write("torch/_C.cpython-311-x86_64-linux-gnu.so", library())
-        for name in ("libtorch_cpu.so", "libc10.so", "libc10_cuda.so", "libtorch_cuda.so"):
+        for name in ("libtorch_cpu.so", "libtorch.so", "libc10.so", "libc10_cuda.so", "libtorch_cuda.so"):
             self.write(f"torch/lib/{name}", library())
         self.write("torch/lib/libtorch_python.so", library(b"sm_75\0" + b" " * 5000 + b"xsm_70 sm_86 sm_90\0"))
         return self.site / "torch"
@@ -111,6 +111,8 @@ def test_torch_is_read_without_an_import(site: Site) -> None:
         ("lib/libtorch_cpu.so", library(missing=1), "libtorch_cpu.so is cut off: 127 bytes"),
         ("lib/libtorch_cuda.so", b"<html>" + bytes(100), "libtorch_cuda.so is no native library"),
         ("lib/libtorch_cuda.so", None, "libtorch_cuda.so is missing"),
+        ("lib/libtorch_cpu.so", None, "libtorch_cpu.so is missing"),
+        ("lib/libc10.so", None, "libc10.so is missing"),
     ],
 )
 def test_a_damaged_torch_says_what_is_wrong(site: Site, name: str, content: str | bytes | None, fault: str) -> None:

@@ -19,8 +19,13 @@ WINDOW = 1024  # bytes around each name of an architecture that are searched for
 
 _EXTENSION = re.compile(r"_C\.(?:cpython-|cp)(3)(\d{1,2})t?-[\w.-]+")
 _PYTHON_LIBRARIES = ("libtorch_python.so", "torch_python.dll", "libtorch_python.dylib")
-_CORE = (*_PYTHON_LIBRARIES, "libtorch_cpu.so", "torch_cpu.dll", "libc10.so", "c10.dll", "libtorch.so")
-_CUDA = ("libtorch_cuda.so", "torch_cuda.dll", "libc10_cuda.so", "c10_cuda.dll")
+# What every torch since 1.5 has in its folder lib, by system; then what one for CUDA has beside it.
+_CORE = {
+    ".so": ("libtorch_python.so", "libtorch_cpu.so", "libc10.so", "libtorch.so"),
+    ".dll": ("torch_python.dll", "torch_cpu.dll", "c10.dll"),
+    ".dylib": ("libtorch_python.dylib", "libtorch_cpu.dylib", "libc10.dylib"),
+}
+_CUDA = {".so": ("libtorch_cuda.so", "libc10_cuda.so"), ".dll": ("torch_cuda.dll", "c10_cuda.dll"), ".dylib": ()}
 
 
 def read_torch(folder: Path, layout: Layout | None = None) -> Torch:
@@ -55,17 +60,18 @@ def _fault(folder: Path, cuda: str | None, layout: Layout | None) -> str | None:
         return "its extension module torch/_C is missing"
     library = folder / "lib"
     own = set(names(library))
-    if not own:
-        # conda keeps libraries in the prefix
-        return None if layout is not None and layout.kind == "conda" else "its folder lib is empty or missing"
-    for name in _CORE:
-        if name in own and (fault := _damage(library / name)):
+    # conda and Debian keep libraries in folders of the system's kind.
+    elsewhere = (layout is not None and layout.kind == "conda") or folder.is_relative_to("/usr/lib")
+    system = next((one for one, expected in _CORE.items() if any(name in own for name in expected)), None)
+    if system is None:
+        return None if elsewhere else "its libraries are missing: nothing of it is in its folder lib"
+    for name in (*_CORE[system], *(_CUDA[system] if cuda else ())):
+        if name not in own and not elsewhere:
+            return f"its library {name} is missing"
+        fault = _damage(library / name) if name in own else None
+        if fault is not None:
             return fault
-    if not any(name in own for name in _PYTHON_LIBRARIES) and not (layout is not None and layout.kind == "conda"):
-        return f"its library {_PYTHON_LIBRARIES[0]} is missing"
-    if cuda and not any(name in own for name in _CUDA[:2]) and any(name in own for name in _CUDA[2:]):
-        return f"its library {_CUDA[0]} is missing"
-    return next((fault for name in _CUDA if cuda and name in own and (fault := _damage(library / name))), None)
+    return None
 
 
 def _damage(path: Path) -> str | None:

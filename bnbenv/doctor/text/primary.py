@@ -39,6 +39,11 @@ _TOLD = re.compile(
     rb"|crash(?:es|ed|ing)?|incompatible|mismatch|undefined symbol|no such file|is not supported)\b"
 )
 TOLD = 8 << 10  # bytes of such a report
+# And of a sentence or two these.
+_BRIEFLY = re.compile(
+    rb"\b(?:not|no(?! errors?\b| problems?\b| issues?\b)|cannot|can.t|without(?! errors?\b)|missing|unable|conflict)\b"
+)
+BRIEF = 600
 _EXCEPTION = re.compile(rb"^" + _NAME + rb"(?:error|exception)(?::|$)", re.MULTILINE)
 # Exceptions that say that something else failed.
 _NEUTRAL = re.compile(rb"[\w.]{0,100}(?:calledprocesserror|childfailederror|process(?:raised|exited)exception)")
@@ -122,7 +127,9 @@ def _unknown_end(views: Views, found: list[Hit]) -> int | None:
 
 def _last_failure(views: Views, harmless: set[int]) -> int | None:
     """The line that speaks of a failure last."""
-    expressions = [_FAILURE] if len(views.worded) > TOLD else [_FAILURE, _TOLD]
+    expressions = [_FAILURE]
+    expressions += [_TOLD] if len(views.worded) <= TOLD else []
+    expressions += [_BRIEFLY] if len(views.worded) <= BRIEF else []
     for expression in expressions:
         found = None
         for match in expression.finditer(views.worded, max(0, len(views.worded) - END)):

@@ -188,9 +188,10 @@ class Linked(msgspec.Struct, frozen=True, kw_only=True):
     """A shared library that another one needs, as the dynamic linker would find it; ``path`` null: it would not.
 
     ``via``: ``loaded`` (torch has loaded it before), ``rpath``, ``runpath``, ``LD_LIBRARY_PATH``, ``ld-cache``,
-    ``default``, ``windows``. ``answer`` unknown where it cannot be told. ``lacks`` are the symbol versions that
-    ``needed_by`` insists on and that the file which is found does not define (``GLIBC_2.38``, ``GLIBCXX_3.4.32``,
-    ``__nvJitLinkComplete_12_4``): the loader refuses it then.
+    ``default``, ``path`` (it is opened by its path), ``windows``. ``answer`` unknown where it cannot be told. ``lacks``
+    are the symbol versions (``GLIBC_2.38``, ``GLIBCXX_3.4.32``) and of CUDA libraries the symbols
+    (``__nvJitLinkComplete_12_4``) that ``needed_by`` insists on and that the file does not define: the loader refuses
+    it, and ``answer`` is no.
     """
 
     soname: str

@@ -367,7 +367,7 @@ def test_an_older_copy_on_the_variable_lacks_a_symbol_of_the_packages(workshop: 
     assert isinstance(real, str) and "undefined symbol: __nvJitLinkComplete_12_4" in real
     resolved = workshop.resolved(library, LD_LIBRARY_PATH=variable)
     (need,) = [one for one in resolved.linked if one.soname == JIT]
-    assert (need.via, need.lacks) == ("LD_LIBRARY_PATH", ("__nvJitLinkComplete_12_4",))
+    assert (need.answer, need.via, need.lacks) == ("no", "LD_LIBRARY_PATH", ("__nvJitLinkComplete_12_4",))
     copies = {
         (one.via, one.version)
         for one in resolved.runtimes
@@ -470,8 +470,9 @@ def test_what_torch_preloads_by_itself_is_in_the_process(workshop: Workshop) -> 
     }  # fmt: skip
     (workshop.folder / "site/nvidia/cu99/lib/libcusparse.so.99").unlink()
     assert "ValueError: libcusparse" in str(after_import(workshop, library))
-    first = workshop.resolved(library, torch).linked[0]
-    assert (first.answer, first.soname) == ("no", "libcusparse.so.*[0-9]")
+    first, *others = workshop.resolved(library, torch).linked
+    assert (first.answer, first.soname) == ("no", "libcusparse.so")
+    assert {one.answer for one in others} <= {"yes", "unknown"}  # it does not come to that
 
 
 def test_torch_opens_its_own_copy_before_the_one_on_the_variable_is_asked_for(workshop: Workshop) -> None:

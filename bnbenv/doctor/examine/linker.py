@@ -145,7 +145,7 @@ def _other_glibc(linker: Linker) -> None:
 def _each_once(needs: list[Linked]) -> list[Linked]:
     """One of each that is found, and all that something is wrong with."""
     first = {one.soname: one for one in reversed(needs)}
-    return [one for one in needs if one.answer != "yes" or one.lacks or first[one.soname] is one]
+    return [one for one in needs if one.answer != "yes" or first[one.soname] is one]
 
 
 def _cxx(linker: Linker) -> Cxx | None:

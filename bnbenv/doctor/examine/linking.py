@@ -108,7 +108,7 @@ class Linker:
         if len(self.objects) == before:
             return []
         needs = self._needs(self.objects[before:])
-        if any(one.answer == "no" or one.lacks for one in needs):
+        if any(one.answer == "no" for one in needs):
             del self.objects[before:]
         return needs
 
@@ -244,4 +244,4 @@ class Linker:
         if not lacks:
             return linked
         because = f"{other.path} has no {', '.join(lacks[:3])}"
-        return msgspec.structs.replace(linked, lacks=tuple(lacks), because=because)
+        return msgspec.structs.replace(linked, answer="no", lacks=tuple(lacks), because=because)

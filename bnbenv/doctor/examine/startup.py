@@ -114,6 +114,8 @@ class Startup:
             interpreter = next((one for one in self.linker.objects if _is_libpython(one)), None)
             wrong = _faults(self.linker.load(extension, interpreter or self.caller))
         self.wrong += wrong
+        if wrong:
+            self.linker.unsure = self.linker.unsure or "torch itself cannot be imported"
 
     def _global_deps(self, path: str, plan: Plan, torch: Torch) -> list[Linked]:
         """What ``_load_global_deps`` fails on."""
@@ -121,9 +123,9 @@ class Startup:
             return []
         wrong = _faults(self.linker.load(path, self.caller))
         if wrong and self._is_about(wrong, plan.rescue):
-            missing = self._preload(plan.rescue, plan, torch)
+            missing = self._not_there(wrong, plan, torch)
             # The first one that is not there ends the import, whatever the others are.
-            return missing or _faults(self.linker.load(path, self.caller))
+            return missing or self._preload(plan.rescue, plan, torch) or _faults(self.linker.load(path, self.caller))
         if not wrong and any(plan.mapped in one.path for one in self.linker.objects):
             self._preload(plan.always, plan, torch)
         return wrong
@@ -134,16 +136,22 @@ class Startup:
         words = " ".join(one.needed_by if one.lacks else one.soname for one in wrong[:1])
         return any(name in words for name in names)
 
+    def _not_there(self, wrong: list[Linked], plan: Plan, torch: Torch) -> list[Linked]:
+        """What torch looks for in the packages and does not find, by the names that its libraries need where they do."""
+        lost = [one for one in plan.rescue if one.required and self._place(one, plan, torch) is None]
+        stems = tuple(one.pattern.partition("*")[0] for one in lost)
+        named = [one for one in wrong if one.path is None and one.soname.startswith(stems)] if stems else []
+        because = "torch needs it, and it is in no nvidia package of this environment"
+        others = [stem.rstrip(".") for stem in stems]
+        return named or [Linked(soname=one, needed_by=torch.path, answer="no", because=because) for one in others]
+
     def _preload(self, preloads: tuple[Preload, ...], plan: Plan, torch: Torch) -> list[Linked]:
-        """Open each in turn, until one that is required is not there."""
+        """Open each in turn, until one that is required is not there or one cannot be opened, which is given."""
         for one in preloads:
             path = self._place(one, plan, torch)
-            if path is None:
-                if one.required:
-                    because = "it is in no nvidia package of this environment"
-                    return [Linked(soname=one.pattern, needed_by=torch.path, answer="no", because=because)]
-                continue
-            wrong = _faults(self.linker.load(path, self.caller))
+            if path is None and one.required:
+                break
+            wrong = _faults(self.linker.load(path, self.caller)) if path else []
             if wrong:
                 return wrong
         return []
@@ -171,4 +179,4 @@ def _is_libpython(one: Object) -> bool:
 
 
 def _faults(needs: list[Linked]) -> list[Linked]:
-    return [one for one in needs if one.answer == "no" or one.lacks]
+    return [one for one in needs if one.answer == "no"]

@@ -71,7 +71,7 @@ def resolve(library: Path | None, process: Process) -> Resolved:
     startup.python(process.python, _words(process.environ.get("LD_PRELOAD"), "[ :]"))
     _other_glibc(linker)
     startup.torch(process.torch)
-    linked = list(startup.wrong)
+    linked = list({one.soname: one for one in reversed(startup.wrong)}.values())[::-1]
     if library is not None:
         linked += _each_once(linker.load(str(library), startup.caller))
     torch = process.torch.path if process.torch else None

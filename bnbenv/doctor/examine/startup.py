@@ -137,7 +137,7 @@ class Startup:
         return any(name in words for name in names)
 
     def _not_there(self, wrong: list[Linked], plan: Plan, torch: Torch) -> list[Linked]:
-        """What torch looks for in the packages and does not find, by the names that its libraries need where they do."""
+        """What torch looks for in the packages and does not find; by the full name where its libraries need it."""
         lost = [one for one in plan.rescue if one.required and self._place(one, plan, torch) is None]
         stems = tuple(one.pattern.partition("*")[0] for one in lost)
         named = [one for one in wrong if one.path is None and one.soname.startswith(stems)] if stems else []

@@ -183,6 +183,19 @@ def test_the_users_packages_stand_behind_a_venvs_own_and_before_those_of_the_bas
     assert found.bitsandbytes is not None and found.bitsandbytes.version == "0.42.0"
 
 
+def test_metadata_of_a_copy_that_is_not_imported_says_nothing(machine: Machine, venvs: dict[str, Path]) -> None:
+    prefix = machine.root / "copy"
+    shutil.copytree(venvs["own"], prefix, symlinks=True)
+    install(site_of(prefix), "bitsandbytes", "0.50.2")
+    checkout = install(machine.root / "checkout", "bitsandbytes", "0.41.0")
+    shutil.rmtree(checkout)
+    machine.environ["PYTHONPATH"] = str(machine.root / "checkout")
+    found = machine.examine(prefix)
+    agrees(machine, prefix / "bin" / "python", found)
+    assert found.bitsandbytes is not None
+    assert (found.bitsandbytes.version, found.bitsandbytes.own_version) == (None, "0.41.0")
+
+
 def test_an_editable_install_is_found_behind_its_finder(
     machine: Machine, venvs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -81,12 +81,16 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
 
 
 def _bitsandbytes(found: Found, effective: dict[str, Known], platform: Platform) -> Bitsandbytes | None:
-    """The package that an import takes, with the version of its own metadata, or of a fork's that put it there."""
+    """The package that an import takes, with the version of its own metadata, or of a fork's that put it there.
+
+    Metadata in another folder, of a copy that is not imported, says nothing about it.
+    """
     place = found.search.module("bitsandbytes")
     if place is None:
         return None
     names = sorted((name for name in effective if name.startswith("bitsandbytes")), key=len)
-    version = next((effective[name].version for name in names), None)
+    beside = (effective[name] for name in names)
+    version = next((one.version for one in beside if one.editable or one.folder.path == place.parent), None)
     return read_bitsandbytes(place, version, platform)
 
 

@@ -85,6 +85,9 @@ def test_an_unknown_failure_is_shown() -> None:
         "",
         "\n\n",
         "step 1 loss 0.3\nstep 2 loss 0.2\nsaved to out\n",
+        "`use_cache=True` is incompatible with gradient checkpointing. Setting `use_cache=False`.\n"
+        "{'loss': 1.2, 'word error rate': 0.2, 'learning_rate': 1e-4}\n" + "step\n" * 200 + "mean squared error: 0.21\n"
+        "training finished without errors, 0 failed\n",
         "Loading checkpoint shards: 100%|##########| 2/2 [00:09<00:00]\r\n0 errors, 3 warnings\n",
         "Found duplicate ['libcudart.so'] files: {1}.. We'll flip a coin\n"
         "If you get `CUDA error: invalid device function` errors, the above might be the cause\n",

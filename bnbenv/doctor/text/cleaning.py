@@ -36,8 +36,8 @@ _PREFIX = re.compile(
 )
 _SPACE = b" \t\r\n\v\f\xa0"
 _CONTROL = bytes({*range(32), 127} - {*b"\t\r\x1b\b\f\v"})
-_ARROW = re.compile(rb"\s{0,3}(?:-{1,6}>\s{0,4}\d{1,6}\b|\xe2\x94\x82\s{0,3}\xe2\x9d\xb1)")
-_CONTEXT = re.compile(rb"\s{0,8}(?:\d{1,6}(?:\s|$)|\xe2\x94\x82\s{1,8}\d{1,6}\s\xe2\x94\x82)")
+_ARROW = re.compile(rb"\s{0,3}(?:-{1,6}>\s{0,4}\[?\d{1,6}\b|\xe2\x94\x82\s{0,3}\xe2\x9d\xb1)")
+_CONTEXT = re.compile(rb"\s{0,8}(?:\d{1,6}(?:\s|$)|\[\d{1,6}\]\(|\xe2\x94\x82\s{1,8}\d{1,6}\s\xe2\x94\x82)")
 NEAR = 8  # lines around an arrow in which source is shown
 
 

@@ -35,8 +35,8 @@ _FAILURE = re.compile(
 )
 # In a report of a few lines, whose words people chose, these say it too; a log of any length has such words.
 _TOLD = re.compile(
-    rb"(?<!\bno )(?<!\b0 )(?<!without )(?<!any )\b(?:errors?(?!\w| ?[:=] ?[\d.])|fail(?:s|ed|ure|ing)?"
-    rb"|crash(?:es|ed|ing)?|incompatible|mismatch|undefined symbol|no such file|is not supported)\b"
+    rb"(?<!\bno )(?<!\b0 )(?<!without )(?<!any )\b(?:errors?(?!\w| ?[:=] ?[\d.]| rate)|fail(?:s|ed|ure|ing)?"
+    rb"|crash(?:es|ed|ing)?|mismatch|undefined symbol|no such file|is not supported)\b"
 )
 TOLD = 8 << 10  # bytes of such a report
 # And of a sentence or two these.

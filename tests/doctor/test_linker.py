@@ -360,7 +360,8 @@ def cusparse(w: Workshop) -> Path:
 @pytest.mark.parametrize("table", ["gnu", "sysv"])
 def test_an_older_copy_on_the_variable_lacks_a_symbol_of_the_packages(workshop: Workshop, table: str) -> None:
     library, variable = cusparse(workshop), str(workshop.folder / "cuda-12.1/lib64")
-    (workshop.folder / "site/nvidia_nvjitlink_cu12-12.4.127.dist-info").mkdir()
+    for package in ("nvjitlink_cu12-12.4.127", "nvjitlink-13.0.88", "nvjitlink_cu11-11.8.1", "nccl_cu12-12.0"):
+        (workshop.folder / f"site/nvidia_{package}.dist-info").mkdir()
     assert isinstance(workshop.opens(library), set)
     jit_link(workshop, "cuda-12.1/lib64", "12_1", f"-Wl,--hash-style={table}")
     real = workshop.opens(library, LD_LIBRARY_PATH=variable)

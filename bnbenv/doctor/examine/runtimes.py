@@ -12,7 +12,7 @@ from bnbenv.doctor.model import Runtime
 
 _MOST = 200
 _FULL = re.compile(r"\.so\.([0-9]+\.[0-9]+\.[0-9]+(?:\.[0-9]+)*)$")
-_METADATA = re.compile(r"nvidia[_-](\w+?)(?:[_-]cu[0-9]+)?-([0-9][\w.]*)\.dist-info", re.IGNORECASE)
+_METADATA = re.compile(r"nvidia[_-](\w+?)([_-]cu[0-9]+)?-([0-9][\w.]*)\.dist-info", re.IGNORECASE)
 # The nvidia package that holds a library, without the CUDA major that some names end with.
 _PACKAGES = {
     "cudart": "cuda_runtime",
@@ -85,6 +85,11 @@ def _release(disk: Disk, path: str, soname: str) -> str | None:
     site, nvidia, _ = real.rpartition("/nvidia/")
     if full or not match or not nvidia:
         return full[1] if full else None
-    package = _PACKAGES.get(match[1])
-    names = (_METADATA.fullmatch(name) for name in disk.listed(site) if name[:6].lower() == "nvidia")
-    return next((name[2] for name in names if name and name[1].lower() == package), None)
+    package, number = _PACKAGES.get(match[1]), soname.rpartition(".")[2]
+    names = [_METADATA.fullmatch(name) for name in disk.listed(site) if name[:6].lower() == "nvidia"]
+    # A package's release begins with the number of its library, whatever the CUDA.
+    fitting = [one for one in names if one and one[1].lower() == package and one[3].partition(".")[0] == number]
+    # Those of several majors lie side by side: nvidia/cu13/lib is of packages without a suffix.
+    of_cuda = bool(re.search(r"/nvidia/cu[0-9]+/", real))
+    fitting.sort(key=lambda one: bool(one[2]) == of_cuda)
+    return fitting[0][3] if fitting else None

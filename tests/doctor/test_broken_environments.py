@@ -200,7 +200,7 @@ CASES = {
     "a library for a newer glibc": Case(_glibc, "glibc_too_old", "glibc-too-old", LOAD),
     "two versions": Case(_two_versions, "other", "leftovers", mended=False),
     "an interrupted pip": Case(_interrupted_pip, "other", "leftovers", IMPORT),
-    "a broken torch": Case(_broken_torch, "other", "package-incomplete", IMPORT),
+    "a broken torch": Case(_broken_torch, "other", "torch-damaged", IMPORT),
     "an older torch": Case(_older_torch, "other", "torch-requirement", mended=False),
 }
 
@@ -243,6 +243,8 @@ OVERRIDES = {"128": "override-other-major", "999": "override-library-missing", "
 def test_a_wrong_override(value: str, env: Env) -> None:
     """torch is a build for CUDA 13.0 by what it says of itself, and the machine one with an H200 by its facts."""
     env.change("torch/version.py", "cuda: Optional[str] = None", 'cuda: Optional[str] = "13.0"')
+    for name in ("libtorch_cuda.so", "libc10_cuda.so"):
+        os.link(env.site / "torch/lib/libc10.so", env.site / "torch/lib" / name)
     override = {"BNB_CUDA_VERSION": value}
     code, document = env.doctor("--facts", str(H200), changes=override)
     found = primary(document)

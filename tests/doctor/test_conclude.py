@@ -91,6 +91,11 @@ def test_nothing_is_found_where_no_rule_says_yes() -> None:
             ("package-incomplete", "cpu-library-missing"),
             {"cpu-library-missing": "primary", "package-incomplete": "consequence"},
         ),
+        # what is wrong whatever torch is goes before a damaged torch
+        (
+            ("torch-damaged", "override-empty", "package-incomplete"),
+            {"override-empty": "primary", "torch-damaged": "note", "package-incomplete": "note"},
+        ),
         # a chain: a shadowing copy is damaged, and so lacks its library
         (
             ("bitsandbytes-damaged", "pythonpath-shadows", "library-for-cuda-missing", "cpu-library-missing"),

@@ -21,6 +21,7 @@ from bnbenv.doctor.model import (
     Linked,
     Loads,
     Package,
+    Runtime,
     SearchPath,
     Setting,
     Target,
@@ -491,6 +492,14 @@ def test_only_the_gpus_that_a_program_sees_count() -> None:
     # what another shell would read says nothing of this environment; what its own .pth sets does
     assert "library-lacks-gpu" in said_yes(on(mixed, setting("0", "/home/me/.bashrc", "CUDA_VISIBLE_DEVICES")))
     assert said_yes(on(mixed, setting("0", "/env/lib/x.pth", "CUDA_VISIBLE_DEVICES"))) == set()
+
+
+def test_what_a_damaged_torch_would_have_loaded_is_not_missing() -> None:
+    lost = linked(soname="libcudart.so.12", because="no folder has it")
+    damaged = torch(fault="libtorch_cuda.so is missing")
+    copy = changed(runtimes=(Runtime("libcudart.so.12", "/nvidia/cuda_runtime/lib/libcudart.so.12", "package"),))
+    assert said_yes(on(H200, lost, damaged)) == {"torch-damaged", "shared-library-missing"}
+    assert said_yes(on(H200, lost, damaged, copy)) == {"torch-damaged"}
 
 
 def test_a_library_that_links_needs_no_advisory_about_linking() -> None:

@@ -141,7 +141,11 @@ def _name(path: str) -> str:
 
 
 def shared_missing(case: Case) -> Verdict:
+    """What a whole torch would have loaded before is no library that is missing, where a copy is at hand."""
+    torch, copies = case.examination.torch, {one.soname for one in case.examination.runtimes}
+    at_hand = copies if torch is not None and torch.fault is not None else set()
     lost = [one for one in _linked(case) if one.path is None and not one.soname.lower().startswith(_MSVC)]
+    lost = [one for one in lost if one.soname not in at_hand]
     if not lost:
         return NO
     return yes(*(f"{_needs(one)}: {one.because or 'not found'}" for one in lost))

@@ -368,9 +368,20 @@ def test_a_venv_whose_python_is_gone_or_became_another_is_told(
 
 
 def test_a_module_in_the_current_folder_shadows_a_package(machine: Machine, venvs: dict[str, Path]) -> None:
-    assert "shadowed-here" not in machine.examine(venvs["own"]).conditions
+    prefix = machine.root / "copy"
+    shutil.copytree(venvs["own"], prefix, symlinks=True)
     (machine.cwd / "torch.py").write_text("")
-    assert str(machine.cwd / "torch.py") in machine.examine(venvs["own"]).conditions["shadowed-here"]
+    assert "shadowed-here" not in machine.examine(prefix).conditions  # there is no other torch
+    install(site_of(prefix), "torch", "2.9.1")
+    assert str(machine.cwd / "torch.py") in machine.examine(prefix).conditions["shadowed-here"]
+    (machine.cwd / "torch.py").unlink()
+    # A checkout that is installed as editable is what is meant.
+    install(machine.cwd, "bitsandbytes", "0.51.0")
+    (site_of(prefix) / "checkout.pth").write_text(str(machine.cwd))
+    assert "shadowed-here" not in machine.examine(prefix).conditions
+    (site_of(prefix) / "checkout.pth").unlink()
+    install(site_of(prefix), "bitsandbytes", "0.50.2")
+    assert str(machine.cwd / "bitsandbytes") in machine.examine(prefix).conditions["shadowed-here"]
 
 
 def test_a_folder_that_cannot_be_read_is_unknown(machine: Machine, venvs: dict[str, Path]) -> None:

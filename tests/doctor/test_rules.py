@@ -287,6 +287,12 @@ CASES: dict[str, tuple[Examination, Examination]] = {
         on(H200, beside(BEHIND), also(package("bitsandbytes", "0.50.2", "pythonpath", path="/old/b-0.50.2.dist-info"))),
     ),
     "user-site-shadows": (on(H200, beside(BEHIND), also(OLD_USER)), on(H200, beside(OLD_USER))),
+    "python-gone": (on(H200, condition("python-gone")), on(H200, condition("python-changed"))),
+    "python-changed": (
+        on(H200, condition("python-changed"), changed(torch=None)),
+        on(H200, condition("python-changed")),  # it was made anew in the same folder: its packages are found
+    ),
+    "shadowed-here": (on(H200, condition("shadowed-here")), on(H200, condition("user-site"))),
     "several-bitsandbytes": (
         on(H200, also(package("bitsandbytes-cuda117", "0.26.0"))),
         on(H200, also(package("bitsandbytes-cuda117", "0.26.0", "user", path="/home/me/.local/b.dist-info"))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def _shadow(cwd: Path, found: Found) -> Path | None:
     if cwd in own:
         return None
     for name in _MODULES:
-        for place in (cwd / f"{name}.py", cwd / name / "__init__.py"):
-            if exists(place):
-                return place if place.suffix == ".py" and place.parent == cwd else place.parent
+        module = found.search.module(name)
+        for place in (cwd / f"{name}.py", cwd / name):
+            there = exists(place if place.suffix else place / "__init__.py")
+            # Without an installed one, or with one that is this very folder (an editable install), it is meant.
+            if there and module is not None and os.path.realpath(module) != os.path.realpath(place):
+                return place
     return None

@@ -8,8 +8,9 @@ from bnbenv.doctor.rules.installed import INSTALLED
 from bnbenv.doctor.rules.natives import NATIVES
 from bnbenv.doctor.rules.override import OVERRIDES
 from bnbenv.doctor.rules.packages import PACKAGES
+from bnbenv.doctor.rules.surroundings import SURROUNDINGS
 from bnbenv.doctor.rules.torches import TORCHES
 
 __all__ = ["NO", "RULES", "Case", "Rule", "unknown", "yes"]
 
-RULES: tuple[Rule, ...] = (*DRIVER, *TORCHES, *INSTALLED, *OVERRIDES, *NATIVES, *PACKAGES)
+RULES: tuple[Rule, ...] = (*DRIVER, *SURROUNDINGS, *TORCHES, *INSTALLED, *OVERRIDES, *NATIVES, *PACKAGES)

@@ -1,0 +1,35 @@
+"""What to do about a Python that is gone, and about files that are imported in place of packages. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bnbenv.doctor.fixes.install import own_generation
+from bnbenv.doctor.fixes.model import Treatment
+from bnbenv.doctor.fixes.patient import Patient, told
+
+
+def anew(patient: Patient) -> Treatment:
+    """An environment is bound to the Python that it was made with."""
+    if patient.own:
+        return own_generation(patient, "with a Python that is there.")
+    return told(
+        "Make the environment anew with a Python that is there, and install its packages again.",
+        "What is in it by name: look at the .dist-info folders in its site-packages.",
+        "With bnbenv: in a new folder, bnbenv init, then bnbenv sync.",
+        "Or install the Python that it was made with again; then it works as it was.",
+    )
+
+
+def elsewhere(patient: Patient) -> Treatment:
+    """A script, a notebook and python -m look into their own folder first."""
+    return told(
+        "Rename that file or folder, or start from another folder.",
+        "A script's own folder comes first; for python -m, python -c and notebooks it is the current one.",
+        "From Python 3.11 on, python -P leaves it out. Delete a __pycache__ that is left beside a renamed file.",
+    )
+
+
+Write = Callable[[Patient], Treatment]
+
+BY_CODE: Mapping[str, Write] = {"python-gone": anew, "python-changed": anew, "shadowed-here": elsewhere}

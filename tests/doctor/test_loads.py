@@ -162,6 +162,8 @@ def test_what_cannot_be_known_is_unknown_with_what_it_would_be() -> None:
     assert short(found) == ("unknown", "cuda128.so") and "NVML timed out" in found.because
     compat = host(gpu(), driver=Driver("ok", version="470.82.01"), LD_LIBRARY_PATH="/usr/local/cuda/compat")
     assert short(loads("0.50.2", "12.8", facts=compat)) == ("unknown", "cuda128.so")
+    newer = host(gpu(), driver=Driver("ok", version="535.161.08", cuda="13.0"))  # by the word of a compat library
+    assert short(loads("0.50.2", "13.0", facts=newer)) == ("unknown", "cuda130.so")
     broken = Torch(path="/site/torch", fault="its version.py is missing")
     found = which_library(installed("0.50.2"), broken, None, host(gpu()), load_matrix())
     assert found.answer == "unknown" and "version.py is missing" in found.because

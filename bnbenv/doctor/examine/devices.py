@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bnbenv.doctor.model import Answer, Torch
 from bnbenv.facts.model import Gpu, HostFacts
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.inspecting import situation_of
 from bnbenv.solve.rules import driver_runs
@@ -48,8 +49,9 @@ def cuda_available(torch: Torch | None, facts: HostFacts, matrix: Matrix) -> Ava
     if not fails:
         return Available("yes", "", gpus)
     because = fails["driver-cuda"].because
-    # A cuda-compat folder brings a newer library, with which an older kernel module works.
-    compat = "compat" in (facts.environment.get("LD_LIBRARY_PATH") or "")
+    # A cuda-compat folder brings a newer library, with which an older kernel module works on some GPUs.
+    newer = driver.cuda is not None and number(driver.cuda)[:1] >= number(torch.cuda)[:1]
+    compat = newer or "compat" in (facts.environment.get("LD_LIBRARY_PATH") or "")
     unsure = compat or "the matrix does not say" in because
     return Available("unknown" if unsure else "no", because, gpus)
 

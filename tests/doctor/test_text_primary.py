@@ -73,6 +73,13 @@ def test_a_warning_is_no_cause_of_a_failure_that_nobody_knows() -> None:
     assert roles(CPU_ONLY + wrapper) == {"compiled-without-gpu": "primary"}
 
 
+def test_a_failure_inside_bitsandbytes_follows_from_what_it_said_before() -> None:
+    frame = '  File "/env/site-packages/{}/functional.py", line 9, in f\n    x\n'
+    text = f"Traceback (most recent call last):\n{frame}KeyError: 3\n"
+    assert roles(CPU_ONLY + text.format("bitsandbytes")) == {"compiled-without-gpu": "primary"}
+    assert roles(CPU_ONLY + text.format("other"))["unknown"] == "primary"
+
+
 def test_an_unknown_failure_is_shown() -> None:
     (seen,) = judged("first\n" + OTHER_TRACEBACK).seen
     assert (seen.cause, seen.code, seen.role) == ("unknown", "unknown", "primary")

@@ -45,6 +45,8 @@ _BRIEFLY = re.compile(
 )
 BRIEF = 600
 _EXCEPTION = re.compile(rb"^" + _NAME + rb"(?:error|exception)(?::|$)", re.MULTILINE)
+_FRAME = re.compile(rb'file "[^"\n]{0,300}"')
+NEAR = 600  # bytes before an exception in which its last frame stands
 # Exceptions that say that something else failed.
 _NEUTRAL = re.compile(rb"[\w.]{0,100}(?:calledprocesserror|childfailederror|process(?:raised|exited)exception)")
 _SHOWN = 3
@@ -117,10 +119,15 @@ def _chained(one: Hit, other: Hit, views: Views) -> bool:
 
 
 def _unknown_end(views: Views, found: list[Hit]) -> int | None:
-    """The line of a last exception that no sign is part of."""
+    """The line of a last exception that no sign is part of.
+
+    One that bitsandbytes' own code raises follows from what it said before.
+    """
     end = None
     for match in _EXCEPTION.finditer(views.worded, max(0, len(views.worded) - END)):
-        if not _NEUTRAL.match(match[0]):
+        frames = _FRAME.findall(views.worded, max(0, match.start() - NEAR), match.start())
+        own = bool(frames) and b"bitsandbytes" in frames[-1]
+        if not own and not _NEUTRAL.match(match[0]):
             end = views.line_at(False, match.start())
     return end if end is not None and all(hit.last < end for hit in found) else None
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bnbenv.doctor.examine import Ports, Where, examine
 from bnbenv.doctor.model import Examination, Leftover
 from bnbenv.envs.project import Project
+from bnbenv.errors import UsageError
 from bnbenv.facts.model import decode_facts
+from bnbenv.matrix.load import load_matrix
+from bnbenv.matrix.model import Matrix
 from bnbenv.paths import Sysroot
 from bnbenv.process import Command, Finished
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 VERSION_PY = "__version__ = '2.9.1+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
+
+
+@lru_cache(maxsize=1)
+def matrix() -> Matrix:
+    return load_matrix()
 
 
 class Nothing:
@@ -71,7 +82,7 @@ class Site:
         for name in ("home", "here", "sys"):
             (self.root / name).mkdir(exist_ok=True)
         ports = Ports({}, Nothing(), Sysroot(self.root / "sys"), self.root / "home")
-        return examine(Where(self.root / "here", path=str(self.prefix)), facts, ports)
+        return examine(Where(self.root / "here", path=str(self.prefix)), facts, ports, matrix())
 
     def leftovers(self) -> tuple[Leftover, ...]:
         return self.examine().leftovers
@@ -236,3 +247,46 @@ def test_a_real_environment_is_read_whole_and_starts_nothing(synced: Any) -> Non
     assert package is not None and package.version == found.torch.version
     assert found.bitsandbytes is not None and found.bitsandbytes.own_version == found.bitsandbytes.version
     assert found.leftovers == ()
+
+
+ODD = (
+    "torch", "torch/__init__.py", "torch/version.py", "torch/lib", "torch/lib/libtorch_python.so",
+    "torch/_C.cpython-311-x86_64-linux-gnu.so", "bitsandbytes", "bitsandbytes/__init__.py",
+    "bitsandbytes/libbitsandbytes_cuda128.so", "bitsandbytes-0.50.2.dist-info",
+    "bitsandbytes-0.50.2.dist-info/METADATA",
+    "bitsandbytes-0.50.2.dist-info/RECORD", "bitsandbytes-0.50.2.dist-info/direct_url.json", "torch.egg-info", "a.pth",
+    "bnbenv-environment.pth", "sitecustomize.py", "~orch", "nvidia/cublas/lib/libcublas.so.12", "../../../pyvenv.cfg",
+    "../../../bin/python3.11", "../../../bin/activate", "../../../conda-meta/state", "../../../conda-meta",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["loop", "folder", "pipe", "bytes", "header"])
+def test_whatever_lies_in_a_files_place_the_examination_ends_and_can_be_written(site: Site, kind: str) -> None:
+    name = os.fsdecode(b"~orch\xff")
+    for odd in ODD:
+        shutil.rmtree(site.prefix)
+        site = Site(site.root)
+        site.torch()
+        site.install("bitsandbytes", "0.50.2", files=("bitsandbytes/libbitsandbytes_cuda128.so",))
+        (site.site / name).mkdir()
+        path = Path(os.path.normpath(site.site / odd))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        if kind == "loop":
+            path.symlink_to(path.name)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.write_bytes(
+                b"\xff\xfe\0BNB_CUDA_VERSION='\n" * 9 if kind == "bytes" else library()[:40] + b"\xff" * 99
+            )
+        try:
+            found = site.examine()
+        except UsageError:  # it is no Python any more
+            continue
+        assert any(one.kind == "interrupted" for one in found.leftovers), odd
+        assert json.loads(msgspec.json.encode(found))["target"]["prefix"] == str(site.prefix), odd

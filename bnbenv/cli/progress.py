@@ -89,6 +89,10 @@ class Teller:
             self._heard = time.monotonic()
 
     def _show(self, ending: threading.Event) -> None:
+        import signal
+
+        if hasattr(signal, "pthread_sigmask"):  # a signal is for the main thread, which may wait for one
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not ending.wait(REFRESH):
             with self._lock:
                 now = time.monotonic()

@@ -124,7 +124,7 @@ def test_ctrl_c_comes_once(shell: Shell, place: Path) -> None:
     shell.type("\x03")
     assert "times 1\n" in shell.until(PROMPT)
     assert shell("echo $?") == "9\n"
-    shell.type("bnb sh -c 'echo up; sleep 60'\n")
+    shell.type("bnb sh -c 'echo up; exec sleep 60'\n")
     shell.until("up\n")
     shell.type("\x03")
     shell.until(PROMPT)
@@ -198,6 +198,6 @@ def test_a_shell_has_jobs_of_its_own(shell: Shell) -> None:
     shell.until("up\n")
     shell.type("\x1a")
     shell.until("Stopped")
-    shell.type("kill %1; wait; exit 4\n")
+    shell.type("kill -9 %1; exec sh -c 'exit 4'\n")
     shell.until(PROMPT)
     assert shell("echo $?").endswith("4\n")

@@ -2,8 +2,8 @@
 
 What can be kept by leaving it alone is left alone: standard input, the controlling terminal, the process group, signals
 that were ignored. Only what it writes goes through here, for its end to be read if it fails. Of a stream that is a
-terminal the command sees a terminal (a pseudo-terminal), of any other a pipe. An interactive shell is given the terminal
-itself: it needs the controlling one for its jobs, and has no failure of its own.
+terminal the command sees a terminal (a pseudo-terminal), of any other a pipe. An interactive shell is given the
+terminal itself: it needs the controlling one for its jobs, and has no failure of its own.
 
 Signals. What the terminal sends (Ctrl-C, Ctrl-Z, Ctrl-\\) reaches the command by itself, and is not sent twice. What
 another process sends to bnbenv is passed on to the command alone, as if it had been started without bnbenv. If bnbenv

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -521,3 +522,25 @@ def test_a_real_environment_has_in_its_process_what_is_said(synced: Any) -> None
     # The libraries of the CUDA backends need what a CPU environment does not have.
     cuda = resolve(bitsandbytes / "libbitsandbytes_cuda126.so", process)
     assert {one.soname for one in cuda.linked if one.answer == "no"} >= {"libcublas.so.12", "libcublasLt.so.12"}
+
+
+def test_a_damaged_library_is_never_more_than_a_reason(workshop: Workshop) -> None:
+    """Bytes that were changed or cut off by a seeded chance: every one gives an answer for each need."""
+    library, random = cusparse(workshop), Random(5)
+    jit = workshop.folder / f"site/nvidia/nvjitlink/lib/{JIT}"
+    whole, answers = jit.read_bytes(), set[str]()
+    # Headers, tables of symbols and versions, and the dynamic section.
+    places = [*range(0, 0x800), *range(whole.index(b"libnvJitLink"), len(whole) // 2, 3)]
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.sample(places, random.randint(1, 4)):
+            data[place] = random.choice((0, 1, 0x7F, 0xFF, random.randrange(256)))
+        jit.unlink()
+        jit.write_bytes(data[: random.choice((len(data), random.randrange(len(data))))])
+        (need,) = [one for one in workshop.resolved(library).linked if one.soname == JIT]
+        answers.add(need.answer)
+        assert need.answer == "yes" or need.because
+    assert answers >= {"yes", "no"}
+    jit.write_bytes(whole[: len(whole) // 2])
+    (cut,) = [one for one in workshop.resolved(library).linked if one.soname == JIT]
+    assert (cut.answer, cut.path) == ("no", None) and "is damaged" in cut.because  # the real loader dies by SIGBUS

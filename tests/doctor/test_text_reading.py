@@ -59,12 +59,12 @@ def test_the_middle_of_what_is_longer_than_the_limit_is_passed_over_and_that_is_
 
 
 def flood() -> Iterator[bytes]:
-    """15 MiB of errors, no two lines of one shape."""
+    """6 MiB of errors, no two lines of one shape."""
     chance = random.Random(1)
     letters = bytes(range(103, 123))
     lines = (b"%s CUDA error: cannot do %d" % (bytes(chance.choices(letters, k=9)), number) for number in range(28_000))
     block = b"\n".join(lines) + b"\n"
-    for shift in range(15):
+    for shift in range(6):
         yield block.replace(b"CUDA error", b"CUDA error of kind " + b"ghijkl"[shift % 6 : shift % 6 + 1] * shift)
 
 

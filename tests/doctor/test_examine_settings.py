@@ -106,6 +106,24 @@ def test_what_an_environment_sets_for_itself_decides_unless_the_shell_does(tmp_p
     assert found.loads is not None and found.loads.override == "888"
 
 
+def test_what_an_activation_would_set_counts_where_another_environment_is_activated(tmp_path: Path) -> None:
+    prefix = conda(tmp_path)
+    site = prefix / "lib/python3.11/site-packages"
+    write(site / "bitsandbytes" / "__init__.py", '__version__ = "0.50.2"\n')
+    write(site / "torch" / "__init__.py", "")
+    write(site / "torch" / "version.py", "__version__ = '2.9.1+cu128'\ncuda = '12.8'\n")
+    write(site / "torch" / "_C.cpython-311-x86_64-linux-gnu.so", "")
+    write(prefix / "conda-meta" / "state", '{"env_vars": {"BNB_CUDA_VERSION": "777"}}')
+    write(prefix / "etc/conda/activate.d/x.sh", "export CUDA_VISIBLE_DEVICES=${NOTHING:-}-1\n")
+    found = look(tmp_path, {"CONDA_PREFIX": "/elsewhere"}, prefix)
+    assert found.loads is not None and found.loads.override == "777"
+    assert "devices-hidden" in found.conditions
+    # Here it is activated, and this shell has them no more.
+    found = look(tmp_path, {"CONDA_PREFIX": str(prefix)}, prefix)
+    assert found.loads is not None and found.loads.override is None
+    assert "devices-hidden" not in found.conditions
+
+
 @pytest.mark.parametrize(
     "line",
     [

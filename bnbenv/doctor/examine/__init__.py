@@ -38,7 +38,7 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
     """
     found = find_target(where, ports)
     settings, gaps = read_settings(found.layout, found.search, where, ports, facts.platform.os == "windows")
-    environ = in_process(settings, ports.environ)
+    environ = in_process(settings, ports.environ, found.layout)
     known = known_in(found.search)
     effective = effective_of(known, found.search)
     place = found.search.module("torch")

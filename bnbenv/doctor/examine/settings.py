@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -46,6 +48,8 @@ _SYSTEM_SH = (
     "/etc/zshenv",
     "/etc/csh.cshrc",
 )
+_ACTIVE = ("VIRTUAL_ENV", "CONDA_PREFIX")
+_REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)[^}]*\})")  # $CONDA_PREFIX, ${LD_LIBRARY_PATH:-}
 _POWERSHELL = ("profile.ps1", "Microsoft.PowerShell_profile.ps1")
 _BY_SUFFIX = {
     ".sh": "sh",
@@ -79,10 +83,33 @@ def read_settings(
     return tuple(found), tuple(gaps)
 
 
-def in_process(settings: tuple[Setting, ...], environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a program of the environment: its shell's, and what bnbenv's own .pth sets beside them."""
-    own = {one.name: one.value for one in settings if one.file is not None and one.file.endswith(PTH)}
-    return {**own, **environ}
+def in_process(settings: tuple[Setting, ...], environ: Mapping[str, str], layout: Layout | None) -> dict[str, str]:
+    """The variables of a program of the environment: its shell's, and what the environment sets for itself.
+
+    That is bnbenv's own .pth and sitecustomize.py at every start, and what an activation sets where it is not the
+    activated one. No Python sets LD_LIBRARY_PATH for itself: the dynamic linker has read it by then.
+    """
+    started: dict[str, str] = {}
+    activated: dict[str, str] = {}
+    prefix = str(layout.prefix) if layout is not None else None
+    active = prefix is not None and any(
+        environ.get(name) and os.path.realpath(environ[name]) == os.path.realpath(prefix) for name in _ACTIVE
+    )
+    for one in settings:
+        if one.file is None:
+            continue
+        if one.file.endswith((PTH, "sitecustomize.py", "usercustomize.py")):
+            if not one.name.startswith(("LD_", "DYLD_")):
+                started[one.name] = one.value
+        elif prefix is not None and not active and one.file.startswith(f"{prefix}{os.sep}"):
+            if not one.file.endswith("kernel.json"):  # that is for notebooks alone
+                known = {**environ, **activated, **dict.fromkeys(_ACTIVE, prefix)}
+                activated[one.name] = _expanded(one.value, known)
+    return {**started, **activated, **environ}
+
+
+def _expanded(value: str, known: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda match: known.get(match[1] or match[2], ""), value)
 
 
 def _files(layout: Layout | None, search: Search, where: Where, ports: Ports) -> Iterator[tuple[Path, str]]:

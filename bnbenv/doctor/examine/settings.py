@@ -101,10 +101,11 @@ def in_process(settings: tuple[Setting, ...], environ: Mapping[str, str], layout
         if one.file.endswith((PTH, "sitecustomize.py", "usercustomize.py")):
             if not one.name.startswith(("LD_", "DYLD_")):
                 started[one.name] = one.value
-        elif prefix is not None and not active and one.file.startswith(f"{prefix}{os.sep}"):
-            if not one.file.endswith("kernel.json"):  # that is for notebooks alone
-                known = {**environ, **activated, **dict.fromkeys(_ACTIVE, prefix)}
-                activated[one.name] = _expanded(one.value, known)
+            continue
+        own = prefix is not None and one.file.startswith(f"{prefix}{os.sep}")
+        if prefix is not None and own and not active and not one.file.endswith("kernel.json"):  # for notebooks alone
+            known = {**environ, **activated, **dict.fromkeys(_ACTIVE, prefix)}
+            activated[one.name] = _expanded(one.value, known)
     return {**started, **activated, **environ}
 
 

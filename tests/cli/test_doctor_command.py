@@ -136,3 +136,10 @@ def test_a_real_environment_is_healthy_and_its_kernels_agree(project: Any, fault
         assert faults(ended.document) == []
     examined = ended.document["examined"]
     assert (examined["kind"], examined["env"], examined["library"]) == ("bnbenv", "bnb", "libbitsandbytes_cpu.so")
+
+
+def test_what_a_text_says_is_shown_in_its_own_language_and_obeyed_nowhere(bnbenv: Any) -> None:
+    text = "OSError: [WinError 126] 指定されたモジュールが見つかりません。\x1b[31m\x07\n"
+    ran = bnbenv("doctor", "--log", "-", "--facts", NO_GPU, stdin=text.encode(), PYTHONIOENCODING="utf-8", **ALONE)
+    assert "指定されたモジュール" in ran.out
+    assert "\x1b" not in ran.out and "\x07" not in ran.out

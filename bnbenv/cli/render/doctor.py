@@ -43,10 +43,10 @@ def _first(finding: dict[str, Any]) -> list[str]:
     where = " (by the text)" if finding["source"] == "text" else ""
     lines = wrap(f"found: {finding['title']}{where}")
     for line in finding["evidence"]:
-        lines += wrap(_plain(line), "    ", "")
+        lines += wrap(harmless(line), "    ", "")
     lines += wrap(f"why: {finding['explanation']}", "  ", "  ")
     lines += wrap(f"what to do: {finding['fix']['summary']}", "  ", "  ")
-    lines += [line for step in finding["fix"]["steps"] for line in _step(_plain(step))]
+    lines += [line for step in finding["fix"]["steps"] for line in _step(harmless(step))]
     if finding["fix"]["command"]:
         lines.append(f"    {finding['fix']['command']}")
     return [*lines, f"  see: {finding['reference']}", f"  cause: {finding['cause']} ({finding['code']})"]
@@ -72,18 +72,14 @@ def _further(finding: dict[str, Any], primary: dict[str, Any]) -> list[str]:
         word = "here too" if finding["source"] != primary["source"] and finding["cause"] == primary["cause"] else "also"
     text = f"{word}: {finding['title']}"
     if finding["evidence"]:
-        evidence = _plain(finding["evidence"][0])
+        evidence = harmless(finding["evidence"][0])
         text += f" ({evidence if len(evidence) <= LONGEST else f'{evidence[:LONGEST].rstrip()}...'})"
     return wrap(text)
 
 
-def _plain(line: str) -> str:
-    return harmless(line).encode("ascii", "backslashreplace").decode()
-
-
 def _looked_at(examined: dict[str, Any]) -> list[str]:
     if examined["kind"] == "none":
-        lines = ["looked at: this machine; no environment"]
+        lines = ["looked at: this machine; no environment (bnbenv doctor PATH names one)"]
     else:
         name = f"environment {examined['env']}" if examined["env"] else _KINDS[examined["kind"]]
         python = f", Python {examined['python_version']}" if examined["python_version"] else ""

@@ -271,6 +271,19 @@ def test_a_programs_rpath_serves_all_that_it_opens_and_its_runpath_does_not(work
         assert needs["liblast.so"].answer == "no" and said.startswith("OSError liblast.so: cannot open")
 
 
+def test_a_program_with_a_glibc_of_its_own_does_not_get_the_systems_libraries(workshop: Workshop) -> None:
+    """As Nix has it. The same library gets them in a program of the system."""
+    source, program = workshop.folder / "program.c", workshop.folder / "python3"
+    source.write_text("int main(void) { return 0; }\n")
+    own = "-Wl,--dynamic-linker=/nix/store/none-glibc-2.40/lib/ld-linux-x86-64.so.2"
+    subprocess.run([workshop.compiler, "-o", program, source, own], check=True, timeout=60)
+    library = workshop.make("lib/libtop.so", (), "-l:libm.so.6")
+    facts, torch = host(), no_torch(workshop)
+    for python, expected in ((str(program), "no"), (sys.executable, "yes")):
+        linked = resolve(library, Process(facts, {}, Sysroot(), python, torch=torch)).linked
+        assert {one.soname: one.answer for one in linked}["libm.so.6"] == expected
+
+
 def no_torch(workshop: Workshop) -> Torch:
     """A torch that loads nothing, so that what is not found is known not to be there."""
     folder = workshop.folder / "nothing" / "torch"

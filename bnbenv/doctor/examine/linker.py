@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from bnbenv.doctor.examine import ldcache
@@ -17,10 +16,9 @@ from bnbenv.doctor.examine.runtimes import find_runtimes
 from bnbenv.doctor.examine.startup import Startup
 from bnbenv.doctor.model import Cxx, Linked, Runtime, Torch
 from bnbenv.facts.model import HostFacts, Unknown
-from bnbenv.matrix.drivers import number
+from bnbenv.matrix.drivers import at_least, number
 from bnbenv.paths import Sysroot
 
-_OF_GLIBC = ("/lib", "/usr/lib")
 _LIBSTDCXX = "libstdc++.so.6"
 
 
@@ -69,7 +67,6 @@ def resolve(library: Path | None, process: Process) -> Resolved:
     linker = Linker(disk, _search(disk, process))
     startup = Startup(linker, disk, process.search)
     startup.python(process.python, _words(process.environ.get("LD_PRELOAD"), "[ :]"))
-    _other_glibc(linker)
     startup.torch(process.torch)
     linked = list({one.soname: one for one in reversed(startup.wrong)}.values())[::-1]
     if library is not None:
@@ -107,8 +104,9 @@ def _own(library: Path | None, process: Process) -> tuple[str, ...]:
 def _search(disk: Disk, process: Process) -> Search:
     triplet = TRIPLETS.get(disk.machine, "")
     lib64 = "64" if disk.machine == "x86_64" else ""
-    cpuinfo = process.sysroot.read("/proc/cpuinfo", 1 << 14) or ""
-    levels = ldcache.hwcaps(cpuinfo)
+    libc = process.facts.platform.libc
+    cpuinfo = process.sysroot.read("/proc/cpuinfo", 1 << 14) if libc is None or at_least(libc.version, "2.33") else None
+    levels = ldcache.hwcaps(cpuinfo or "")  # folders that older releases do not look into
     try:
         with process.sysroot.path(ldcache.PATH).open("rb") as stream:
             cache = ldcache.parse_cache(stream.read(ldcache.LIMIT), disk.machine, levels)
@@ -133,13 +131,6 @@ def _words(value: str | None, separators: str) -> tuple[str, ...]:
         return ()
     words = re.split(separators, value)
     return tuple(word for word in words if word) if " " in separators else tuple(word or "." for word in words)
-
-
-def _other_glibc(linker: Linker) -> None:
-    """A program of Nix or Guix brings its own glibc, which knows neither the system's cache nor its folders."""
-    interpreter = linker.objects[0].dynamic.interpreter if linker.objects else None
-    if interpreter and not interpreter.startswith(_OF_GLIBC):
-        linker.search = replace(linker.search, cache=None, defaults=(posixpath.dirname(interpreter),))
 
 
 def _each_once(needs: list[Linked]) -> list[Linked]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -25,6 +25,7 @@ CUDA_LIBRARY = re.compile(
     r"\.so(?:\.[0-9]+)*"
 )
 _TOKEN = re.compile(r"\$(?:\{(ORIGIN|LIB|PLATFORM)\}|(ORIGIN|LIB|PLATFORM)(?![A-Za-z0-9_]))")
+_OF_SYSTEM = ("/lib", "/usr/lib")
 _MOST = 4000  # objects of one process
 
 
@@ -80,8 +81,14 @@ class Linker:
         if main is None:
             self.unsure = self.unsure or f"{program} cannot be read as a program of this machine"
             return []
-        if main.dynamic.interpreter:
-            self._try(main.dynamic.interpreter, main)
+        interpreter = main.dynamic.interpreter
+        if interpreter and not interpreter.startswith(_OF_SYSTEM):
+            # A program of Nix or Guix brings its own glibc, which knows neither the system's cache nor its folders.
+            self.search = replace(self.search, cache=None, defaults=(posixpath.dirname(interpreter),))
+        if interpreter and "musl" in interpreter:
+            self.unsure = self.unsure or f"{program} runs on musl, whose linker is another one"
+        if interpreter:
+            self._try(interpreter, main)
         for name in preload:
             self._try(name, main)
         return self._needs([main, *self.objects[1:]])

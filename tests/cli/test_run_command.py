@@ -200,9 +200,16 @@ def test_standard_input_begins_again_or_there_is_no_second_time(place: Path, too
 @pytest.mark.real
 def test_real_torch_that_runs_out_of_memory(project: Any) -> None:
     """The allocator of the CPU says it; with ``--on-oom`` a smaller setting is run."""
-    code = "import sys, torch; print(torch.empty(1 << int(sys.argv[1]), dtype=torch.uint8).numel())"
-    ended = project("run", "--json", "--on-oom", f"python -c '{code}' 10", "--", "python", "-c", code, "55")
+    (project.root / "load.py").write_text(
+        "import sys, torch\n"
+        "try: print(torch.empty(1 << int(sys.argv[1]), dtype=torch.uint8).numel())\n"
+        "except RuntimeError as error: sys.exit(str(error))\n"
+    )
+    ended = project("run", "--json", "--on-oom", "python load.py 10", "--", "python", "load.py", "55")
     assert ended.code == 0
-    assert "\n1024\n" in ended.stderr
+    assert ended.stderr.splitlines()[-2:] == [
+        "the machine has too little main memory for this; running instead: python load.py 10",
+        "1024",
+    ]
     assert ended.document["attempts"][0]["code"] == "host-out-of-memory"
     assert ended.document["fallback"]["exit_code"] == 0

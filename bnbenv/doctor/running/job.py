@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -142,7 +143,8 @@ def _get_round(job: Job, ports: Ports, peaks: Peaks, report: Report) -> None:
         return
     cpu = job.on_oom == (CPU,)
     report.fallback_argv = job.argv if cpu else job.on_oom
-    ports.progress.say(f"{last.judged.title}; now {'on the CPU' if cpu else 'what --on-oom says'}")
+    what = "running it on the CPU instead" if cpu else f"running instead: {shlex.join(job.on_oom)}"
+    ports.progress.say(f"{last.judged.title}; {what}")
     env = {**job.env, "CUDA_VISIBLE_DEVICES": ""} if cpu else job.env
     report.note = ""
     report.fallback = _attempt(report.fallback_argv, env, ports, peaks, report)

@@ -19,7 +19,7 @@ from bnbenv.doctor.examine.ports import Ports, Where
 from bnbenv.doctor.examine.settings import in_process, read_settings
 from bnbenv.doctor.examine.surroundings import surroundings
 from bnbenv.doctor.examine.target import Found, find_target
-from bnbenv.doctor.model import Bitsandbytes, Examination, Loads, Torch
+from bnbenv.doctor.model import Bitsandbytes, Examination, Loads, Torch, Windows
 from bnbenv.facts.model import HostFacts, Platform
 from bnbenv.matrix.load import load_matrix
 
@@ -50,11 +50,6 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
         override = environ.get("BNB_CUDA_VERSION")
         loads = which_library(bitsandbytes, torch, override, facts, matrix or load_matrix(), cudarts)
     resolved = _resolved(found, facts, environ, ports, torch, bitsandbytes, loads)
-    windows = None
-    if facts.platform.os == "windows":
-        from bnbenv.doctor.examine.windows import read_windows
-
-        windows = read_windows(found.layout, place, environ, ports.sysroot)
     return _printable(
         Examination(
             facts=facts,
@@ -68,7 +63,7 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
             settings=settings,
             leftovers=leftovers(known, found.search, found.layout.prefix if found.layout else None),
             cxx=resolved.cxx,
-            windows=windows,
+            windows=_windows(found, place, facts, environ, ports),
             conditions={**conditions(facts, environ, ports), **surroundings(found, where, ports)},
             unknown=(
                 *(() if facts.driver.state == "absent" else facts.unknown),
@@ -78,6 +73,16 @@ def examine(where: Where, facts: HostFacts, ports: Ports, matrix: Matrix | None 
             ),
         )
     )
+
+
+def _windows(
+    found: Found, torch: Path | None, facts: HostFacts, environ: dict[str, str], ports: Ports
+) -> Windows | None:
+    if facts.platform.os != "windows":
+        return None
+    from bnbenv.doctor.examine.windows import read_windows
+
+    return read_windows(found.layout, torch, environ, ports.sysroot)
 
 
 def _bitsandbytes(found: Found, effective: dict[str, Known], platform: Platform) -> Bitsandbytes | None:

@@ -42,6 +42,10 @@ EXITS = (
     "reboot required, 7 a package source cannot be reached, 8 another bnbenv is at work"
 )
 
+# What no package mends: neither the solver nor the package sources are asked about these, which takes seconds.
+BY_PEOPLE = frozenset({"driver_library_mismatch", "no_gpu_visible", "windows_msvc_runtime_missing", "hf_access"})
+SET_IN_FILES = frozenset({"gpus-hidden"})  # but a variable is taken out of its file
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this command."""
@@ -249,7 +253,7 @@ def _concluded(
     judged = judge(case)
     if args.deep:
         judged += _deep(case, hands)
-    needs = wanted(judged, text)
+    needs = [(code, cause) for code, cause in wanted(judged, text) if cause not in BY_PEOPLE or code in SET_IN_FILES]
     chosen = choose(needs, examination, said, case.matrix, hands) if needs else None
     return conclude(judged, examination, text, lambda code, cause: prescribe(code, cause, examination, said, chosen))
 

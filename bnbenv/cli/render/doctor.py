@@ -59,9 +59,7 @@ def _step(step: str) -> list[str]:
     sentence, colon, command = step.partition(": ")
     if not colon or step.endswith("."):
         return wrap(step, "    ", "  ")
-    own = " " * (6 if len(command) <= WIDTH - 6 else 4)
-    lines = [own + command] if len(command) <= WIDTH - 4 else wrap(command, own, "")
-    return [*wrap(f"{sentence}:", "    ", "  "), *lines]
+    return [*wrap(f"{sentence}:", "    ", "  "), " " * max(2, min(6, WIDTH - len(command))) + command]
 
 
 def _further(finding: dict[str, Any], primary: dict[str, Any]) -> list[str]:

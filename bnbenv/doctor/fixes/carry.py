@@ -77,6 +77,8 @@ def _treatments(findings: Sequence[Finding], examination: Examination, matrix: M
     found = []
     for one in wanted:
         treatment = treat(one.code, one.cause, examination, None, chosen)
+        if one.source == "text" and not one.fix.automatic:
+            continue  # it is of another machine
         if treatment.fix.automatic:
             found.append(treatment)
         elif one.primary and treatment.actions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,12 +166,14 @@ def _damage(examination: Examination, names: frozenset[str] | set[str]) -> list[
 
 def _sweep(action: Install, examination: Examination) -> None:
     """Delete what was left over: what no RECORD names now, a pip's ``~`` folders, metadata of other versions."""
+    pairs = (one.replace("===", "==").partition("==") for one in action.requirements)
+    right = {f"{re.sub('[-_.]+', '_', name)}-{version}.dist-info" for name, _, version in pairs}
     for base in site_folders(examination):
         known: set[str] | None = None
         for path in map(Path, action.sweep):
             if not path.is_relative_to(base) or path == base:
                 continue
-            if path.name.startswith(("~", "-")):
+            if path.name.startswith(("~", "-")) or (path.name.endswith(".dist-info") and path.name not in right):
                 shutil.rmtree(path, ignore_errors=True)
                 continue
             if known is None:

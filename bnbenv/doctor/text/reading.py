@@ -25,16 +25,8 @@ LONGEST = 8 << 10  # bytes of a line between beginning and end
 
 # A line between beginning and end is looked at if it has one of these; so is what stands around it.
 ANCHORS = (
-    b"rror",
-    b"ERROR",
-    b"CUDA",
-    b"xception",
-    b"bitsandbytes",
-    b"memory",
-    b"cannot ",
-    b"ailed",
-    b"not found",
-    b"NVRM",
+    *(b"rror", b"ERROR", b"CUDA", b"xception", b"bitsandbytes", b"memory", b"cannot ", b"ailed", b"NVRM"),
+    *(b"not found", b"not supported", b"undefined ", b"o module named", b"must ", b"requires ", b"without "),
 )
 _DIGITS = bytes.maketrans(b"0123456789abcdefABCDEF", b"0" * 22)
 

@@ -221,13 +221,14 @@ def test_what_is_broken_is_found_and_mended(name: str, env: Env, raised_glibc: A
         assert found["fix"]["automatic"]
         code, document = env.doctor("--fix", "--yes")
         assert code == 0, document
-        works(env)
+        works(env, run=case.run == LOAD)
 
 
-def works(env: Env) -> None:
-    """The user's program runs, and there is nothing more to be found."""
-    ended, text = env.says(QUANTIZE)
-    assert ended == 0 and "quantized\n" in text, text
+def works(env: Env, run: bool = True) -> None:
+    """There is nothing more to be found, and the user's program runs. A fix runs the kernels by itself."""
+    if run:
+        ended, text = env.says(QUANTIZE)
+        assert ended == 0 and "quantized\n" in text, text
     code, document = env.doctor()
     assert (code, document["findings"]) == (0, [])
 

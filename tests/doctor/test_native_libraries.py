@@ -47,7 +47,7 @@ def test_each_library_of_a_real_one_is_measured_and_damage_is_named(package: Pat
     whole = (package / "libbitsandbytes_cpu.so").read_bytes()
     replaced(broken, "libbitsandbytes_cuda118.so", b"")
     replaced(broken, "libbitsandbytes_cuda126.so", (package / "libbitsandbytes_cuda126.so").read_bytes()[:1_000_000])
-    replaced(broken, "libbitsandbytes_cuda128.so", b"version https://git-lfs.github.com/spec/v1\n")
+    replaced(broken, "libbitsandbytes_cuda128.so", b"a text in the place of a library\n")
     replaced(broken, "libbitsandbytes_cpu.so", whole[:18] + b"\xb7\0" + whole[20:])  # AArch64
     (broken / "libbitsandbytes_cuda124.so").unlink()
     (broken / "libbitsandbytes_cuda124.so").symlink_to("nowhere")

@@ -255,7 +255,7 @@ def test_where_a_libcudart_is_looked_for(tmp_path: Path) -> None:
     root = Sysroot(tmp_path / "root")
     assert libcudarts({}, root) == ()
     last = put("root/usr/local/cuda/lib64")
-    assert libcudarts({"PATH": "/usr/bin", "HOME": "/root"}, root) == (last,)
+    assert libcudarts({"PATH": "/usr/bin", "HOME": "/home/user"}, root) == (last,)
     other = put("elsewhere")
     environ = {"CUDA_HOME": str(tmp_path / "elsewhere"), "CONDA_EXE": str(tmp_path), "PATH": str(tmp_path / "root")}
     assert libcudarts(environ, root) == (other,)

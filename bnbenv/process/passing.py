@@ -95,8 +95,7 @@ class _Streams:
                 self.given.append(output)
             elif number and same_terminal(*outputs):
                 self.given.append(self.given[0])
-            elif os.isatty(output):
-                terminal = Terminal(output)
+            elif (terminal := Terminal.like(output)) is not None:
                 self.terminals.append(terminal)
                 self.given.append(terminal.command_end)
                 self._pairs.append((terminal.own_end, output, terminal.follow))
@@ -299,10 +298,13 @@ def _run_on_windows(
     argv: tuple[str, ...], env: Mapping[str, str], started: Callable[[int], None], outputs: tuple[int, int]
 ) -> Passed:
     """Plain pipes. Ctrl-C goes to all programs of a console, so bnbenv waits for the command to end of it."""
+    import shutil
     import subprocess
 
     begun, tail, interrupted = time.monotonic(), Tail(), False
-    process = subprocess.Popen(argv, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Windows would look for it on bnbenv's own PATH.
+    words = (shutil.which(argv[0], path=env.get("PATH")) or argv[0], *argv[1:])
+    process = subprocess.Popen(words, env=dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     started(process.pid)
     assert process.stdout is not None and process.stderr is not None
     sources = (process.stdout.fileno(), process.stderr.fileno())

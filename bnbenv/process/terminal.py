@@ -36,6 +36,14 @@ class Terminal:
         self._known: list[Any] = termios.tcgetattr(self.command_end)
         self.resize()
 
+    @classmethod
+    def like(cls, output: int) -> Terminal | None:
+        """One for an output that is a terminal, where the system has one to give (not every container has)."""
+        try:
+            return cls(output) if os.isatty(output) else None
+        except (OSError, termios.error):
+            return None
+
     def resize(self) -> None:
         """Give it the real terminal's number of rows and columns."""
         with contextlib.suppress(OSError):

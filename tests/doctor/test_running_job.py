@@ -68,8 +68,9 @@ def go(
     rewind: bool = True,
     kills: tuple[int, ...] = (0,),
     clock: Clock | None = None,
+    commands: Commands | None = None,
 ) -> tuple[Report, Commands, list[float]]:
-    commands, clock, left = Commands(list(ends)), clock or Clock(), list(kills)
+    commands, clock, left = commands or Commands(list(ends)), clock or Clock(), list(kills)
     ports = Ports(
         passer=commands,
         clock=clock,
@@ -133,6 +134,20 @@ def test_memory_is_got_round_once() -> None:
         assert len(go(end, on_oom=("cpu",))[1].ran) == 1
     report, commands, _ = go(FULL, on_oom=("cpu",), rewind=False)
     assert len(commands.ran) == 1 and "cannot be given twice" in report.note
+
+
+def test_what_is_to_get_round_it_cannot_be_run() -> None:
+    """The command's own end counts."""
+
+    class Missing(Commands):
+        def run(self, argv: tuple[str, ...], env: Mapping[str, str], started: Callable[[int], None]) -> Passed:
+            if argv == ("missing",):
+                raise FileNotFoundError(2, "No such file or directory")
+            return super().run(argv, env, started)
+
+    report, _, _ = go(commands=Missing([FULL]), on_oom=("missing",))
+    assert (report.last.returncode, report.fallback) == (1, None)
+    assert report.note == "--on-oom could not be run: missing: no such file or directory"
 
 
 def test_memory_that_others_hold_is_first_waited_for_then_got_round() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from bnbenv.doctor.running.attempts import Attempt, Judged, Limits, pause, why_no_other, worth_another
 from bnbenv.doctor.running.peak import Peak, Peaks, Watch, documents
 from bnbenv.doctor.running.sizes import show_size
+from bnbenv.errors import Failed
 from bnbenv.progress import Progress
 
 if TYPE_CHECKING:
@@ -111,7 +112,14 @@ def run_job(job: Job, ports: Ports) -> Report:
     """
     report, peaks = Report(), Peaks(job.shown)
     while True:
-        attempt = _attempt(job.argv, _with_memory(job, ports, report), ports, peaks, report)
+        try:
+            env = _with_memory(job, ports, report)
+        except Failed as error:
+            if not report.attempts:
+                raise
+            report.note = f"not tried again: {error.message}"
+            break
+        attempt = _attempt(job.argv, env, ports, peaks, report)
         report.attempts.append(attempt)
         if not worth_another(attempt):
             break
@@ -147,7 +155,11 @@ def _get_round(job: Job, ports: Ports, peaks: Peaks, report: Report) -> None:
     ports.progress.say(f"{last.judged.title}; {what}")
     env = {**job.env, "CUDA_VISIBLE_DEVICES": ""} if cpu else job.env
     report.note = ""
-    report.fallback = _attempt(report.fallback_argv, env, ports, peaks, report)
+    try:
+        report.fallback = _attempt(report.fallback_argv, env, ports, peaks, report)
+    except OSError as error:  # how the command ended is not lost for that
+        reason = (error.strerror or type(error).__name__).lower()
+        report.note = f"--on-oom could not be run: {report.fallback_argv[0]}: {reason}"
 
 
 def _with_memory(job: Job, ports: Ports, report: Report) -> Mapping[str, str]:

@@ -164,6 +164,11 @@ def _glibc(env: Env, raised_glibc: Any) -> None:
     raised_glibc(env.site / LIBRARY, env.site / LIBRARY)
 
 
+def _emptied(env: Env, _: Any) -> None:
+    """As a full disk leaves it. It can be imported, and has nothing in it."""
+    env.put("bitsandbytes/__init__.py", b"")
+
+
 def _broken_torch(env: Env, _: Any) -> None:
     (env.site / "torch/lib/libtorch_cpu.so").unlink()
 
@@ -198,6 +203,7 @@ CASES = {
     "a library that was cut off": Case(_cut, "cpu_only_bnb", "native-library-damaged"),
     "a library for aarch64": Case(_aarch64, "cpu_only_bnb", "native-library-damaged", mended=False),
     "a library for a newer glibc": Case(_glibc, "glibc_too_old", "glibc-too-old", LOAD),
+    "a module that was emptied": Case(_emptied, "other", "package-incomplete", mended=False),
     "two versions": Case(_two_versions, "other", "leftovers", mended=False),
     "an interrupted pip": Case(_interrupted_pip, "other", "leftovers", IMPORT),
     "a broken torch": Case(_broken_torch, "other", "torch-damaged", IMPORT),

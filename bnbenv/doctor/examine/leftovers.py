@@ -21,6 +21,8 @@ SHOWN = 4
 _NATIVE = re.compile(
     rb"^\"?([^\",\n]{1,300}\.(?:so|dll|pyd|dylib)(?:\.[0-9.]{1,20})?)\"?,([^,\n]{0,200}),(\d{0,15})\r?$", re.MULTILINE
 )
+# Of bitsandbytes the modules too: there are few. People edit some, so only an empty one is one that was cut off.
+_MODULE = re.compile(rb"^(bitsandbytes/[^\",\n]{1,300}\.py),([^,\n]{0,200}),(\d{1,15})\r?$", re.MULTILINE)
 _VERSION = re.compile(r"^(?:__version__|version)\s*(?::[^=\n]*)?=\s*['\"](\d[^'\"\n]{0,100})['\"]", re.MULTILINE)
 _CONDA = re.compile(r"(pytorch|bitsandbytes|numpy|transformers|triton)-(\d[^-]*)-[^-]+\.json")
 # Packages whose files are held against their metadata; of others the metadata is believed.
@@ -102,7 +104,7 @@ def _files(known: Known, search: Search) -> Iterator[Leftover]:
 
 
 def _natives(known: Known, module: Path) -> Iterator[Leftover]:
-    """Native libraries that RECORD names and that are gone or cut off, and those beside them that it does not name."""
+    """Files that RECORD names and that are gone or cut off, and native libraries that it does not name."""
     record = known.path / "RECORD"
     try:
         data = head(record, LARGEST)
@@ -111,15 +113,16 @@ def _natives(known: Known, module: Path) -> Iterator[Leftover]:
     listed = {match[1].decode("utf-8", "replace"): int(match[3] or -1) for match in _NATIVE.finditer(data)}
     if not listed and not data.strip():
         return
+    modules = {match[1].decode("utf-8", "replace"): int(match[3]) for match in _MODULE.finditer(data)}
     gone, cut = [], []
-    for name, size in listed.items():
+    for name, size in {**listed, **modules}.items():
         path = known.folder.path / name
         try:
             there = path.stat().st_size
         except OSError:
             gone.append(path)
             continue
-        if size >= 0 and there != size:
+        if size >= 0 and there != size and (there == 0 or name not in modules):
             cut.append((path, there, size))
     if gone:
         because = f"{_list(gone)} {'is' if len(gone) == 1 else 'are'} in its RECORD and not there"

@@ -94,7 +94,7 @@ def library_damaged(case: Case) -> Verdict:
     library = case.loaded
     if library is None or library.fault is None:
         return NO
-    return yes(f"{library.path}: {library.fault}")
+    return yes(library.fault if library.path in library.fault else f"{library.path}: {library.fault}")
 
 
 def lacks_gpu(case: Case) -> Verdict:

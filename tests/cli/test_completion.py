@@ -32,6 +32,7 @@ LINES: list[tuple[str, set[str]]] = [
     ("bnbenv facts --facts bnbenv", {"bnbenv.toml"}),
     ("bnbenv completion ", {"bash", "zsh", "fish"}),
     ("bnbenv verify --device ", {"cpu"}),
+    ("bnbenv run --wait-m", {"--wait-memory"}),
     ("bnbenv matrix sh", {"show"}),
 ]
 

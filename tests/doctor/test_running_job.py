@@ -11,6 +11,8 @@ from bnbenv.doctor.running.attempts import Judged, Limits, pause
 from bnbenv.doctor.running.job import Job, Ports, Report, run_job
 from bnbenv.doctor.running.peak import Peak, Peaks
 from bnbenv.doctor.running.sizes import read_size, show_seconds, show_size
+from bnbenv.doctor.running.waiting import Ask, Request
+from bnbenv.errors import Failed
 from bnbenv.facts.memory import Holder, Place, Sample, read_sample, visible
 from bnbenv.process.passing import Passed
 from bnbenv.process.tail import Tail
@@ -69,6 +71,8 @@ def go(
     kills: tuple[int, ...] = (0,),
     clock: Clock | None = None,
     commands: Commands | None = None,
+    memory: Request | None = None,
+    ask: Ask = lambda take: pytest.fail("memory was not asked for"),
 ) -> tuple[Report, Commands, list[float]]:
     commands, clock, left = commands or Commands(list(ends)), clock or Clock(), list(kills)
     ports = Ports(
@@ -79,10 +83,10 @@ def go(
         judge_kill=lambda: judged(b"memory of the host") or pytest.fail("nothing"),
         kills=lambda: left.pop(0) if len(left) > 1 else left[0],
         watch=None,
-        ask=lambda take: pytest.fail("memory was not asked for"),
+        ask=ask,
         progress=Quiet(),
     )
-    return run_job(Job(("train",), {"A": "b"}, limits, on_oom=on_oom), ports), commands, clock.slept
+    return run_job(Job(("train",), {"A": "b"}, limits, memory, on_oom), ports), commands, clock.slept
 
 
 def test_what_passes_is_tried_again_with_growing_pauses() -> None:
@@ -148,6 +152,31 @@ def test_what_is_to_get_round_it_cannot_be_run() -> None:
     report, _, _ = go(commands=Missing([FULL]), on_oom=("missing",))
     assert (report.last.returncode, report.fallback) == (1, None)
     assert report.note == "--on-oom could not be run: missing: no such file or directory"
+
+
+def test_memory_is_waited_for_before_each_attempt() -> None:
+    """That it does not come free before the second one does not hide how the first one ended."""
+
+    class Asked:
+        def __init__(self, *samples: Sample) -> None:
+            self.left = list(samples)
+
+        def __call__(self, take: Callable[[Sample], None]) -> Asked:
+            take(self.left.pop(0))
+            return self
+
+        def stop(self) -> None: ...
+
+    memory = Request(20 * GIB, 60.0, None)
+    asked = Asked(Sample((place("GPU-a", 0),)), Sample((place("GPU-a", 70 * GIB), place("GPU-b", 0, 1))))
+    report, commands, _ = go(BUSY, DONE, memory=memory, ask=asked)
+    assert [env for _, env in commands.ran] == [{"A": "b"}, {"A": "b", "CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a"}]
+    asked = Asked(Sample((place("GPU-a", 0),)), Sample(failure="GPU is lost"))
+    report, commands, _ = go(BUSY, memory=memory, ask=asked)
+    assert (len(commands.ran), report.last.returncode) == (1, 1)
+    assert report.note == "not tried again: no GPU memory can be waited for: GPU is lost"
+    with pytest.raises(Failed, match="GPU is lost"):
+        go(DONE, memory=memory, ask=Asked(Sample(failure="GPU is lost")))
 
 
 def test_memory_that_others_hold_is_first_waited_for_then_got_round() -> None:

@@ -258,6 +258,8 @@ def test_an_override_is_commented_out_where_it_lives_and_comes_back(
     state.write_text('{"version": 1, "env_vars": {"KEPT": "1", "BNB_CUDA_VERSION": "999"}}')
     version = foreign / SITE / "torch" / "version.py"  # as if torch were a build for CUDA: a real one has 3 GB
     put(version, re.sub(rb"(?m)^cuda(:[^=\n]*)? = .*$", b"cuda = '12.8'", version.read_bytes()))
+    for name in ("libtorch_cuda.so", "libc10_cuda.so"):
+        os.link(foreign / SITE / "torch/lib/libc10.so", foreign / SITE / "torch/lib" / name)
     facts = Path(__file__).parents[1] / "hosts" / "linux-x86_64__580.65.06__h200-sm90" / "facts.json"
     text, was, kept = shell.read_bytes(), state.read_bytes(), tree(foreign)
     environ = {"BNBENV_FACTS": str(facts), "BNB_CUDA_VERSION": "999"}

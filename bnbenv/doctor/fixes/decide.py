@@ -19,7 +19,7 @@ from bnbenv.solve.versions import public
 
 # What another torch may be the answer to: the package sources have to be asked which they offer.
 PAIR: frozenset[Cause] = frozenset({"driver_too_old", "cpu_only_torch", "no_kernel_image", "python_abi", "rocm"})
-PAIR_CODES = frozenset({"torch-missing", "torch-damaged", "torch-lacks-gpu", "torch-rocm", "undefined-torch-symbol"})
+PAIR_CODES = frozenset({"torch-missing", "torch-lacks-gpu", "torch-rocm", "undefined-torch-symbol"})
 
 
 def needs_pair(wanted: Iterable[tuple[str, Cause]], chosen: Chosen) -> bool:

@@ -312,6 +312,13 @@ def test_a_real_environment_from_on_to_off(project: Any) -> None:
     assert len(list(first.rglob("bnbenv-guard.*"))) == 2
     assert project.drift() == {}
 
+    # What people write into bnbenv.toml themselves, a sync with nothing else to do settles.
+    project.replace("bnbenv.toml", lambda text: text.replace(b"guard = true", b"guard = false"))
+    assert project.done("guard")["environments"][0]["guard"] == "pending"
+    assert not project.done("sync")["generations"][0]["changed"]
+    assert project.done("guard")["environments"][0]["guard"] == "off"
+    assert list(first.rglob("bnbenv-guard.*")) == []
+
 
 def said(project: Any) -> str:
     """What the guard says as the real bitsandbytes is made; the import itself is not waited for."""

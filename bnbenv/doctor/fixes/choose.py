@@ -24,7 +24,7 @@ from bnbenv.matrix.model import Matrix
 from bnbenv.progress import Quiet, during
 from bnbenv.solve.model import Availability
 
-LIMIT = 30.0  # seconds for uv to say whether what a fix would install can be had
+LIMIT = 15.0  # seconds for uv to say whether what a fix would install can be had
 
 _CHANGE = re.compile(r"^ [-+~] ([A-Za-z0-9._-]+)==", re.MULTILINE)
 _CONDA_NAMES = {"torch": "pytorch"}
@@ -201,12 +201,17 @@ def resolved(action: Install, examination: Examination, matrix: Matrix, hands: H
     with during(hands.progress, "asking uv whether that can be had"):
         try:
             uv = uv_of(msgspec.structs.replace(action, index=None), matrix, _unheard(hands))
-            return uv, install(action, python, uv, "--dry-run")
+            return uv, install(action, python, _briefly(uv), "--dry-run")
         except BnbenvError:
             if action.index is None:
                 raise
         uv = uv_of(action, matrix, _unheard(hands))
-        return uv, install(action, python, uv, "--dry-run")
+        return uv, install(action, python, _briefly(uv), "--dry-run")
+
+
+def _briefly(uv: Uv) -> Uv:
+    """uv that asks once and does not wait long: who asks what is wrong is to be told soon."""
+    return dataclasses.replace(uv, environment={**uv.environment, "UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"})
 
 
 def _unheard(hands: Hands) -> Hands:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -59,13 +60,17 @@ def back(record: MendRecord, folder: Path, hands: Hands) -> Undone:
         notes += [note] if note else []
         count += not note
     records.write(msgspec.structs.replace(record, state="undone", trees=(), changed=()), folder)
+    for number in range(len(record.trees)):
+        shutil.rmtree(place / f"tree{number}", ignore_errors=True)
     return Undone(record=record.name, prefix=record.prefix, files=count, notes=tuple(notes))
 
 
 def _todo(tree: Tree, record: MendRecord, number: int) -> dict[str, Stamp | None]:
     """What has to become what it was: all that is another one now, or what a finished change has changed."""
     outside = [name for name in tree.before if name.startswith("..")]
-    now, _ = trees.list_tree(Path(tree.base), {*outside, *trees.scripts_of(tree, record.prefix)})
+    base = Path(tree.base)
+    base.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+    now, _ = trees.list_tree(base, {*outside, *trees.scripts_of(tree, record.prefix)})
     differing = trees.differing(tree.before, now)
     if record.state == "changing":
         return differing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -98,6 +99,21 @@ def test_a_log_that_is_all_errors_stays_within_bounds() -> None:
 def test_no_text_is_slow(unit: bytes) -> None:
     """4 MiB in one line or in many. A pattern that is not linear would take hours, whatever the machine."""
     diagnose(io.BytesIO(unit * (4 * MIB // len(unit)) + b"\n" + ERROR))
+
+
+@pytest.mark.parametrize(
+    ("unit", "rest"),
+    [
+        (b"requires", b"==1, but you have"),
+        (b"moduletransformersh", b"has no attribute"),
+        (b"deviceai", b"is not recognized, available devices are integers"),
+    ],
+)
+def test_a_text_made_of_the_beginnings_of_a_message_is_not_slow(unit: bytes, rest: bytes) -> None:
+    """A repetition without an end, tried at each of them, takes a minute and more for this."""
+    before = time.process_time()
+    diagnose(io.BytesIO(unit * (MIB // 3 // len(unit)) + b"\n" + rest))
+    assert time.process_time() - before < 20
 
 
 def test_an_error_in_one_line_of_megabytes_is_found() -> None:

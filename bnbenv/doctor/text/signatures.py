@@ -17,6 +17,7 @@ FILE = Path(__file__).parent / "signatures.toml"
 BEFORE = 3000  # squeezed bytes in which ``before`` has to stand
 LINES = 40  # of a match that are kept
 MOST = 200  # places of one expression that are looked at
+REPEATS = 80  # of what is repeated without an end: otherwise a text made for it takes a time that grows as its square
 
 _RUN = re.compile(r"\\[.()\[\]{}+*?|^$/:<>=-]|[A-Za-z0-9_ '\"`!,;:<>=@#%&~/-]")
 
@@ -135,12 +136,18 @@ def _squeezed(texts: tuple[str, ...]) -> tuple[Expression, ...]:
 def _expression(text: str, spaced: bool = False) -> Expression:
     """An expression as it is matched against lower-case bytes; against squeezed ones without its spaces."""
     tight = _lower(text if spaced else re.sub(r" [?*]?", "", text))
-    return Expression(tight.encode(), int(re.MULTILINE) if spaced else 0, _literals(tight))
+    return Expression(_bounded(tight).encode(), int(re.MULTILINE) if spaced else 0, _literals(tight))
 
 
 @cache
 def _regex(text: bytes, flags: int) -> re.Pattern[bytes]:
     return re.compile(text, flags)
+
+
+def _bounded(text: str) -> str:
+    """The expression with an end to each ``+`` and ``*``; those that are escaped or in a class are plain characters."""
+    ends = {"+": f"{{1,{REPEATS}}}", "*": f"{{0,{REPEATS}}}"}
+    return re.sub(r"\\.|\[\^?\]?[^\]]*\]|[+*]", lambda found: ends.get(found[0], found[0]), text)
 
 
 def _lower(text: str) -> str:

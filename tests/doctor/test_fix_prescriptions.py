@@ -188,6 +188,8 @@ def test_memory_limits_come_from_the_text_where_there_is_no_gpu() -> None:
     fix = prescribe("cuda-out-of-memory", "out_of_memory", None, said, None)
     assert any('max_memory={0: "18GiB"}' in step for step in fix.steps)
     assert any("0.23 GiB" in step and "22.1 GiB" in step for step in fix.steps)
+    # Neither does the text say which GPU it is: the pasted code finds out which float type it computes in.
+    assert any("get_device_capability() >= (8, 0)" in step for step in fix.steps)
     assert not any("max_memory" in step for step in prescribe("x", "out_of_memory", None, None, None).steps)
 
 

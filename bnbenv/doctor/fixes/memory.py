@@ -24,13 +24,15 @@ def memories(patient: Patient) -> dict[int, int]:
 
 
 def compute_dtype(patient: Patient) -> str:
-    """bfloat16 from compute capability 8.0 on, float16 before: there it is only emulated."""
+    """bfloat16 from compute capability 8.0 on, float16 before: there it is only emulated. Unknown: the code asks."""
     gpus = patient.examination.facts.gpus if patient.examination else ()
     capabilities = [gpu.capability for gpu in gpus]
     said = patient.said.capability
     if not capabilities and said and said.replace(".", "", 1).isdigit():
         capabilities = [(int(said.partition(".")[0]), int(said.partition(".")[2] or 0))]
-    return "float16" if capabilities and min(capabilities) < (8, 0) else "bfloat16"
+    if not capabilities:
+        return "torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16"
+    return "torch.float16" if min(capabilities) < (8, 0) else "torch.bfloat16"
 
 
 def max_memory(totals: Mapping[int, int], share: float) -> str:
@@ -42,7 +44,7 @@ def max_memory(totals: Mapping[int, int], share: float) -> str:
     return "{" + ", ".join(parts) + "}"
 
 
-def loading_code(patient: Patient, share: float, more: tuple[str, ...] = ()) -> list[str]:
+def loading_code(patient: Patient, share: float) -> list[str]:
     """Loading in 4 bits, to be pasted."""
     dtype, totals = compute_dtype(patient), memories(patient)
     limits = [f"    max_memory={max_memory(totals, share)},"] if totals else []
@@ -53,10 +55,9 @@ def loading_code(patient: Patient, share: float, more: tuple[str, ...] = ()) -> 
         "    MODEL,",
         '    device_map="auto",',
         *limits,
-        *more,
         "    quantization_config=BitsAndBytesConfig(",
         '        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
-        f"        bnb_4bit_compute_dtype=torch.{dtype},",
+        f"        bnb_4bit_compute_dtype={dtype},",
         "    ),",
         ")",
     ]
@@ -99,7 +100,7 @@ def in_conversion(patient: Patient) -> Treatment:
         "Have one process load at a time: with several ranks each one loads, by default onto GPU 0; "
         'device_map={"": LOCAL_RANK} gives each its own.',
         f"transformers 5.0 before its release put weights on the GPU unquantized{version}: take a released one.",
-        *loading_code(patient, CONVERTING, ("    low_cpu_mem_usage=True,",)),
+        *loading_code(patient, CONVERTING),
         _allocator(patient),
     )
 

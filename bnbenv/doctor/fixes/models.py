@@ -30,10 +30,11 @@ def dtype(patient: Patient) -> Treatment:
     """Two float types meet where one is needed."""
     chosen = compute_dtype(patient)
     return told(
-        f"Use one float type throughout: torch.{chosen} for this GPU (code below).",
+        f"Use one float type throughout{'' if ' ' in chosen else f', {chosen} for this GPU'} (code below).",
+        f"dtype = {chosen}",
         "BitsAndBytesConfig(",
         '    load_in_4bit=True, bnb_4bit_quant_type="nf4",',
-        f"    bnb_4bit_compute_dtype=torch.{chosen}, bnb_4bit_quant_storage=torch.{chosen},",
+        "    bnb_4bit_compute_dtype=dtype, bnb_4bit_quant_storage=dtype,",
         ")",
         "With FSDP the storage type above has to be the type of the other "
         "weights too: that is what 'must flatten tensors "

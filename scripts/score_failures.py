@@ -4,7 +4,8 @@
 usage: .test-env/bin/python scripts/score_failures.py FILE [--quiet]
 
 FILE has one JSON object a line with error_text, cause, alt_causes and id. Prints right, wrong and unknown for each
-cause, and each report that was not right. An empty answer counts as "other". Exits 1 where FILE cannot be read.
+cause, and each report that was not right. An empty answer is right where the label, or an alternative, is "none", and
+where the label is "other". Exits 1 where FILE cannot be read.
 """
 
 from __future__ import annotations
@@ -67,15 +68,16 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def answer(text: str) -> tuple[str, str]:
-    """The primary cause that the doctor names, and the code of its signature."""
+    """The primary cause that the doctor names, and the code of its signature; ``none`` where it finds nothing."""
     seen = diagnose(io.BytesIO(text.encode("utf-8", "surrogatepass"))).seen
     primary = next((one for one in seen if one.role == "primary"), None)
-    return (primary.cause, primary.code) if primary else ("other", "nothing")
+    return (primary.cause, primary.code) if primary else ("none", "nothing")
 
 
 def judged(report: dict[str, Any], cause: str) -> str:
-    """right, wrong or unknown; unknown is right only where it is the label."""
-    if cause == report["cause"] or cause in (report["alt_causes"] or []):
+    """right, wrong or unknown; unknown is right only where it is the label, or an alternative."""
+    nothing_to_name = cause == "none" and report["cause"] == "other"
+    if cause == report["cause"] or cause in (report["alt_causes"] or []) or nothing_to_name:
         return "right"
     return "unknown" if cause == "unknown" else "wrong"
 

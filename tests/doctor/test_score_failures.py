@@ -26,15 +26,21 @@ def test_right_wrong_and_unknown_are_counted_and_misses_shown(tmp_path: Path) ->
         {"id": "c", "error_text": "all is well", "cause": "other", "alt_causes": []},
         {"id": "d", "error_text": "KeyError: 'x'", "cause": "rocm", "alt_causes": []},
         {"id": "e", "error_text": "HIP error: invalid device function", "cause": "driver_too_old", "alt_causes": None},
+        {"id": "f", "error_text": "all is well", "cause": "none", "alt_causes": []},
+        {"id": "g", "error_text": "all is well", "cause": "rocm", "alt_causes": ["other"]},
+        {"id": "h", "error_text": "HIP error: invalid device function", "cause": "none", "alt_causes": []},
+        {"id": "i", "error_text": "KeyError: 'x'", "cause": "none", "alt_causes": ["unknown"]},
     ]
     path = tmp_path / "reports.jsonl"
     path.write_text("\n".join(map(json.dumps, reports)) + "\n")
     done = score(path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[-1].startswith("5 reports: right 3 (60.0 %), wrong 1 (20.0 %), unknown 1 (20.0 %)")
+    assert lines[-1].startswith("9 reports: right 5 (55.6 %), wrong 3 (33.3 %), unknown 1 (11.1 %)")
     assert "unknown  d: unknown (unknown), expected rocm" in lines
     assert "wrong    e: rocm (rocm-runtime), expected driver_too_old" in lines
+    assert "wrong    g: none (nothing), expected rocm" in lines
+    assert "wrong    h: rocm (rocm-runtime), expected none" in lines
 
 
 def test_a_file_that_is_not_there_or_no_such_file_is_refused(tmp_path: Path) -> None:

@@ -162,6 +162,10 @@ def missing(wanted: str | None, override: str | None = None) -> Change:
     return changed(loads=Loads(answer="no", because="it finds no library", wanted=wanted, override=override))
 
 
+def not_told(wanted: str) -> Change:
+    return changed(loads=Loads(answer="unknown", because="the GPUs are unknown", wanted=wanted))
+
+
 def linked(**more: Any) -> Change:
     values = {"soname": "libcudart.so.12", "needed_by": "libbitsandbytes_cuda128.so", "answer": "no", **more}
     return changed(linked=(Linked(**values),))
@@ -474,6 +478,9 @@ def test_what_cannot_be_known_is_neither_yes_nor_no() -> None:
         "glibc-too-old": on(NO_GPU, facts(platform={"libc": None})),
         "torch-requirement": on(H200, torch(version=None)),
         "python-abi": on(H200, target(version=None)),
+        "shared-library-missing": on(H200, linked(answer="unknown", because="the process runs on musl")),
+        "library-for-cuda-missing": on(H200, not_told("libbitsandbytes_cuda131.so")),
+        "rocm-library-missing": on(NO_GPU, torch(cuda=None, hip="6.4"), not_told("libbitsandbytes_rocm64.so")),
     }.items():
         verdict = next(rule for rule in RULES if rule.code == code).judge(case_of(found))
         assert (verdict.answer, bool(verdict.because)) == ("unknown", True), code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnbenv.doctor.model import LibraryFile, Linked, Verdict
+from bnbenv.doctor.model import Answer, LibraryFile, Linked, Verdict
 from bnbenv.doctor.rules.case import NO, Case, Rule, unknown, yes
 from bnbenv.doctor.rules.torches import runs
 from bnbenv.matrix.drivers import at_least, number
@@ -47,7 +47,11 @@ def _seeks_cuda(case: Case) -> bool:
 
 def for_cuda_missing(case: Case) -> Verdict:
     found, loads = _not_found(case), case.examination.loads
-    if found is None or loads is None or loads.override is not None or not _seeks_cuda(case):
+    if loads is None or loads.override is not None or not _seeks_cuda(case):
+        return NO
+    if loads.answer == "unknown":
+        return unknown(loads.because)
+    if found is None:
         return NO
     return yes(found[0], *_have(case)) if gone(case).answer == "no" else NO
 
@@ -72,8 +76,12 @@ def cpu_missing(case: Case) -> Verdict:
 
 
 def rocm_missing(case: Case) -> Verdict:
-    found, torch = _not_found(case), case.examination.torch
-    if found is None or torch is None or torch.hip is None or case.examination.facts.gpus:
+    found, torch, loads = _not_found(case), case.examination.torch, case.examination.loads
+    if torch is None or torch.hip is None or case.examination.facts.gpus:
+        return NO
+    if loads is not None and loads.answer == "unknown" and loads.wanted is not None:
+        return unknown(loads.because)
+    if found is None:
         return NO
     return yes(found[0], *_have(case))
 
@@ -122,13 +130,13 @@ def _why(case: Case, capability: tuple[int, int], library: LibraryFile) -> str:
 # ---- what is linked --------------------------------------------------------------------------------------------
 
 
-def _linked(case: Case) -> Iterator[Linked]:
+def _linked(case: Case, answer: Answer = "no") -> Iterator[Linked]:
     """What is wrong with what is linked. libcuda is the driver's: without a GPU nothing is to be said of it."""
     library = case.loaded
     if library is not None and library.fault is not None:
         return
     for one in case.examination.linked:
-        if one.answer == "no" and not one.soname.startswith(("libcuda.so", "nvcuda")):
+        if one.answer == answer and not one.soname.startswith(("libcuda.so", "nvcuda")):
             yield one
 
 
@@ -147,7 +155,8 @@ def shared_missing(case: Case) -> Verdict:
     lost = [one for one in _linked(case) if one.path is None and not one.soname.lower().startswith(_MSVC)]
     lost = [one for one in lost if one.soname not in at_hand]
     if not lost:
-        return NO
+        untold = next(_linked(case, "unknown"), None)
+        return unknown(f"{_needs(untold)}: {untold.because or 'not looked for'}") if untold is not None else NO
     return yes(*(f"{_needs(one)}: {one.because or 'not found'}" for one in lost))
 
 

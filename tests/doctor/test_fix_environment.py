@@ -162,6 +162,20 @@ def test_conda_and_the_systems_python_are_not_changed_behind_their_back(
     assert tree(foreign) == before
 
 
+def test_nothing_is_written_or_deleted_behind_a_link(foreign: Path, doctor: Callable[..., Any], tmp_path: Path) -> None:
+    sources = tmp_path / "sources"
+    (foreign / SITE / "bitsandbytes").rename(sources)
+    (foreign / SITE / "bitsandbytes").symlink_to(sources)
+    (sources / "notes.txt").write_text("mine")
+    (sources / "libbitsandbytes_cpu.so").unlink()
+    before = tree(tmp_path)
+    ended = doctor(foreign, "--fix", "--yes")
+    assert ended.code == 1 and f"a link to {sources}" in ended.stderr, ended.stderr
+    assert {name: one for name, one in tree(tmp_path).items() if name.startswith(("sources", "venv"))} == {
+        name: one for name, one in before.items() if name.startswith(("sources", "venv"))
+    }
+
+
 # ---- bnbenv's own environment ----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from bnbenv.doctor.fixes import trees
 from bnbenv.doctor.fixes.decide import decide, needs_pair
 from bnbenv.doctor.fixes.model import Action, Chosen, Delete, DropSetting, Hands, Install, NewGeneration
 from bnbenv.doctor.fixes.prescribe import treat
@@ -85,7 +86,8 @@ def against(action: Action, examination: Examination, matrix: Matrix, hands: Han
         reason = _not_ours(examination)
         if reason:
             return reason
-        return _managed_by_conda(examination, resolved(action, examination, matrix, hands)[1])
+        names = resolved(action, examination, matrix, hands)[1]
+        return _managed_by_conda(examination, names) or _linked(examination, names)
     except BnbenvError as error:
         return f"{error.message}{f' ({error.next_step})' if error.next_step else ''}"
     except OSError as error:
@@ -119,7 +121,14 @@ def _not_deletable(action: Delete) -> str:
             return f"{one} has no RECORD, so nobody knows which files are its own"
         if not os.access(one.parent, os.W_OK):
             return f"{one.parent} cannot be written by this user"
+        link = trees.behind_link(one.parent, trees.recorded(one))
+        if link is not None:
+            return _is_link(link)
     return ""
+
+
+def _is_link(path: Path) -> str:
+    return f"{path} is a link to {path.readlink()}: what lies there is not this environment's own"
 
 
 def _not_ours(examination: Examination) -> str:
@@ -151,6 +160,16 @@ def _managed_by_conda(examination: Examination, names: frozenset[str]) -> str:
         known = _CONDA_NAMES.get(name, name)
         if any(re.match(r"\d", one.name[len(known) + 1 :]) for one in (prefix / "conda-meta").glob(f"{known}-*.json")):
             return f"{known} was installed by conda: conda install -p {prefix} -c conda-forge {known}"
+    return ""
+
+
+def _linked(examination: Examination, names: frozenset[str]) -> str:
+    """An installer would write through a link into whatever lies there."""
+    for folder in site_folders(examination):
+        files = [path for one in trees.metadata_of(folder, names) for path in trees.recorded(one)]
+        link = trees.behind_link(folder, [*files, *(f"{name.replace('-', '_')}/__init__.py" for name in names)])
+        if link is not None:
+            return _is_link(link)
     return ""
 
 

@@ -79,6 +79,15 @@ def recorded(metadata: Path) -> tuple[str, ...]:
         return ()
 
 
+def behind_link(base: Path, names: Iterable[str]) -> Path | None:
+    """The first folder on the way to one of these files that is a link: what lies behind it is listed and kept nowhere.
+
+    Somebody's sources may.
+    """
+    folders = {str(up) for name in names if not name.startswith("..") for up in PurePosixPath(name).parents} - {"."}
+    return next((base / one for one in sorted(folders) if (base / one).is_symlink()), None)
+
+
 def scripts(base: Path, prefix: Path) -> list[str]:
     """What lies beside the interpreter of an environment, relative to its folder of packages."""
     folder = prefix / ("Scripts" if os.name == "nt" else "bin")

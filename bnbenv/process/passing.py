@@ -132,7 +132,7 @@ class _Streams:
     def end(self) -> tuple[bytes, str]:
         """Pass on the rest; what is kept of it, and why some could not be written (a reader that left is no fault)."""
         for pump in self.pumps:
-            pump.finish()
+            pump.finish(_asked_to_end)
         for terminal in self.terminals:
             terminal.follow()
             terminal.restore()
@@ -173,6 +173,11 @@ def _is_interactive_shell(argv: tuple[str, ...]) -> bool:
     """A shell that is given nothing to run, at a terminal."""
     shell = argv[0].rpartition("/")[2] in _SHELLS and all(word in ("-i", "-l", "--login") for word in argv[1:])
     return shell and all(os.isatty(number) for number in range(3))
+
+
+def _asked_to_end() -> bool:
+    """Whether a signal waits to end bnbenv, which it does when it is no longer held back."""
+    return bool({int(getattr(signal, name)) for name in _ENDING} & signal.sigpending())
 
 
 class _Came(NamedTuple):

@@ -31,14 +31,19 @@ class Pump:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Wait for what the command wrote before it ended. A program that it left behind may hold the stream open."""
+    def finish(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait for what the command wrote before it ended. A program that it left behind may hold the stream open.
+
+        A reader that does not read is waited for until ``given_up``.
+        """
         end = time.monotonic() + LONGEST
         while True:
             self._thread.join(LINGER)
             now = time.monotonic()
             silent = now - self._heard >= LINGER
             if not self._thread.is_alive() or (not self._writing and (silent or now > end)):
+                return
+            if silent and given_up():
                 return
 
     def quiet(self, seconds: float = 0.02) -> None:

@@ -160,3 +160,11 @@ time.sleep(60)
     out, _ = process.communicate(timeout=30)
     assert out.strip(b"x") == b"" and len(out) > 65536
     assert process.returncode == -signal.SIGTERM
+
+
+def test_a_bnbenv_that_waits_for_a_reader_can_be_ended(start: Any) -> None:
+    """The command has ended, and nobody reads the rest of what it wrote."""
+    process, line = start("sh", "-c", "echo $$; head -c 1500000 /dev/zero; exit 7")
+    assert gone(int(line))
+    process.terminate()
+    assert process.wait(timeout=30) != 7

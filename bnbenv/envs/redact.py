@@ -33,6 +33,10 @@ _HEADER = re.compile(
 _VARIABLE = re.compile(
     r"(UV_INDEX_[A-Z0-9_]{1,128}_(?:PASSWORD|USERNAME)[\"']?\s{0,2}[:=]\s{0,2}[\"']?)[^\s\"',}]{1,16384}"
 )
+# Tokens that say themselves what they are: of Hugging Face, GitHub, GitLab, PyPI, OpenAI.
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(hf_|gh[pousr]_|github_pat_|glpat-|pypi-Ag|sk-(?:proj-|ant-)?)[A-Za-z0-9]{20,1024}"
+)
 _CREDENTIAL_VARIABLE = re.compile(r"UV_INDEX_.+_PASSWORD|UV_PUBLISH_(?:PASSWORD|TOKEN)")
 
 
@@ -40,13 +44,15 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """The text with ``****`` for the credentials of every address in it; hosts and paths stay.
 
     Blanked are user and password before a host, query parameters that are named like a token, authorization headers,
-    the values of ``UV_INDEX_*_PASSWORD``, and each of ``secrets`` (of four characters or more) wherever it stands.
+    the values of ``UV_INDEX_*_PASSWORD``, tokens of the usual forms (``hf_...``), and each of ``secrets`` (of four
+    characters or more) wherever it stands.
     """
     text = _USERINFO.sub(f"://{BLANK}@", text)
     text = _BROKEN_USERINFO.sub(f"://{BLANK}@", text)
     text = _QUERY.sub(_blank_query, text)
     text = _HEADER.sub(rf"\g<1>{BLANK}", text)
     text = _VARIABLE.sub(rf"\g<1>{BLANK}", text)
+    text = _TOKEN.sub(rf"\g<1>{BLANK}", text)
     for secret in sorted({one for one in secrets if len(one) >= SHORTEST}, key=lambda one: (-len(one), one)):
         text = text.replace(secret, BLANK)
     return text

@@ -29,6 +29,7 @@ WORD = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_.~%!$*+", min_size=1
         ("https://host/f?X-Amz-Signature=1f&X-Amz-Date=2", "https://host/f?X-Amz-Signature=****&X-Amz-Date=2"),
         ("Authorization: Basic bWU6cHc=", "Authorization: Basic ****"),
         ("UV_INDEX_MINE_PASSWORD=hunter2 uv", "UV_INDEX_MINE_PASSWORD=**** uv"),
+        ("HF_TOKEN=hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789", "HF_TOKEN=hf_****"),
     ],
 )
 def test_credentials_go_and_host_and_path_stay(text: str, shown: str) -> None:
@@ -43,6 +44,7 @@ def test_credentials_go_and_host_and_path_stay(text: str, shown: str) -> None:
         "mail to someone@example.org about https://host/x",
         "torch @ https://host/torch-2.13.0%2Bcpu.whl#sha256=aa",
         "https://host/design?version=2&keyboard=de",
+        "hf_hub_download(sk-learn)",
     ],
 )
 def test_what_is_no_credential_stays(text: str) -> None:
@@ -67,7 +69,7 @@ def test_any_text_is_read_and_reading_twice_changes_nothing_more(text: str) -> N
 
 
 @pytest.mark.parametrize(
-    "piece", ["://a:", "://", "?token=", "://a:b@", "authorization: ", "UV_INDEX_A_", "a" * 50 + "&"]
+    "piece", ["://a:", "://", "?token=", "://a:b@", "authorization: ", "UV_INDEX_A_", "a" * 50 + "&", "hf_"]
 )
 def test_a_megabyte_of_garbage_takes_no_time(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))

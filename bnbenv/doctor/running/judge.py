@@ -11,6 +11,7 @@ from bnbenv.doctor.fixes import prescribe
 from bnbenv.doctor.model import Said
 from bnbenv.doctor.running.attempts import Judged
 from bnbenv.doctor.text import diagnose, memory, transient
+from bnbenv.envs.redact import redact
 
 
 def judge(tail: bytes) -> Judged | None:
@@ -19,7 +20,7 @@ def judge(tail: bytes) -> Judged | None:
     primary = next((seen for seen in found.seen if seen.role == "primary"), None)
     if primary is None or primary.cause == "unknown":
         return None
-    return _judged(primary.code, found.said, tuple(text.strip() for _, text in primary.lines))
+    return _judged(primary.code, found.said, tuple(redact(text.strip()) for _, text in primary.lines))
 
 
 def judge_kill() -> Judged:

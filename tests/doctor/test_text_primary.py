@@ -116,6 +116,26 @@ def test_source_that_a_traceback_shows_around_the_line_is_not_what_happened() ->
     assert roles(text) == {"illegal-memory-access": "primary"}
 
 
+def test_the_rest_of_a_raise_is_what_happened() -> None:
+    shown = (
+        '   1880         if getattr(self, "is_loaded_in_8bit", False):\n'
+        "-> 1881             raise ValueError(\n"
+        '   1882                 "`.to` is not supported for `8-bit` models. Please use the model as it is, since the"\n'
+        '   1883                 " model has already been set to the correct devices"\n'
+        "   1884             )\n"
+        '   1885         print("CUDA out of memory")\n'
+    )
+    assert roles(shown) == {"moved-quantized-model": "primary"}
+    assert judged(shown.replace("raise ValueError(", "report(self,  ")).seen == ()
+
+
+def test_what_was_copied_out_of_a_page_or_an_address() -> None:
+    assert roles("NVIDIA-SMI has failed because it couldn\u2019t communicate with the NVIDIA driver") == {
+        "no-driver": "primary"
+    }
+    assert roles("libtorch_cuda.so:%20undefined%20symbol:%20ncclCommRegister") == {"nvjitlink-mixed": "primary"}
+
+
 def test_what_can_pass_and_what_memory_was() -> None:
     assert transient("device-busy")
     assert transient("memory-held-elsewhere")

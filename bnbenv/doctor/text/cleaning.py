@@ -20,6 +20,9 @@ _COLOUR = re.compile(
     rb"|\[[0-9;]{1,12}m"
 )
 _ENTITIES = ((b"&#39;", b"'"), (b"&quot;", b'"'), (b"&gt;", b">"), (b"&lt;", b"<"), (b"&amp;", b"&"), (b"&#x27;", b"'"))
+# Quotation marks that an editor or a web page put in place of the printed ones, and characters as an address has them.
+_ADDRESS = ((b"%20", b" "), (b"%27", b"'"), (b"%3a", b":"), (b"%3A", b":"))
+_QUOTES = ((b"\xe2\x80\x98", b"'"), (b"\xe2\x80\x99", b"'"), (b"\xe2\x80\x9c", b'"'), (b"\xe2\x80\x9d", b'"'))
 _BOX = re.compile(rb"\xe2[\x94\x95][\x80-\xbf]|\xe2\x9d\xb1")  # lines and the arrow that Rich draws
 _PREFIX = re.compile(
     rb"\s{0,40}(?:"
@@ -89,6 +92,15 @@ def clean(line: bytes) -> bytes:
     return line
 
 
+def _plain(line: bytes) -> bytes:
+    """With the quotation marks of a keyboard, and without the escapes of an address."""
+    for sign, pairs in ((b"\xe2\x80", _QUOTES), (b"%20", _ADDRESS)):
+        if sign in line:
+            for written, meant in pairs:
+                line = line.replace(written, meant)
+    return line
+
+
 def _is_binary(line: bytes) -> bool:
     return (len(line) - len(line.translate(None, _CONTROL))) * 16 > len(line)
 
@@ -107,7 +119,8 @@ def views(parts: tuple[tuple[Line, ...], ...]) -> Views:
                 continue
             text = clean(line.text)
             boxless = _BOX.sub(b" ", text) if b"\xe2" in text else text
-            tight, wide = boxless.translate(None, _SPACE).lower(), boxless.strip(b" \t").lower() + b"\n"
+            plain = _plain(boxless)
+            tight, wide = plain.translate(None, _SPACE).lower(), plain.strip(b" \t").lower() + b"\n"
             kept.append(Line(line.number, boxless))
             squeezed_offsets.append(at_squeezed)
             worded_offsets.append(at_worded)
@@ -123,11 +136,24 @@ def views(parts: tuple[tuple[Line, ...], ...]) -> Views:
 
 
 def _without_source(part: tuple[Line, ...]) -> tuple[Line, ...]:
-    """Without the lines of source that IPython and Rich show around the one that failed: they were not executed."""
+    """Without the lines of source that IPython and Rich show around the one that failed: they were not executed.
+
+    Except for the rest of a ``raise`` that failed: its message can stand nowhere else.
+    """
     arrows = [index for index, line in enumerate(part) if _ARROW.match(line.text)]
     if not arrows:
         return part
     shown = {near for at in arrows for near in range(at - NEAR, at + NEAR + 1)}
-    return tuple(
-        line for i, line in enumerate(part) if not (i in shown and i not in arrows and _CONTEXT.match(line.text))
-    )
+    shown -= {*arrows, *(near for at in arrows for near in _raised(part, at))}
+    return tuple(line for i, line in enumerate(part) if not (i in shown and _CONTEXT.match(line.text)))
+
+
+def _raised(part: tuple[Line, ...], at: int) -> range:
+    """The lines after an arrow that go on with its ``raise``, to the parenthesis that ends it."""
+    begin = part[at].text.find(b"raise ")
+    depth = 0 if begin < 0 else part[at].text.count(b"(", begin) - part[at].text.count(b")", begin)
+    end = at + 1
+    while depth > 0 and end < min(len(part), at + NEAR + 1):
+        depth += part[end].text.count(b"(") - part[end].text.count(b")")
+        end += 1
+    return range(at + 1, end)

@@ -41,7 +41,8 @@ _TOLD = re.compile(
 TOLD = 8 << 10  # bytes of such a report
 # And of a sentence or two these.
 _BRIEFLY = re.compile(
-    rb"\b(?:not|no(?! errors?\b| problems?\b| issues?\b)|cannot|can.t|without(?! errors?\b)|missing|unable|conflict)\b"
+    rb"(?<![\w-])(?:not|no(?! errors?\b| problems?\b| issues?\b)|cannot|can.t|without(?! errors?\b)|missing|unable"
+    rb"|conflict)(?![\w-])"
 )
 BRIEF = 600
 _EXCEPTION = re.compile(rb"^" + _NAME + rb"(?:error|exception)(?::|$)", re.MULTILINE)

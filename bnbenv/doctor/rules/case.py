@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from bnbenv.doctor.examine.devices import visible
 from bnbenv.doctor.model import Examination, LibraryFile, Setting, Verdict
 from bnbenv.facts.model import Gpu
 from bnbenv.matrix.model import Matrix
@@ -74,25 +75,8 @@ class Case:
         for setting in self.settings(VISIBLE):
             # Of files only the environment's own decides: in which shells the others are read is not known.
             if setting.file is None or (prefix is not None and setting.file.startswith(prefix)):
-                return named_gpus(setting.value, gpus)
+                return visible(gpus, setting.value)
         return gpus
-
-
-def named_gpus(value: str, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """The GPUs that a value of CUDA_VISIBLE_DEVICES leaves; CUDA stops at the first word that it does not know."""
-    chosen: list[Gpu] = []
-    for word in (part.strip() for part in value.split(",")):
-        by_index = [gpu for gpu in gpus if word.isdecimal() and gpu.index == int(word)]
-        by_name = [gpu for gpu in gpus if len(word) > len("GPU-") and any(one.startswith(word) for one in _names(gpu))]
-        found = by_index or by_name
-        if not found:
-            break
-        chosen += [gpu for gpu in found if gpu not in chosen]
-    return tuple(chosen)
-
-
-def _names(gpu: Gpu) -> list[str]:
-    return [gpu.uuid, *(part.uuid for part in getattr(gpu.mig, "devices", ()))]
 
 
 @dataclass(frozen=True)

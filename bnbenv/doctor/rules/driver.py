@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bnbenv.doctor.examine.devices import visible
 from bnbenv.doctor.model import Verdict
-from bnbenv.doctor.rules.case import NO, VISIBLE, Case, Rule, named_gpus, place, unknown, yes
+from bnbenv.doctor.rules.case import NO, VISIBLE, Case, Rule, place, unknown, yes
 from bnbenv.facts.model import Gpu
 from bnbenv.matrix.drivers import number, too_old, unsupported
 
@@ -147,7 +148,7 @@ def hidden(case: Case) -> Verdict:
     if not all(gpu.uuid for gpu in gpus) and any("GPU-" in one.value for one in case.settings(VISIBLE)):
         return unknown("the UUIDs of the GPUs are not known, so what CUDA_VISIBLE_DEVICES names is not either")
     for setting in case.settings(VISIBLE):
-        if named_gpus(setting.value, gpus):
+        if visible(gpus, setting.value):
             if setting.file is None:
                 return NO  # what this process has goes before what files say
         else:

@@ -176,6 +176,12 @@ def test_a_text_of_another_machine_is_noticed(said: Said, expected: str | None) 
     assert expected is None or expected in found[0]
 
 
+def test_of_what_a_text_of_another_machine_asks_for_nothing_is_carried_out_here() -> None:
+    text = told("out_of_memory", "cuda-out-of-memory", said=Said(os="windows"))
+    found = conclude((("numpy-abi", YES),), HERE, text, lambda code, cause: Fix(summary="", automatic=True))
+    assert [(one.source, one.fix.automatic) for one in found.findings] == [("text", False), ("machine", True)]
+
+
 def test_what_is_unknown_is_said_once() -> None:
     judged = (("torch-lacks-gpu", Verdict("unknown", (), "it could not be read")),) * 2
     found = conclude(judged, HERE, None, lambda code, cause: Fix(summary=""))

@@ -492,6 +492,55 @@ def test_an_environment_made_for_the_cpu_may_be_on_any_machine() -> None:
         assert said_yes(on(name, *cpu, condition("container-without-gpu", "uvm-missing")), "cpu") == set(), name
 
 
+BROKEN_CPU_TORCH = torch(version=None, cuda=None, fault="version.py is gone")
+BORDERS: dict[str, tuple[set[str], Examination]] = {
+    "a CUDA of the driver's major is enough": (
+        {"driver-too-old"},
+        on(H200, facts(driver={"version": None, "cuda": "12.2"})),
+    ),
+    "a Jetson's driver has versions of its own": (
+        {"driver-too-old"},
+        on(H200, facts(driver={"version": "540.4.0"}, platform={"jetson": "36.4"}), torch(cuda="13.0")),
+    ),
+    "a torch that cannot be read is no CPU build": ({"torch-cpu-build"}, on(H200, BROKEN_CPU_TORCH)),
+    "musl's versions are none of glibc": (
+        {"glibc-too-old"},
+        on(H200, facts(platform={"libc": Libc("musl", "1.2.5")}), library(C128, glibc="2.34")),
+    ),
+    "what is only noted refuses nothing": ({"advisory"}, on(H200, version="0.48.0")),
+    "what this process has goes before what a shell's file says": (
+        {"gpus-hidden"},
+        on(
+            H200,
+            changed(
+                settings=(
+                    Setting(name="CUDA_VISIBLE_DEVICES", value="", file="/home/me/.bashrc", line=3),
+                    Setting(name="CUDA_VISIBLE_DEVICES", value="0"),
+                )
+            ),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BORDERS)
+def test_what_lies_on_the_other_side_of_a_border(name: str) -> None:
+    codes, found = BORDERS[name]
+    assert not codes & said_yes(found)
+
+
+def test_on_windows_torch_was_built_for_the_older_numpy_for_longer() -> None:
+    both = (torch(version="2.3.1+cu121"), beside(package("numpy", "2.0.0")))
+    assert "numpy-abi" not in said_yes(on(H200, *both))
+    assert "numpy-abi" in said_yes(on(H200, *both, facts(platform={"os": "windows", "libc": None})))
+
+
+def test_a_container_in_which_gpus_were_wanted_lacks_them() -> None:
+    """Nothing but the wish tells it from any other container: the host shows no driver."""
+    found = on(NO_GPU, facts(platform={"container": "docker"}), condition("container-without-gpu"))
+    assert "container-without-gpus" in said_yes(found, "cuda")
+
+
 def test_an_environment_made_for_gpus_wants_one() -> None:
     assert "driver-absent" in said_yes(on(NO_GPU, CUDA_TORCH), "cuda")
     assert "torch-cpu-build" in said_yes(on(NO_GPU), "cuda")

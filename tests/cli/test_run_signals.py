@@ -31,6 +31,12 @@ sys.exit(7)
 """
 
 
+def unignored() -> None:
+    """Whoever runs the tests may ignore signals (nohup, a script's background job); what is started inherits that."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(place: Path, tool_environ: dict[str, str]) -> Iterator[Callable[..., Any]]:
     """Starts ``bnbenv run -- WORDS`` in a group of its own and waits for the first line of its output."""
@@ -38,9 +44,8 @@ def start(place: Path, tool_environ: dict[str, str]) -> Iterator[Callable[..., A
 
     def run(*words: str, **more: Any) -> tuple[Any, bytes]:
         settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(
-            [*BNBENV, *words], cwd=place, env=tool_environ, start_new_session=True, **{**settings, **more}
-        )
+        settings |= {"cwd": place, "env": tool_environ, "start_new_session": True, "preexec_fn": unignored}
+        process = subprocess.Popen([*BNBENV, *words], **{**settings, **more})
         begun.append(process)
         assert process.stdout is not None
         return process, process.stdout.readline()

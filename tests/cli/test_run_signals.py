@@ -167,9 +167,15 @@ time.sleep(60)
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux is missing, whose pipes can be made smaller")
 def test_a_bnbenv_that_waits_for_a_reader_can_be_ended(start: Any) -> None:
     """The command has ended, and nobody reads the rest of what it wrote."""
-    process, line = start("sh", "-c", "echo $$; head -c 1500000 /dev/zero; exit 7")
+    import fcntl
+
+    process, line = start("sh", "-c", "echo $$; read x; head -c 7000 /dev/zero; exit 7", stdin=subprocess.PIPE)
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
     assert gone(int(line))
     process.terminate()
     assert process.wait(timeout=30) != 7

@@ -180,6 +180,14 @@ def test_parts_of_two_versions_are_told(site: Site) -> None:
     assert (gone.kind, gone.paths) == ("gone", (str(site.site / new),))
 
 
+def test_a_module_that_its_user_edited_is_not_cut_off(site: Site) -> None:
+    site.install("bitsandbytes", "0.50.2", files=("bitsandbytes/functional.py",))
+    edited = site.write("bitsandbytes/functional.py", "import os\n# mine\n")
+    assert site.leftovers() == ()
+    edited.write_bytes(b"")
+    assert [one.kind for one in site.leftovers()] == ["cut"]
+
+
 def test_an_older_package_copied_over_a_newer_one_is_told(site: Site) -> None:
     site.install("bitsandbytes", "0.50.2", own="0.43.3")
     (found,) = site.leftovers()

@@ -159,6 +159,8 @@ def test_the_search_path_is_that_of_the_interpreter(
     assert ("user-site" in found.conditions) == used
     assert ("user-site-unused" in found.conditions) != used
     assert [one.where for one in found.target.search if one.path == str(user)] == (["user"] if used else [])
+    below = {one.where for one in found.target.search if one.path.startswith(f"{sys.base_prefix}{os.sep}")}
+    assert below == {"own": set(), "open": {"base"}, "base": {"environment"}}[kind]
     assert not machine.started  # files tell all of it
 
 

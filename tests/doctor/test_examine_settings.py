@@ -137,6 +137,7 @@ def test_what_an_activation_would_set_counts_where_another_environment_is_activa
         "alias t='A=1 BNB_CUDA_VERSION=118 python'",
         "# export BNB_CUDA_VERSION=118",
         "export BNB_CUDA_VERSION=118; unset BNB_CUDA_VERSION",
+        "export BNB_CUDA_VERSION=118\nlater() {\n  unset BNB_CUDA_VERSION\n}",
         "echo export BNB_CUDA_VERSION=118",
         "export BNB_CUDA_VERSION_OLD=118",
     ],

@@ -65,6 +65,14 @@ def test_an_exception_while_another_is_handled_is_no_cause() -> None:
     assert found["triton-no-compiler"] == "primary"
     found = roles(first + "Traceback (most recent call last):\nRuntimeError: mat1 and mat2 must have the same dtype\n")
     assert found["dtype-mismatch"] == "primary"
+    other = OTHER_TRACEBACK + HANDLING + "RuntimeError: mat1 and mat2 must have the same dtype\n"
+    assert roles(first + other)["dtype-mismatch"] == "primary"  # it was while that other one was handled
+
+
+def test_what_was_done_long_before_does_not_say_when_memory_ran_out() -> None:
+    frame = '  File "/venv/bitsandbytes/functional.py", line 1, in quantize_4bit\n'
+    assert roles(frame + OOM)["oom-while-quantizing"] == "primary"
+    assert roles(frame + "step: loss and more\n" * 300 + OOM)["cuda-out-of-memory"] == "primary"
 
 
 def test_a_warning_is_no_cause_of_a_failure_that_nobody_knows() -> None:

@@ -128,8 +128,8 @@ def test_the_rest_of_a_raise_is_what_happened() -> None:
     shown = (
         '   1880         if getattr(self, "is_loaded_in_8bit", False):\n'
         "-> 1881             raise ValueError(\n"
-        '   1882                 "`.to` is not supported for `8-bit` models. Please use the model as it is, since the"\n'
-        '   1883                 " model has already been set to the correct devices"\n'
+        '   1882                 "`.to` is not supported for `8-bit` models. Please use the model as it is,"\n'
+        '   1883                 " since it has already been set to the correct devices"\n'
         "   1884             )\n"
         '   1885         print("CUDA out of memory")\n'
     )

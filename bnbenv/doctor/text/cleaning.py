@@ -37,7 +37,7 @@ _PREFIX = re.compile(
     rb"|\[[\w ]{1,20}\]\s(?=\[)"
     rb")"
 )
-_SPACE = b" \t\r\n\v\f\xa0"
+SPACE = b" \t\r\n\v\f\xa0"
 _CONTROL = bytes({*range(32), 127} - {*b"\t\r\x1b\b\f\v"})
 _ARROW = re.compile(rb"\s{0,3}(?:-{1,6}>\s{0,4}\[?\d{1,6}\b|\xe2\x94\x82\s{0,3}\xe2\x9d\xb1)")
 _CONTEXT = re.compile(rb"\s{0,8}(?:\d{1,6}(?:\s|$)|\[\d{1,6}\]\(|\xe2\x94\x82\s{1,8}\d{1,6}\s\xe2\x94\x82)")
@@ -120,7 +120,7 @@ def views(parts: tuple[tuple[Line, ...], ...]) -> Views:
             text = clean(line.text)
             boxless = _BOX.sub(b" ", text) if b"\xe2" in text else text
             plain = _plain(boxless)
-            tight, wide = plain.translate(None, _SPACE).lower(), plain.strip(b" \t").lower() + b"\n"
+            tight, wide = plain.translate(None, SPACE).lower(), plain.strip(b" \t").lower() + b"\n"
             kept.append(Line(line.number, boxless))
             squeezed_offsets.append(at_squeezed)
             worded_offsets.append(at_worded)

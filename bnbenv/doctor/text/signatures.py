@@ -12,6 +12,7 @@ import msgspec
 from bnbenv.decode import convert, read_toml
 from bnbenv.doctor.causes import About
 from bnbenv.doctor.text.cleaning import Views
+from bnbenv.doctor.text.mentions import spoken_of
 
 FILE = Path(__file__).parent / "signatures.toml"
 BEFORE = 3000  # squeezed bytes in which ``before`` has to stand
@@ -58,7 +59,10 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A signature that a text has: the indices of the lines where it stands first, and of where it stands last."""
+    """A signature that a text has: the indices of the lines where it stands first, and of where it stands last.
+
+    Of a harmless one ``lines`` are those of every place.
+    """
 
     signature: Signature
     lines: tuple[int, ...]
@@ -100,9 +104,12 @@ def _hit(one: Compiled, views: Views) -> Hit | None:
     spans = [span for expression in one.patterns for span in _spans(expression, views.squeezed)]
     if one.before:
         spans = [span for span in spans if _stands_before(one.before, views.squeezed, span[0])]
+    spans = [span for span in spans if not spoken_of(views, True, span[0])]
     places = [(views.line_at(True, begin), views.line_at(True, end - 1)) for begin, end in spans]
     for expression in one.words:
         for begin, end in _spans(expression, views.worded):
+            if spoken_of(views, False, begin):
+                continue
             places.append((views.line_at(False, begin), views.line_at(False, end - 1)))
     if not places:
         return None
@@ -111,8 +118,10 @@ def _hit(one: Compiled, views: Views) -> Hit | None:
     if any(next(_spans(each, views.squeezed), None) is not None for each in one.unless):
         return None
     places.sort()
-    begin, end = places[0]
-    return Hit(one.signature, tuple(range(begin, min(end, begin + LINES) + 1)), begin, max(end for _, end in places))
+    begin = places[0][0]
+    kept = places if one.signature.role == "harmless" else places[:1]
+    lines = sorted({at for first, last in kept for at in range(first, min(last, first + LINES) + 1)})
+    return Hit(one.signature, tuple(lines), begin, max(end for _, end in places))
 
 
 def _stands_before(expressions: tuple[Expression, ...], text: bytes, at: int) -> bool:

@@ -255,7 +255,7 @@ def test_a_line_of_a_shell_is_taken_out_and_comes_back_even_if_the_file_was_edit
 @pytest.mark.parametrize(
     "line",
     [
-        "export BNB_CUDA_VERSION=118; cd /work",
+        "export BNB_CUDA_VERSION=118; cd /data",
         "export BNB_CUDA_VERSION=$(nvcc-version)",
         "[ -d /x ] && export BNB_CUDA_VERSION=118",
         "export BNB_CUDA_VERSION=118 OTHER=1",
@@ -266,6 +266,8 @@ def test_a_line_of_a_shell_is_taken_out_and_comes_back_even_if_the_file_was_edit
 def test_a_line_that_does_more_is_left_to_people(line: str) -> None:
     said = without("/home/me/.bashrc", f"{line}\n".encode(), "BNB_CUDA_VERSION", 1, "2026-11-21")
     assert isinstance(said, str) and "/home/me/.bashrc" in said
+    after = b"train --with \\\nBNB_CUDA_VERSION=118\n"  # it is a word of the command before it
+    assert isinstance(without("/home/me/.bashrc", after, "BNB_CUDA_VERSION", 2, "2026-11-21"), str)
 
 
 def test_condas_variables_keep_their_neighbours() -> None:

@@ -114,15 +114,16 @@ def test_ctrl_c_comes_once(shell: Shell, place: Path) -> None:
     (place / "slow.py").write_text(
         "import time\ncount, end = 0, time.time() + 60\n"
         "while time.time() < end:\n"
-        "    try: print('up', flush=True); time.sleep(0.3 if count else 60)\n"
+        "    try: print('up', flush=True); time.sleep(0.3 if count > 2 else 60)\n"
         "    except KeyboardInterrupt: count += 1\n"
         "    else: break\n"
         "print('times', count)\nraise SystemExit(9)\n"
     )
     shell.type("bnb python slow.py\n")
-    shell.until("up\n")
-    shell.type("\x03")
-    assert "times 1\n" in shell.until(PROMPT)
+    for _ in range(3):  # two that come at once can be one
+        shell.until("up\n")
+        shell.type("\x03")
+    assert "times 3\n" in shell.until(PROMPT)
     assert shell("echo $?") == "9\n"
     shell.type("bnb sh -c 'echo up; exec sleep 60'\n")
     shell.until("up\n")

@@ -94,6 +94,8 @@ def test_a_log_that_is_all_errors_stays_within_bounds() -> None:
         b"a.b.c.",
         b"Traceback (most recent call last):\n",
         b"NVIDIA RTX NVIDIA RTX",
+        b"if you see CUDA out of memory ",
+        b"    raise RuntimeError('CUDA out of memory')\n",
     ],
 )
 def test_no_text_is_slow(unit: bytes) -> None:

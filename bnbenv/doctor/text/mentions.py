@@ -36,14 +36,14 @@ _RAN = re.compile(
 )
 
 
-def spoken_of(views: Views, squeezed: bool, begin: int) -> bool:
-    """Whether the message that begins there is only spoken of."""
+def spoken_of(views: Views, squeezed: bool, begin: int, executed: bool) -> bool:
+    """Whether the message that begins there is only spoken of. ``executed``: the text shows that a program `ran`."""
     index = views.line_at(squeezed, begin)
     start = views.worded_offsets[index]
     end = views.worded.find(b"\n", start)
     line = views.worded[start : end if end >= 0 else len(views.worded)]
     before = _first(line, begin - views.squeezed_offsets[index]) if squeezed else line[: begin - start]
-    return _ADVICE.search(before[-200:]) is not None or (_SOURCE.match(line) is not None and not ran(views))
+    return _ADVICE.search(before[-200:]) is not None or (not executed and _SOURCE.match(line) is not None)
 
 
 def ran(views: Views) -> bool:

@@ -178,6 +178,7 @@ def _unknown_end(views: Views, found: list[Hit]) -> int | None:
 
 def _last_failure(views: Views, harmless: set[int]) -> int | None:
     """The line that speaks of a failure last."""
+    executed = ran(views)
     expressions = [_FAILURE]
     expressions += [_TOLD] if len(views.worded) <= TOLD else []
     expressions += [_BRIEFLY] if len(views.worded) <= BRIEF else []
@@ -185,7 +186,7 @@ def _last_failure(views: Views, harmless: set[int]) -> int | None:
         found = None
         for match in expression.finditer(views.worded, max(0, len(views.worded) - END)):
             at = views.line_at(False, match.start())
-            found = found if at in harmless or spoken_of(views, False, match.start()) else at
+            found = found if at in harmless or spoken_of(views, False, match.start(), executed) else at
         if found is not None:
             return found
     first = _FAILURE.search(views.worded)

@@ -12,7 +12,7 @@ import msgspec
 from bnbenv.decode import convert, read_toml
 from bnbenv.doctor.causes import About
 from bnbenv.doctor.text.cleaning import Views
-from bnbenv.doctor.text.mentions import spoken_of
+from bnbenv.doctor.text.mentions import ran, spoken_of
 
 FILE = Path(__file__).parent / "signatures.toml"
 BEFORE = 3000  # squeezed bytes in which ``before`` has to stand
@@ -96,19 +96,20 @@ def compiled() -> tuple[Compiled, ...]:
 
 def hits(views: Views) -> tuple[Hit, ...]:
     """Every signature that a text has, in the order of their first places."""
-    found = (hit for one in compiled() if (hit := _hit(one, views)) is not None)
+    executed = ran(views)
+    found = (hit for one in compiled() if (hit := _hit(one, views, executed)) is not None)
     return tuple(sorted(found, key=lambda hit: hit.first))
 
 
-def _hit(one: Compiled, views: Views) -> Hit | None:
+def _hit(one: Compiled, views: Views, executed: bool) -> Hit | None:
     spans = [span for expression in one.patterns for span in _spans(expression, views.squeezed)]
     if one.before:
         spans = [span for span in spans if _stands_before(one.before, views.squeezed, span[0])]
-    spans = [span for span in spans if not spoken_of(views, True, span[0])]
+    spans = [span for span in spans if not spoken_of(views, True, span[0], executed)]
     places = [(views.line_at(True, begin), views.line_at(True, end - 1)) for begin, end in spans]
     for expression in one.words:
         for begin, end in _spans(expression, views.worded):
-            if spoken_of(views, False, begin):
+            if spoken_of(views, False, begin, executed):
                 continue
             places.append((views.line_at(False, begin), views.line_at(False, end - 1)))
     if not places:

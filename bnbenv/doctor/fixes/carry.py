@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,14 +179,32 @@ class _Change:
         return [one.name for one in self.actions if isinstance(one, DropSetting)]
 
     def _keep(self, folder: Path, edits: Edits) -> MendRecord:
-        """Everything that will be changed, in the user's data; the record is written when all of it lies there."""
-        name, target = records.new_name(folder), self.examination.target
+        """Everything that will be changed, in the user's data; the record is written when all of it lies there.
+
+        Raises Failed where that is not possible; what was kept by then is deleted again.
+        """
+        name = records.new_name(folder)
         place = folder / name
         place.mkdir(mode=0o700)
+        try:
+            record = self._kept(name, place, edits)
+            records.write(record, folder)
+        except OSError as error:
+            shutil.rmtree(place, ignore_errors=True)
+            why = f"{(error.strerror or str(error)).lower()} ({error.filename})"
+            message = f"what is there cannot be kept in {folder}, so nothing was changed: {why}"
+            raise Failed("not-kept", message, "Free some space there, or name another place: BNBENV_HOME") from None
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        return record
+
+    def _kept(self, name: str, place: Path, edits: Edits) -> MendRecord:
+        target = self.examination.target
         installs = [one for one in self.actions if isinstance(one, Install)]
         deletes = [one for one in self.actions if isinstance(one, Delete)]
         trees, packages = change.keep_trees(installs, deletes, self.examination, self.matrix, self.hands, place)
-        record = MendRecord(
+        return MendRecord(
             name=name,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             state="changing",
@@ -196,8 +215,6 @@ class _Change:
             trees=trees,
             files=tuple(_keep_files(place, edits)),
         )
-        records.write(record, folder)
-        return record
 
     def _edits(self) -> Edits:
         """Each file with its bytes before and after all that is taken out of it. Raises Failed."""

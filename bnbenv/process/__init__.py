@@ -5,6 +5,6 @@ passed on while it runs, its signals and terminal kept as they are (imported by 
 ``background``: a helper that prints lines while something else is done.
 """
 
-from bnbenv.process.runner import GRACE, TICK, Command, Finished, Runner, SystemRunner, Watch
+from bnbenv.process.runner import GRACE, TICK, Command, Finished, Runner, SystemRunner, Watch, postponed
 
-__all__ = ["GRACE", "TICK", "Command", "Finished", "Runner", "SystemRunner", "Watch"]
+__all__ = ["GRACE", "TICK", "Command", "Finished", "Runner", "SystemRunner", "Watch", "postponed"]

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 GRACE = 2.0  # seconds between asking a process to end and killing it
 TICK = 0.25  # seconds between two looks at a command that is watched
@@ -114,6 +114,24 @@ def _held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """What is begun in it comes to its end: Ctrl-C and the like come after it. In another than the main thread, no."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    with contextlib.suppress(ValueError):  # another thread
+        for number in _POLITE:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, lambda one, _: came.append(one))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 def environment(changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -146,6 +146,21 @@ def test_killed_at_any_moment_the_environment_can_be_put_back(
     assert tree(foreign) == before
 
 
+def test_interrupted_more_than_once_all_is_put_back(foreign: Path, doctor: Callable[..., Any]) -> None:
+    (foreign / CPU).unlink()
+    before = tree(foreign)
+    process = doctor.start(foreign, "--fix", "--yes")  # type: ignore[attr-defined]
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (foreign / CPU).exists():
+        time.sleep(0.005)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    process.communicate()
+    assert process.returncode in (130, -signal.SIGTERM)  # it may come when all is done and Python ends
+    assert tree(foreign) == before
+
+
 def test_conda_and_the_systems_python_are_not_changed_behind_their_back(
     foreign: Path, doctor: Callable[..., Any]
 ) -> None:

@@ -14,6 +14,7 @@ from bnbenv.doctor.fixes.settings_files import restored
 from bnbenv.doctor.fixes.trees import Stamp, Tree
 from bnbenv.errors import Failed, UsageError
 from bnbenv.paths import write_atomically
+from bnbenv.process import postponed
 
 SHOWN = 3
 
@@ -39,8 +40,9 @@ def _newest(folder: Path) -> MendRecord:
     return (cut or known)[-1]
 
 
+@postponed()
 def back(record: MendRecord, folder: Path, hands: Hands) -> Undone:
-    """The same for a record at hand; the caller holds the records."""
+    """The same for a record at hand, whole whoever interrupts it; the caller holds the records."""
     place = folder / record.name
     todo = [_todo(tree, record, number) for number, tree in enumerate(record.trees)]
     if record.state == "done":

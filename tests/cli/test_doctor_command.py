@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,37 @@ def test_a_text_that_is_none_is_refused(
 
 def test_a_folder_is_no_text(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "it is a folder" in refused("doctor", "--log", str(tmp_path), "--facts", NO_GPU, step="Name the file")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file here that opens and cannot be read")
+def test_a_file_that_opens_and_cannot_be_read(refused: Callable[..., str]) -> None:
+    assert "it cannot be read" in refused("doctor", "--log", "/proc/self/mem", "--facts", NO_GPU)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no POSIX terminal")
+def test_a_text_is_pasted_at_a_terminal_and_ended_once(tool_environ: dict[str, str], tmp_path: Path) -> None:
+    """Nothing is drawn over what is typed, and one Ctrl-D ends it."""
+    import pty
+
+    own, theirs = pty.openpty()
+    words = [sys.executable, "-m", "bnbenv", "doctor", "--log", "-", "--facts", NO_GPU]
+    environ = {**tool_environ, **{name: value or "" for name, value in ALONE.items()}, "BNBENV_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        words, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=environ
+    ) as doctor:
+        os.close(theirs)
+        os.write(own, b"torch.OutOfMemoryError: CUDA out of memory.\n\x04")
+        out, _ = doctor.communicate(timeout=60)
+    os.close(own)
+    assert doctor.returncode == 3 and b"cause: out_of_memory" in out
+
+
+def test_a_sentence_is_broken_and_a_command_stays_whole(bnbenv: Any) -> None:
+    host = str(HOSTS / "linux-x86_64__error__nogpu__docker-without-gpus" / "facts.json")
+    text = b"RuntimeError: Found no NVIDIA driver on your system."
+    ran = bnbenv("doctor", "--log", "-", "--facts", host, stdin=text, **ALONE)
+    assert "\n    Podman: --device nvidia.com/gpu=all. Kubernetes:" in ran.out
+    assert all(line.startswith("    ") for line in ran.out.splitlines() if "nvidia-ctk" in line)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])

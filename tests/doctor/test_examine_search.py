@@ -389,9 +389,8 @@ def test_a_module_in_the_current_folder_shadows_a_package(machine: Machine, venv
 def test_a_folder_that_cannot_be_read_is_unknown(machine: Machine, venvs: dict[str, Path]) -> None:
     machine.environ["PYTHONPATH"] = "x" * 300  # longer than a file system takes
     found = machine.examine(venvs["own"])
-    assert [one.reason for one in found.unknown if one.fact.endswith("xxx")] == [
-        "the folder cannot be read (File name too long)"
-    ]
+    (reason,) = [one.reason for one in found.unknown if one.fact.endswith("xxx")]
+    assert reason.endswith("xxx cannot be read (File name too long)")
 
 
 def test_windows_layouts_are_read(machine: Machine, tmp_path: Path) -> None:

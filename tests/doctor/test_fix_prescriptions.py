@@ -18,6 +18,7 @@ from bnbenv.doctor.model import (
     CAUSES,
     Bitsandbytes,
     Examination,
+    Leftover,
     Linked,
     Package,
     Said,
@@ -122,6 +123,19 @@ def test_what_was_checked_is_automatic_and_what_failed_is_said_with_the_reason()
     assert fixes[""].automatic
     assert not fixes["the index does not answer"].automatic
     assert any("the index does not answer" in step for step in fixes["the index does not answer"].steps)
+    assert fixes[""].command and fixes["the index does not answer"].command is None, "it would fail when typed"
+
+
+def test_of_two_sets_of_metadata_the_one_that_the_files_agree_with_is_installed() -> None:
+    """An upgrade that was cut short: torch's own files are those of the new one already."""
+    paths = (f"{SITE}/torch-2.9.0.dist-info", f"{SITE}/torch-2.9.1+cu126.dist-info")
+    old = Package(name="torch", version="2.9.0", path=paths[0], where="environment")
+    found = environment(torch="2.9.1+cu126", cuda="12.6")
+    others = tuple(one for one in found.packages if one.name != "torch")
+    twice = Leftover("torch", "2 sets of metadata lie side by side", paths, "twice")
+    found = msgspec.structs.replace(found, packages=(old, *others), leftovers=(twice,))
+    fix = prescribe("leftovers", "other", found, None, decide(found, None, load_matrix()))
+    assert fix.command is not None and "--torch-backend cu126" in fix.command and "torch===2.9.1+cu126" in fix.command
 
 
 def test_bitsandbytes_is_chosen_for_the_torch_that_is_there_and_pinned_to_it() -> None:
@@ -141,6 +155,8 @@ def test_a_damaged_library_is_installed_again_in_the_same_version() -> None:
     chosen = decide(examination, None, load_matrix())
     fix = prescribe("native-library-damaged", "cpu_only_bnb", examination, None, chosen)
     assert "--reinstall-package bitsandbytes --no-deps bitsandbytes==0.50.2" in (fix.command or "")
+    (action,) = treat("native-library-damaged", "cpu_only_bnb", examination, None, chosen).actions
+    assert getattr(action, "no_deps", None), "torch stays as it is"
 
 
 def test_an_old_driver_gets_a_pair_that_it_runs_and_the_driver_that_would_do() -> None:

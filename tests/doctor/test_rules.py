@@ -479,6 +479,8 @@ def test_what_cannot_be_known_is_neither_yes_nor_no() -> None:
         "torch-requirement": on(H200, torch(version=None)),
         "python-abi": on(H200, target(version=None)),
         "shared-library-missing": on(H200, linked(answer="unknown", because="the process runs on musl")),
+        "bitsandbytes-missing": on(H200, changed(bitsandbytes=None, unknown=(Unknown(f"search {SITE}", "denied"),))),
+        "torch-missing": on(H200, changed(torch=None, unknown=(Unknown(f"search {SITE}", "denied"),))),
         "library-for-cuda-missing": on(H200, not_told("libbitsandbytes_cuda131.so")),
         "rocm-library-missing": on(NO_GPU, torch(cuda=None, hip="6.4"), not_told("libbitsandbytes_rocm64.so")),
     }.items():

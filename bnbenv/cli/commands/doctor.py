@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from io import BufferedReader, BytesIO
 from typing import TYPE_CHECKING, cast
 
 from bnbenv.cli.command import Context, Outcome
@@ -13,9 +14,9 @@ from bnbenv.errors import Exit, InputError, UsageError
 from bnbenv.paths import expand
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
-    from io import BufferedReader
+    from io import RawIOBase
 
     from bnbenv.doctor.conclude import Conclusion, Judged
     from bnbenv.doctor.fixes import Hands, Mended
@@ -92,7 +93,7 @@ def _call(args: argparse.Namespace) -> str:
     import shlex
 
     words = ["--env", args.env] if args.env else [args.path] if args.path else []
-    for name in ("log", "project"):
+    for name in ("log", "facts", "project"):
         value = getattr(args, name)
         words += [f"--{name}", value] if value else []
     return shlex.join(["bnbenv", "doctor", *words])
@@ -152,7 +153,7 @@ def _diagnosed(name: str, ctx: Context) -> TextDiagnosis:
     from bnbenv.doctor.text import diagnose
     from bnbenv.progress import during
 
-    with _opened(name, ctx) as stream, during(ctx.progress, f"reading {_called(name)}"):
+    with _opened(name, ctx) as stream, during(ctx.progress, f"reading {_called(name)}"), _readable(name):
         head = stream.peek(1)[:8192]
         if not head:
             raise InputError(_called(name), "", "it is empty", "Give the text of the error, as it was printed.")
@@ -160,6 +161,16 @@ def _diagnosed(name: str, ctx: Context) -> TextDiagnosis:
             step = "Give the text of the error, as it was printed."
             raise InputError(_called(name), "", "this is not text", step)
         return diagnose(stream)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """A disk or a device that fails while it is read. Raises InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror or error})"
+        raise InputError(_called(name), "", reason, "Give the text of the error, as it was printed.") from None
 
 
 def _called(name: str) -> str:
@@ -171,7 +182,9 @@ def _opened(name: str, ctx: Context) -> AbstractContextManager[BufferedReader]:
         if sys.stdin is None:
             raise InputError(_called(name), "", "there is none", "Name a file: --log FILE")
         if sys.stdin.isatty():
+            # Read here: no progress is drawn over what is pasted, and one Ctrl-D is enough.
             ctx.progress.say("paste the error text, then press Ctrl-D")
+            return BufferedReader(cast("RawIOBase", BytesIO(sys.stdin.buffer.read())))
         return nullcontext(cast("BufferedReader", sys.stdin.buffer))
     path = ctx.cwd / expand(name)
     try:
@@ -212,7 +225,11 @@ def _examined(args: argparse.Namespace, project: Project | None, ctx: Context) -
         path = os.path.normpath(ctx.cwd / expand(args.path)) if args.path else args.path
         where = Where(ctx.cwd, project, args.env, path)
         matrix = _matrix(ctx.environ)
-        examination = examine(where, facts, Ports(ctx.environ, ctx.runner, sysroot, home), matrix)
+        try:
+            examination = examine(where, facts, Ports(ctx.environ, ctx.runner, sysroot, home), matrix)
+        except PermissionError as error:
+            because = f"this user may not look into {error.filename or 'a folder of this environment'}"
+            raise UsageError("not-permitted", because, "Run it as the user who owns that folder.") from None
     recorded = args.facts is not None or bool(ctx.environ.get("BNBENV_FACTS"))
     hands = Hands(ctx.environ, ctx.runner, sysroot, home, ctx.cwd, project, ctx.progress, recorded)
     made_for = _made_for(project, examination.target.env)

@@ -56,10 +56,10 @@ def _step(step: str) -> list[str]:
     """A line of code or a command stays whole; a sentence is broken, and a command at its end gets its own line."""
     if len(step) <= WIDTH - 4 or step[:1] in " #" or not step[:1].isupper():
         return [f"    {step}".rstrip()]
-    sentence, colon, command = step.partition(": ")
-    if not colon or step.endswith("."):
+    sentence, _, command = step.partition(": ")
+    if not command or ": " in command or step.endswith((".", "?")):
         return wrap(step, "    ", "  ")
-    return [*wrap(f"{sentence}:", "    ", "  "), " " * max(2, min(6, WIDTH - len(command))) + command]
+    return [*wrap(f"{sentence}:", "    ", "  "), " " * max(4, min(6, WIDTH - len(command))) + command]
 
 
 def _further(finding: dict[str, Any], primary: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -34,6 +35,8 @@ def read_torch(folder: Path, layout: Layout | None = None) -> Torch:
     ``fault`` says what is damaged: no ``__init__.py``, no version, a library that is missing, empty or cut off, an
     extension module for another Python.
     """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return Torch(path=str(folder), fault="this user may not look into it")
     if not (folder / "__init__.py").is_file():
         return Torch(path=str(folder), fault="it has no __init__.py: a folder that is left of another torch")
     content = text(folder / "version.py", LARGEST)

@@ -19,7 +19,7 @@ from bnbenv.doctor.examine.files import text
 from bnbenv.doctor.examine.layout import Layout
 from bnbenv.doctor.model import SearchPath
 from bnbenv.facts.model import Unknown
-from bnbenv.paths import expand
+from bnbenv.paths import exists, expand
 
 LARGEST = 1 << 20  # bytes of a .pth file or of the finder of an editable install
 MOST = 2000  # lines of a .pth file that are read
@@ -67,7 +67,8 @@ class Search:
         for folder in self.folders:
             if name in folder.names:
                 place = folder.path / name
-                if (place / "__init__.py").is_file() or (place / "__init__.pyc").is_file():
+                # As for Python, a folder into which this user may not look is one without __init__.py.
+                if exists(place / "__init__.py") or exists(place / "__init__.pyc"):
                     return place
                 bare = bare or (place if place.is_dir() else None)
         found = (self.editable or {}).get(name)
@@ -157,7 +158,7 @@ class _Builder:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.unknown.append(Unknown(f"search {path}", f"the folder cannot be read ({error.strerror})"))
+            self.unknown.append(Unknown(f"search {path}", f"{path} cannot be read ({error.strerror})"))
             return
         self.seen.add(key)
         self.folders.append(Folder(path, where, names))
@@ -168,7 +169,7 @@ class _Builder:
     def _read(self, folder: Path, name: str) -> None:
         content = text(folder / name, LARGEST)
         if content is None:
-            self.unknown.append(Unknown(f"search {folder / name}", "the file cannot be read"))
+            self.unknown.append(Unknown(f"search {folder / name}", f"{folder / name} cannot be read"))
             return
         for line in content.removeprefix("\ufeff").splitlines()[:MOST]:
             line = line.rstrip()

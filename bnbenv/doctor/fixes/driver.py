@@ -29,7 +29,7 @@ def reboot(patient: Patient) -> Treatment:
         "In a container: reboot the host, then start the container again; nothing inside it helps." if inside else "",
         "Without a reboot, with every program that uses a GPU ended: sudo "
         "rmmod nvidia_uvm nvidia_drm nvidia_modeset nvidia"
-        " && sudo modprobe nvidia",
+        "; sudo modprobe nvidia",
         "Do not reinstall torch or bitsandbytes for this: they are not the cause.",
         "To keep it from coming back on a server: sudo apt-mark hold the "
         "nvidia driver packages, and upgrade them by hand.",
@@ -119,7 +119,7 @@ def module(patient: Patient) -> Treatment:
         "Load the kernel module; if that fails, build it for the running kernel.",
         "Built for this kernel? dkms status; if not: sudo apt-get install "
         "linux-headers-$(uname -r) && sudo dkms autoinstall",
-        "'Key was rejected': Secure Boot refuses it. Enrol the key: sudo "
+        "If it says 'Key was rejected', Secure Boot refuses it. Enrol the key: sudo "
         "mokutil --import /var/lib/shim-signed/mok/MOK.der, "
         "then reboot.",
         "If nouveau is loaded (lsmod | grep nouveau), it has to be blacklisted, the initramfs rebuilt, and a reboot.",
@@ -186,11 +186,17 @@ def lost(patient: Patient) -> Treatment:
     """A GPU no longer answers, or the driver answers with an error."""
     return told(
         "See what the kernel says of the GPU, then reboot; if it happens again, the card or its power is at fault.",
-        "'fallen off the bus' (Xid 79): power or seat of the card. ECC (Xid "
+        "Xid 79 ('fallen off the bus'): power or seat of the card. ECC (Xid "
         "48, 94, 95): a reset clears it, or the card goes.",
         "Until then go on with the others: bnbenv sync --gpus 0 (those that answer: nvidia-smi -L)",
         command="sudo dmesg | grep -iE 'nvrm|xid'",
     )
+
+
+def silent(patient: Patient) -> Treatment:
+    """The driver answers with an error: where no kernel module is loaded, no card is at fault."""
+    driver = patient.examination.facts.driver if patient.examination else None
+    return module(patient) if driver is not None and driver.kernel_module is None else lost(patient)
 
 
 def dropped(patient: Patient) -> Treatment:
@@ -302,7 +308,7 @@ BY_CODE: Mapping[str, Write] = {
     "container-without-gpus": container,
     "module-not-loaded": module,
     "driver-absent": absent,
-    "driver-error": lost,
+    "driver-error": silent,
     "gpu-lost": lost,
     "driver-dropped-gpu": dropped,
     "uvm-missing": uvm,

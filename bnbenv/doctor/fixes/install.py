@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from bnbenv.doctor.fixes.model import Delete, Install, NewGeneration, Treatment
+from bnbenv.doctor.fixes.model import Install, NewGeneration, Treatment
 from bnbenv.doctor.fixes.patient import Patient, done_by, shell, told
 from bnbenv.doctor.model import Cause
 from bnbenv.solve.model import Choice
@@ -30,15 +30,15 @@ def another_bitsandbytes(patient: Patient) -> Treatment:
     if kept is not None and kept.bitsandbytes.version == patient.bitsandbytes:
         return bitsandbytes_again(patient)
     if kept is not None and patient.foreign:
-        return _for_this_torch(patient, kept)
+        return for_this_torch(patient, kept)
     if patient.foreign:
         return other_pair(patient)
     return _in_general(patient)
 
 
-def _for_this_torch(patient: Patient, kept: Choice) -> Treatment:
+def for_this_torch(patient: Patient, kept: Choice) -> Treatment:
     want = f"bitsandbytes=={kept.bitsandbytes.version}"
-    action = Install(requirements=(*_as_it_is(patient), want), hashes=_hash(patient, want))
+    action = Install(requirements=(*_as_it_is(patient), want), hashes=hash_of(patient, want))
     steps = [f"It then loads {kept.bitsandbytes.library}; torch {patient.torch} stays."]
     steps += [f"Set {shell(f'{name}={value}')} before Python starts." for name, value in kept.environment.items()]
     summary = f"Install bitsandbytes {kept.bitsandbytes.version}, the newest that fits torch {patient.torch} here."
@@ -50,7 +50,7 @@ def _as_it_is(patient: Patient) -> tuple[str, ...]:
     return (f"torch==={patient.torch}",) if patient.torch and patient.package("torch") else ()
 
 
-def _hash(patient: Patient, requirement: str) -> dict[str, str]:
+def hash_of(patient: Patient, requirement: str) -> dict[str, str]:
     sha256 = patient.chosen.hashes.get(requirement)
     return {"bitsandbytes": sha256} if sha256 else {}
 
@@ -64,14 +64,14 @@ def bitsandbytes_again(patient: Patient) -> Treatment:
         return _in_general(patient)
     if version is None or not patient.chosen.stays:
         kept = patient.chosen.kept
-        return _for_this_torch(patient, kept) if kept is not None else other_pair(patient)
+        return for_this_torch(patient, kept) if kept is not None else other_pair(patient)
     want = f"bitsandbytes=={version}"
     folder = patient.examination.bitsandbytes.path if patient.examination and patient.examination.bitsandbytes else ""
     action = Install(
         requirements=(want,),
         reinstall=("bitsandbytes",),
         no_deps=True,
-        hashes=_hash(patient, want),
+        hashes=hash_of(patient, want),
         sweep=(folder,) if folder and "site-packages" in folder else (),
     )
     command = patient.pip("--reinstall-package", "bitsandbytes", "--no-deps", want)
@@ -80,72 +80,15 @@ def bitsandbytes_again(patient: Patient) -> Treatment:
     return done_by(patient, (action,), summary, command, steps)
 
 
-def several_bitsandbytes(patient: Patient) -> Treatment:
-    """Several distributions wrote into one folder: all but the right one go, and that one is installed again."""
-    if patient.own or patient.examination is None or patient.python is None:
-        return bitsandbytes_again(patient)
-    others = [
-        one
-        for one in patient.examination.packages
-        if one.name.startswith("bitsandbytes") and one.name != "bitsandbytes" and one.where == "environment"
-    ]
-    right = bitsandbytes_again(patient) if patient.package("bitsandbytes") else another_bitsandbytes(patient)
-    if not others:
-        return right
-    names = [one.name for one in others]
-    actions = (Delete(metadata=tuple(one.path for one in others)), *right.actions)
-    gone = shell("uv", "pip", "uninstall", "--python", patient.python, *names)
-    command = f"{gone} && {right.fix.command}" if right.fix.command else gone
-    summary = f"Uninstall {', '.join(names)}, then: {right.fix.summary[:1].lower()}{right.fix.summary[1:]}"
-    return done_by(patient, actions, summary, command, right.fix.steps)
+def variant_of(version: str) -> str | None:
+    """The variant of PyTorch's own index that a version names: ``cu126`` of ``2.9.1+cu126``."""
+    local = version.partition("+")[2]
+    return local if local.startswith("cu") or local == "cpu" else None
 
 
-def leftovers(patient: Patient) -> Treatment:
-    """Parts of several versions in one folder: a clean installation, and what no package names goes."""
-    found = patient.examination.leftovers if patient.examination else ()
-    if patient.own or not found or not patient.foreign:
-        return bitsandbytes_again(patient)
-    actions, words = [], []
-    for name in dict.fromkeys(one.name for one in found):
-        package = patient.package(name)
-        paths = tuple(path for one in found if one.name == name for path in one.paths)
-        if package is None or package.version is None:
-            continue
-        if name == "bitsandbytes" and not patient.chosen.stays and patient.chosen.kept is not None:
-            fitting = _for_this_torch(patient, patient.chosen.kept)
-            found_one = fitting.actions[0]
-            assert isinstance(found_one, Install)
-            actions.append(msgspec.structs.replace(found_one, reinstall=(name,), sweep=paths))
-            words.append(f"bitsandbytes=={patient.chosen.kept.bitsandbytes.version}")
-            continue
-        equal = "===" if name == "torch" else "=="
-        local = package.version.partition("+")[2] if name == "torch" else ""
-        want = f"{name}{equal}{package.version}"
-        action = Install(
-            requirements=(want,),
-            reinstall=(name,),
-            no_deps=True,
-            hashes=_hash(patient, want) if name == "bitsandbytes" else {},
-            index=local if local.startswith("cu") or local == "cpu" else None,
-            sweep=paths,
-        )
-        actions.append(action)
-        words.append(want)
-    if not actions:
-        return _after_interruption(patient) if patient.package("bitsandbytes") is None else bitsandbytes_again(patient)
-    command = patient.pip("--reinstall", "--no-deps", *words)
-    places = [f"It deletes {path}" for one in found for path in one.paths[:3] if "~" in path]
-    summary = f"Install {' and '.join(words)} again, and delete what no package owns."
-    return done_by(patient, actions, summary, command, places)
-
-
-def _after_interruption(patient: Patient) -> Treatment:
-    """A pip was stopped between taking the old one away and putting the new one in its place: there is none."""
-    again = another_bitsandbytes(patient)
-    found = patient.examination.leftovers if patient.examination else ()
-    paths = tuple(path for one in found for path in one.paths)
-    swept = [msgspec.structs.replace(one, sweep=paths) if isinstance(one, Install) else one for one in again.actions]
-    return Treatment(again.fix, tuple(swept))
+def backend_of(variant: str | None) -> tuple[str, ...]:
+    """What tells uv to look there, in a line to type."""
+    return ("--torch-backend", variant) if variant else ()
 
 
 def other_pair(patient: Patient) -> Treatment:
@@ -160,12 +103,14 @@ def other_pair(patient: Patient) -> Treatment:
     version, variant = pair.torch.version, pair.torch.index
     others = tuple(name for name in WITH_TORCH if patient.package(name))
     want = f"bitsandbytes=={pair.bitsandbytes.version}"
-    action = Install(requirements=(f"torch==={version}", want, *others), hashes=_hash(patient, want), index=variant)
-    public = f"torch=={version.partition('+')[0]}" if variant else f"torch=={version}"
-    options = ("--torch-backend", variant) if variant else ()
+    action = Install(requirements=(f"torch==={version}", want, *others), hashes=hash_of(patient, want), index=variant)
+    options = backend_of(variant or variant_of(version))
+    public = f"torch=={version.partition('+')[0]}" if options else f"torch=={version}"
     cuda = f"CUDA {pair.torch.cuda}" if pair.torch.cuda else "CPU"
     steps = [f"{', '.join(others)} change with it." if others else "", *_build(patient)]
     steps += [f"Set {shell(f'{name}={value}')} before Python starts." for name, value in pair.environment.items()]
+    local = "This torch is a wheel in a folder of yours: to install it by hand, uv needs --find-links and that folder."
+    steps += [local] if pair.torch.source == "local" else []
     summary = f"Install torch {version} ({cuda}) and bitsandbytes {pair.bitsandbytes.version}, which fit this machine."
     command = patient.pip(*options, public, want, *others)
     return done_by(patient, (action,), summary, command, [step for step in steps if step])
@@ -176,11 +121,9 @@ def torch_again(patient: Patient) -> Treatment:
     package = patient.package("torch")
     if patient.own or not patient.foreign or package is None or package.version is None:
         return other_pair(patient)
-    local, want = package.version.partition("+")[2], f"torch==={package.version}"
-    index = local if local.startswith("cu") or local == "cpu" else None
+    want, index = f"torch==={package.version}", variant_of(package.version)
     action = Install(requirements=(want,), reinstall=("torch",), no_deps=True, index=index)
-    options = ("--torch-backend", index) if index else ()
-    command = patient.pip(*options, "--reinstall-package", "torch", "--no-deps", f"torch=={package.version}")
+    command = patient.pip(*backend_of(index), "--reinstall-package", "torch", "--no-deps", f"torch=={package.version}")
     return done_by(patient, (action,), f"Install torch {package.version} again; nothing else changes.", command)
 
 
@@ -298,7 +241,7 @@ def kernels_fail(patient: Patient) -> Treatment:
     if patient.own:
         return own_generation(patient, "its files are installed again, and its kernels run.")
     if kept is not None and has is not None and kept.bitsandbytes.version != has:
-        return _for_this_torch(patient, kept)
+        return for_this_torch(patient, kept)
     return told(
         "Try another bitsandbytes or another torch beside it, and report what fails.",
         "Which step fails, and by how much: bnbenv verify",
@@ -316,16 +259,9 @@ BY_CODE: Mapping[str, Write] = {
     "cuda-library-gone": bitsandbytes_again,
     "no-native-library": bitsandbytes_again,
     "native-library-unloadable": bitsandbytes_again,
-    "package-incomplete": leftovers,
-    "mixed-files": leftovers,
-    "unused-library-missing": leftovers,
-    "library-by-hand": leftovers,
     "verify-failed": kernels_fail,
     "transformers-disables-torch": other_pair,
     "bitsandbytes-damaged": bitsandbytes_again,
-    "leftovers": leftovers,
-    "several-bitsandbytes": several_bitsandbytes,
-    "two-bitsandbytes": several_bitsandbytes,
     "bitsandbytes-absent": another_bitsandbytes,
     "undefined-torch-symbol": other_pair,
     "bitsandbytes-missing": another_bitsandbytes,

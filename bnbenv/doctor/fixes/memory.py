@@ -78,7 +78,7 @@ def out_of_memory(patient: Patient) -> Treatment:
     return told(
         "Free what others hold, then load in 4 bits with limits for these GPUs (code below).",
         numbers,
-        "Who holds memory? nvidia-smi --query-compute-apps=pid,used_memory --format=csv",
+        "Who holds memory: nvidia-smi --query-compute-apps=pid,used_memory --format=csv",
         _allocator(patient),
         *loading_code(patient, LOADING),
         "While training: batch size 1 with gradient accumulation, model.gradient_checkpointing_enable(), "

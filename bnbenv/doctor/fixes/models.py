@@ -49,10 +49,10 @@ def access(patient: Patient) -> Treatment:
     """The model's hub refuses, or has no such repository."""
     return told(
         "Log in with a token of an account that was given access to this model.",
-        "401: no token, or one that expired: hf auth login "
+        "HTTP 401: no token, or one that expired: hf auth login "
         "(huggingface-cli login with older versions), or set HF_TOKEN.",
-        "403: ask for access on the model's page, with the account that the token is of; then wait for the answer.",
-        "A fine-grained token needs 'read access to gated repositories'. 404: is the name spelled rightly?",
+        "HTTP 403: ask for access on the model's page, with the account that the token is of; then wait.",
+        "A fine-grained token needs 'read access to gated repositories'. HTTP 404: is the name spelled rightly?",
         "On machines without network: load it elsewhere, then HF_HUB_OFFLINE=1 with the same HF_HOME.",
         command="hf auth login",
     )

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bnbenv.doctor.fixes.model import Action, Chosen, Treatment
+from bnbenv.doctor.fixes.model import Action, Chosen, Install, Treatment
 from bnbenv.doctor.model import Cause, Examination, Fix, Package, Said
 
 
@@ -94,5 +94,7 @@ def done_by(
     actions = tuple(actions)
     against = [patient.chosen.checked[one.key] for one in actions if patient.chosen.checked.get(one.key)]
     automatic = bool(actions) and all(one.key in patient.chosen.checked for one in actions) and not against
-    lines = [*(f"bnbenv cannot do it here: {reason}" for reason in dict.fromkeys(against)), *steps]
-    return Treatment(Fix(summary=summary, command=command, automatic=automatic, steps=tuple(lines)), actions)
+    lines = [*(f"Not done by bnbenv here, since {reason}" for reason in dict.fromkeys(against)), *steps]
+    # What uv refuses here, or must not do, is no line to type either.
+    line = None if against and any(isinstance(one, Install) for one in actions) else command
+    return Treatment(Fix(summary=summary, command=line, automatic=automatic, steps=tuple(lines)), actions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bnbenv.doctor.fixes import companions, driver, install, memory, models, settings, surroundings, windows
+from bnbenv.doctor.fixes import companions, driver, install, leftovers, memory, models, settings, surroundings, windows
 from bnbenv.doctor.fixes.model import Chosen, Treatment
 from bnbenv.doctor.fixes.patient import Patient, told
 from bnbenv.doctor.model import Cause, Examination, Fix, Said
@@ -15,6 +15,7 @@ Write = Callable[[Patient], Treatment]
 BY_CODE: Mapping[str, Write] = {
     **driver.BY_CODE,
     **install.BY_CODE,
+    **leftovers.BY_CODE,
     **settings.BY_CODE,
     **surroundings.BY_CODE,
     **companions.BY_CODE,

@@ -92,6 +92,14 @@ def yes(*evidence: str) -> Verdict:
     return Verdict("yes", evidence)
 
 
+def absent(case: Case, because: str) -> Verdict:
+    """A package is nowhere to be found; it cannot be told where a folder of the environment could not be read."""
+    found = case.examination
+    own = f"search {found.target.prefix}"
+    unread = [one.reason for one in found.unknown if one.fact.startswith(own)]
+    return unknown(unread[0]) if unread else yes(because)
+
+
 def unknown(because: str) -> Verdict:
     """It cannot be told."""
     return Verdict("unknown", (), because)

@@ -9,7 +9,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from bnbenv.doctor.gates import gates
 from bnbenv.doctor.model import Package, Verdict
-from bnbenv.doctor.rules.case import NO, Case, Rule, yes
+from bnbenv.doctor.rules.case import NO, Case, Rule, absent, yes
 from bnbenv.solve.versions import LONGEST, admits, is_version
 
 TRITONS = ("triton", "triton-windows", "pytorch-triton")
@@ -187,7 +187,7 @@ def bitsandbytes_missing(case: Case) -> Verdict:
     if found.target.kind == "none" or found.bitsandbytes is not None:
         return NO
     where = found.target.prefix or found.target.python or "this environment"
-    return yes(f"none of the folders that {where} imports from has it")
+    return absent(case, f"none of the folders that {where} imports from has it")
 
 
 PACKAGES = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnbenv.doctor.model import Verdict
-from bnbenv.doctor.rules.case import NO, Case, Rule, unknown, yes
+from bnbenv.doctor.rules.case import NO, Case, Rule, absent, unknown, yes
 from bnbenv.facts.model import Gpu
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.rules import compiles_ptx, ptx_need
@@ -19,7 +19,7 @@ def missing(case: Case) -> Verdict:
     found = case.examination
     if found.target.kind == "none" or found.torch is not None or found.bitsandbytes is None:
         return NO
-    return yes(f"bitsandbytes {case.bitsandbytes or 'of unknown version'} is in {found.bitsandbytes.path}")
+    return absent(case, f"bitsandbytes {case.bitsandbytes or 'of unknown version'} is in {found.bitsandbytes.path}")
 
 
 def damaged(case: Case) -> Verdict:

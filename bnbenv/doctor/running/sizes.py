@@ -12,7 +12,8 @@ _SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([kmgt]?)(ib|b|)", re.IGNOR
 def read_size(text: str) -> int:
     """Bytes: ``20GiB`` and ``20G`` are 20 * 1024**3, ``20GB`` is 20 * 1000**3, ``512MiB``. Raises ValueError."""
     found = _SIZE.fullmatch(text.strip())
-    if found is None or (found[3].lower() == "ib" and not found[2]):
+    # Who writes 20 means GiB: taken as bytes, it would wait for nothing.
+    if found is None or not (found[2] or found[3]) or (found[3].lower() == "ib" and not found[2]):
         raise ValueError(f'expected a size such as 20GiB, 20GB or 512MiB, found "{text[:40]}"')
     base = 1000 if found[2] and found[3].lower() == "b" else 1024
     size = int(float(found[1]) * base ** " kmgt".index(found[2].lower() or " "))

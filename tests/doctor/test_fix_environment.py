@@ -256,6 +256,7 @@ def test_a_package_of_the_users_site_that_shadows_is_uninstalled_there(
     assert mended.code == 0, mended.stderr
     assert sorted(path.name for path in user.iterdir()) == ["mine.py"]
     assert computes(python, HOME=str(home)).stdout == "it does\n"
+    assert doctor(python, "--json").document["findings"] == []
     assert doctor("--undo").code == 0
     assert tree(home) == before
 
@@ -290,6 +291,7 @@ def test_an_override_is_commented_out_where_it_lives_and_comes_back(
     found = doctor(foreign, "--json", **environ)
     first = found.document["findings"][0]
     assert first["cause"] == "bnb_override_env_stale" and first["fix"]["automatic"], found.document
+    assert f"{shell}, line 3" in " ".join(first["evidence"])
     assert doctor(foreign, "--fix", **environ).code == 3 and shell.read_bytes() == text
     mended = doctor(foreign, "--fix", "--yes", **environ)
     assert mended.code == 0, mended.stderr

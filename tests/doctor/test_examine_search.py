@@ -386,6 +386,22 @@ def test_a_module_in_the_current_folder_shadows_a_package(machine: Machine, venv
     assert str(machine.cwd / "bitsandbytes") in machine.examine(prefix).conditions["shadowed-here"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows decodes .pth files in its own way")
+def test_a_pth_file_that_ends_python(machine: Machine, venvs: dict[str, Path]) -> None:
+    prefix = machine.root / "copy"
+    shutil.copytree(venvs["own"], prefix, symlinks=True)
+    (site_of(prefix) / "fine.pth").write_text("/nowhere/größer\n", encoding="utf-8")
+    assert "pth-garbled" not in machine.examine(prefix).conditions
+    (site_of(prefix) / "broken.pth").write_bytes(b"\x9f\x00\xff")
+    assert str(site_of(prefix) / "broken.pth") in machine.examine(prefix).conditions["pth-garbled"]
+    (site_of(prefix) / "broken.pth").unlink()
+    prefix.chmod(0)
+    if not os.access(prefix, os.R_OK):  # root may look everywhere
+        with pytest.raises(UsageError, match="may not look"):
+            machine.examine(prefix)
+    prefix.chmod(0o755)
+
+
 def test_a_folder_that_cannot_be_read_is_unknown(machine: Machine, venvs: dict[str, Path]) -> None:
     machine.environ["PYTHONPATH"] = "x" * 300  # longer than a file system takes
     found = machine.examine(venvs["own"])

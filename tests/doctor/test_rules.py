@@ -296,6 +296,7 @@ CASES: dict[str, tuple[Examination, Examination]] = {
         on(H200, condition("python-changed"), changed(torch=None)),
         on(H200, condition("python-changed")),  # it was made anew in the same folder: its packages are found
     ),
+    "pth-garbled": (on(H200, condition("pth-garbled")), on(H200, condition("user-site"))),
     "shadowed-here": (on(H200, condition("shadowed-here")), on(H200, condition("user-site"))),
     "several-bitsandbytes": (
         on(H200, also(package("bitsandbytes-cuda117", "0.26.0"))),

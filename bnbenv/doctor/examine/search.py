@@ -56,6 +56,7 @@ class Search:
     user_site: Path | None = None
     passed_over: Path | None = None
     unknown: tuple[Unknown, ...] = ()
+    garbled: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> tuple[SearchPath, ...]:
@@ -145,6 +146,7 @@ class _Builder:
         self.seen: set[str] = set()
         self.editable: dict[str, Path] = {}
         self.unknown: list[Unknown] = []
+        self.garbled: list[Path] = []
 
     def add(self, path: Path, where: Kind, site: bool = True) -> None:
         path = Path(os.path.normpath(path))
@@ -171,6 +173,9 @@ class _Builder:
         if content is None:
             self.unknown.append(Unknown(f"search {folder / name}", f"{folder / name} cannot be read"))
             return
+        if "\ufffd" in content:  # what is no UTF-8
+            self.garbled.append(folder / name)
+            return
         for line in content.removeprefix("\ufeff").splitlines()[:MOST]:
             line = line.rstrip()
             if not line.strip() or line.startswith("#"):
@@ -183,7 +188,7 @@ class _Builder:
                 self.add(folder / line, "added", site=False)
 
     def done(self, user: Path | None, passed_over: Path | None) -> Search:
-        return Search(tuple(self.folders), self.editable, user, passed_over, tuple(self.unknown))
+        return Search(tuple(self.folders), self.editable, user, passed_over, tuple(self.unknown), tuple(self.garbled))
 
 
 def _finder(folder: Path, line: str) -> Iterator[tuple[str, Path]]:

@@ -16,8 +16,9 @@ _MODULES = ("torch", "bitsandbytes", "transformers", "accelerate", "peft", "trit
 def surroundings(found: Found, where: Where, ports: Ports) -> dict[str, str]:
     """The conditions of an environment, by code.
 
-    ``shadowed-here`` (a module in the current folder) · ``python-gone``, ``python-changed`` · ``user-site`` (packages
-    of the user are imported), ``user-site-unused`` · ``externally-managed`` · ``another-activated`` than the examined.
+    ``shadowed-here`` (a module in the current folder) · ``python-gone``, ``python-changed`` · ``pth-garbled`` ·
+    ``user-site`` (packages of the user are imported), ``user-site-unused`` · ``externally-managed`` ·
+    ``another-activated`` than the examined.
     """
     return dict(_all(found, where, ports))
 
@@ -34,6 +35,8 @@ def _all(found: Found, where: Where, ports: Ports) -> Iterator[tuple[str, str]]:
         yield "python-gone", f"its interpreter {layout.python or layout.prefix} leads nowhere: the Python below is gone"
     if layout.made_for is not None:
         yield "python-changed", f"it was made for Python {layout.made_for}, and its interpreter is {layout.minor} now"
+    if found.search.garbled and not layout.windows:
+        yield "pth-garbled", f"{found.search.garbled[0]}: it is no text in UTF-8, and Python ends when it reads it"
     if found.search.user_site is not None:
         yield "user-site", str(found.search.user_site)
     if found.search.passed_over is not None:

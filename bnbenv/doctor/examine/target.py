@@ -106,6 +106,9 @@ def _named(path: Path, word: str, ports: Ports) -> Layout:
         if layout is None and path.is_file():
             layout = of_interpreter(Path(os.path.normpath(path)), ports.runner)
         there = os.path.lexists(path)
+    except PermissionError:
+        because = f"this user may not look into {word[:200]}"
+        raise UsageError("not-permitted", because, "Run it as the user who owns that folder.") from None
     except (OSError, ValueError):
         layout, there = None, False
     if layout is None:

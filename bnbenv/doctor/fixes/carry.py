@@ -49,7 +49,8 @@ def carry_out(
     if not actions:
         return Mended(state="nothing", notes=_why_nothing(findings))
     plan = tuple(_step(action, examination) for action in actions)
-    hands.progress.say("what will be changed:" if yes else "what would be changed:")
+    now = yes or all(isinstance(action, NewGeneration) for action in actions)
+    hands.progress.say("what will be changed:" if now else "what would be changed:")
     for step in plan:
         hands.progress.say(f"  {step.what}: {step.where}")
         hands.progress.say(f"    {step.command}")

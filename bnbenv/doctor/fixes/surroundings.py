@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bnbenv.doctor.fixes.install import own_generation
 from bnbenv.doctor.fixes.model import Treatment
-from bnbenv.doctor.fixes.patient import Patient, told
+from bnbenv.doctor.fixes.patient import Patient, shell, told
 
 
 def anew(patient: Patient) -> Treatment:
@@ -30,6 +30,23 @@ def elsewhere(patient: Patient) -> Treatment:
     )
 
 
+def garbled(patient: Patient) -> Treatment:
+    """A .pth file that Python cannot decode."""
+    path = (patient.examination.conditions.get("pth-garbled", "") if patient.examination else "").partition(": ")[0]
+    if patient.own:
+        return own_generation(patient, "it has no such file.")
+    return told(
+        "Move that .pth file away, and install the package that it is of again.",
+        "Its name says which package wrote it; what that added to sys.path is missing until then.",
+        command=shell("mv", path, f"{path}.damaged") if path else None,
+    )
+
+
 Write = Callable[[Patient], Treatment]
 
-BY_CODE: Mapping[str, Write] = {"python-gone": anew, "python-changed": anew, "shadowed-here": elsewhere}
+BY_CODE: Mapping[str, Write] = {
+    "python-gone": anew,
+    "python-changed": anew,
+    "pth-garbled": garbled,
+    "shadowed-here": elsewhere,
+}

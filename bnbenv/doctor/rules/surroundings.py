@@ -21,6 +21,10 @@ def python_changed(case: Case) -> Verdict:
     return _condition(case, "python-changed") if bare else NO
 
 
+def pth_garbled(case: Case) -> Verdict:
+    return _condition(case, "pth-garbled")
+
+
 def shadowed_here(case: Case) -> Verdict:
     return _condition(case, "shadowed-here")
 
@@ -28,5 +32,6 @@ def shadowed_here(case: Case) -> Verdict:
 SURROUNDINGS = (
     Rule("python-gone", python_gone),
     Rule("python-changed", python_changed),
+    Rule("pth-garbled", pth_garbled),
     Rule("shadowed-here", shadowed_here),
 )

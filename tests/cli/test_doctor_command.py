@@ -35,6 +35,15 @@ def test_a_reboot_that_is_due_is_exit_6(bnbenv: Any, faults: Faults) -> None:
     assert (found["cause"], found["primary"], found["source"]) == ("driver_library_mismatch", True, "machine")
 
 
+def test_no_login_or_token_of_a_text_is_told(bnbenv: Any) -> None:
+    token = "hf_" + "aBcDeFgHiJ" * 3
+    text = f"OSError: 401 Client Error: Unauthorized for url: https://me:mysecret@huggingface.co/meta-llama {token}\n"
+    ran = bnbenv("doctor", "--json", "--log", "-", "--facts", NO_GPU, stdin=text.encode(), **ALONE)
+    evidence = " ".join(ran.document["findings"][0]["evidence"])
+    assert "https://****@huggingface.co" in evidence
+    assert "mysecret" not in ran.out and token not in ran.out
+
+
 def test_a_text_that_tells_of_a_reboot_is_exit_6_too(bnbenv: Any) -> None:
     text = b"Failed to initialize NVML: Driver/library version mismatch\n"
     ran = bnbenv("doctor", "--json", "--log", "-", "--facts", H200, stdin=text, **ALONE)

@@ -144,6 +144,15 @@ def test_nothing_is_said_where_there_is_nothing_to_say(code: str, bnbenv: Any, p
     assert not [line for line in ran.err.splitlines() if line.startswith(("cause", "fix", "more"))]
 
 
+def test_no_token_of_the_output_is_told(bnbenv: Any, place: Path) -> None:
+    token = "hf_" + "aBcDeFgHiJ" * 3
+    code = f"raise SystemExit('OSError: 401 Client Error: Unauthorized for url: https://huggingface.co/x {token}')"
+    ran = bnbenv("run", "--report", "r.json", "--", "python", "-c", code)
+    told = (place / "r.json").read_text()
+    assert ran.code == 1 and '"cause": "hf_access"' in told and "Unauthorized" in told
+    assert told.count(token) == 1  # in the command, as it was typed
+
+
 def test_the_report(bnbenv: Any, place: Path, faults: Any) -> None:
     code = f"print('own'); {FULL}"
     ran = bnbenv("run", "--json", "--", "python", "-c", code)

@@ -105,6 +105,10 @@ def test_a_missing_library_is_installed_again_only_with_yes_and_all_goes_back(
     assert refused.code == 1 and "changed again" in refused.stderr
     assert (foreign / CPU).read_bytes() == b"somebody's own"
     (tmp_path / "aside").replace(foreign / CPU)
+    foreign.rename(tmp_path / "elsewhere")
+    gone = doctor("--undo")
+    assert gone.code == 1 and "is gone" in gone.stderr and not foreign.exists()
+    (tmp_path / "elsewhere").rename(foreign)
     back = doctor("--undo", UV_OFFLINE="1", BNBENV_OFFLINE="1", UV_CACHE_DIR="/nonexistent")
     assert back.code == 0, back.stderr
     assert tree(foreign) == before

@@ -532,6 +532,14 @@ def test_what_lies_on_the_other_side_of_a_border(name: str) -> None:
     assert not codes & said_yes(found)
 
 
+@pytest.mark.parametrize(("folder", "answer"), [("python3.12", "yes"), ("python3.11", "no")])
+def test_packages_of_another_python_on_pythonpath(folder: str, answer: str) -> None:
+    """Of the same version as the environment's own, and compiled for another Python."""
+    there = package("numpy", "2.4.6", "pythonpath", path=f"/other/lib/{folder}/site-packages/numpy-2.4.6.dist-info")
+    found = on(NO_GPU, changed(target=msgspec.structs.replace(healthy().target, version="3.11.7")), also(there))
+    assert verdicts(found)["pythonpath-shadows"] == answer
+
+
 def test_on_windows_torch_was_built_for_the_older_numpy_for_longer() -> None:
     both = (torch(version="2.3.1+cu121"), beside(package("numpy", "2.0.0")))
     assert "numpy-abi" not in said_yes(on(H200, *both))

@@ -71,6 +71,9 @@ def _todo(tree: Tree, record: MendRecord, number: int) -> dict[str, Stamp | None
     """What has to become what it was: all that is another one now, or what a finished change has changed."""
     outside = [name for name in tree.before if name.startswith("..")]
     base = Path(tree.base)
+    if record.prefix is not None and not Path(record.prefix).is_dir():
+        step = "Make that environment anew; of another one name its record: bnbenv doctor --undo RECORD"
+        raise Failed("environment-gone", f"{record.prefix} is gone: nothing can be put back in it", step)
     base.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
     now, _ = trees.list_tree(base, {*outside, *trees.scripts_of(tree, record.prefix)})
     differing = trees.differing(tree.before, now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from bnbenv.doctor.model import Examination, Leftover, Package, Verdict
 from bnbenv.doctor.rules.case import NO, OVERRIDE, Case, Rule, yes
 from bnbenv.doctor.rules.packages import TRITONS
@@ -11,6 +13,8 @@ from bnbenv.solve.versions import is_version
 
 # Packages of which a second copy decides what runs.
 _DECIDE = ("torch", "bitsandbytes", "triton", "transformers", "accelerate", "peft", "numpy")
+_COMPILED = ("torch", "numpy")  # of these, those that run under one version of Python only
+_FOR_PYTHON = re.compile(r"/python(3\.[0-9]{1,2})t?/(?:site|dist)-packages$")
 _MIXED = ("twice", "interrupted", "metadata", "package", "version", "conda", "")
 _OF_BITSANDBYTES = "libbitsandbytes_"
 
@@ -28,7 +32,17 @@ def _shadowed(case: Case, where: str) -> Verdict:
         other = next((one for one in behind if one.version != front.version and one.where != where), None)
         if front.effective and front.where == where and other is not None and _decides(front):
             said.append(f"{front.name} {front.version} in {front.path} goes before {other.version} in {other.path}")
+        elif front.effective and front.where == where and front.name in _COMPILED:
+            said += _for_another_python(front, found.target.version)
     return yes(*said, *_bare(found, where)) if said or _bare(found, where) else NO
+
+
+def _for_another_python(front: Package, version: str | None) -> list[str]:
+    """A folder of another Python, by its name: what is compiled in it cannot be imported by this one."""
+    made_for = _FOR_PYTHON.search(_folder(front))
+    if made_for is None or version is None or made_for[1] == ".".join(version.split(".")[:2]):
+        return []
+    return [f"{front.name} {front.version} in {front.path} is for Python {made_for[1]}, and this is Python {version}"]
 
 
 def _decides(package: Package) -> bool:

@@ -171,6 +171,14 @@ def test_a_next_step_means_the_same_environment_and_text(bnbenv: Any, tmp_path: 
     assert last.startswith("next: ") and (f"bnbenv doctor '{tmp_path}/my env' --fix" in last or "--fix" not in last)
 
 
+def test_where_bnbenv_itself_is_installed_is_not_what_is_meant(bnbenv: Any) -> None:
+    """Its folder is on PATH for its own sake, and holds neither torch nor bitsandbytes."""
+    beside = {**ALONE, "PATH": str(Path(sys.executable).parent)}
+    assert bnbenv("doctor", "--json", "--facts", NO_GPU, **beside).document["examined"]["kind"] == "none"
+    activated = {**beside, "VIRTUAL_ENV": sys.prefix}
+    assert bnbenv("doctor", "--json", "--facts", NO_GPU, **activated).document["examined"]["kind"] == "venv"
+
+
 @pytest.mark.real
 def test_a_real_environment_is_healthy_and_its_kernels_agree(project: Any, faults: Faults) -> None:
     for words in (["doctor"], ["doctor", "--deep"]):

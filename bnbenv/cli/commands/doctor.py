@@ -85,16 +85,19 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         mine = [one for one in conclusion.findings if one.source == "machine" or not conclusion.contradictions]
         mended = carry_out(mine, case.examination, case.matrix, hands, yes=args.yes)
     body = document(conclusion, case.examination, text, _interrupted(hands), mended)
-    return Outcome(_exit(conclusion, mended), body, {"call": _call(args)})
+    return Outcome(_exit(conclusion, mended), body, {"call": _call(args, conclusion)})
 
 
-def _call(args: argparse.Namespace) -> str:
-    """The command line that looks at the same again."""
+def _call(args: argparse.Namespace, conclusion: Conclusion) -> str:
+    """The command line that looks at the same again; with the text only where that decided. A pipe's is given anew."""
     import shlex
 
     words = ["--env", args.env] if args.env else [args.path] if args.path else []
     for name in ("log", "facts", "project"):
         value = getattr(args, name)
+        if name == "log" and value is not None:
+            of_text = any(one.source == "text" for one in conclusion.findings)
+            value = None if not of_text else "FILE" if value == "-" else value
         words += [f"--{name}", value] if value else []
     return shlex.join(["bnbenv", "doctor", *words])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +60,16 @@ def _in_use(where: Where, ports: Ports) -> Found:
         found = _found(layout, where, ports)
         if found.target.kind == "bnbenv" or any(found.search.module(name) for name in ("torch", "bitsandbytes")):
             return Found(found.target, found.layout, found.search, (*found.unknown, *gaps))
-        first = first or (found if found.target.kind in ("venv", "conda") else None)
+        meant = found.target.kind in ("venv", "conda") and not _of_bnbenv_itself(layout, ports)
+        first = first or (found if meant else None)
     if first is not None:
         return Found(first.target, first.layout, first.search, (*first.unknown, *gaps))
     return Found(Target(kind="none"), unknown=tuple(gaps))
+
+
+def _of_bnbenv_itself(layout: Layout, ports: Ports) -> bool:
+    """Where bnbenv was installed, and nobody activated it: it is on PATH for bnbenv's sake."""
+    return os.path.realpath(layout.prefix) == os.path.realpath(sys.prefix) and not ports.environ.get("VIRTUAL_ENV")
 
 
 def _candidates(where: Where, ports: Ports, gaps: list[Unknown]) -> Iterator[Layout]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bnbenv.doctor.fixes import companions, driver, install, leftovers, memory, models, settings, surroundings, windows
 from bnbenv.doctor.fixes.model import Chosen, Treatment
-from bnbenv.doctor.fixes.patient import Patient, told
+from bnbenv.doctor.fixes.patient import Patient, shell, told
 from bnbenv.doctor.model import Cause, Examination, Fix, Said
 
 Write = Callable[[Patient], Treatment]
@@ -53,11 +53,13 @@ def treat(
 
 def _not_known(patient: Patient) -> Treatment:
     """A cause that is named and has no fix of its own, or a failure that nobody knows."""
+    target = patient.examination.target if patient.examination else None
+    named = () if patient.own else (target.prefix or "PATH",) if target else ("PATH",)
     return told(
         "Let the environment itself be looked at, and its kernels be run: that tells what the text does not.",
         "Look at the environment that the text is from: bnbenv doctor PATH",
         "Run its kernels: bnbenv verify --python PATH",
         "If both find nothing, start the program again and give its whole output, from its first line: "
         "CMD 2>&1 | bnbenv doctor --log -",
-        command="bnbenv doctor --deep",
+        command=shell("bnbenv", "doctor", "--deep", *named),
     )

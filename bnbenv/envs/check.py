@@ -165,6 +165,14 @@ def _lock_reason(env: str, lock: Path, record: Record) -> Reason:
     return Reason(env, "lock-changed", f"{lock.name} changed since generation {record.generation} was made")
 
 
+def changes_behind(project: Project, env: str) -> tuple[str, ...]:
+    """What was changed in the generation in use behind its lock; nothing where there is no finished one."""
+    use = in_use(project, env)
+    if use.prefix is None or use.record is None:
+        return ()
+    return tuple(reason.because for reason in _environment_reasons(env, use.prefix, use.record))
+
+
 def _environment_reasons(env: str, prefix: Path, record: Record) -> list[Reason]:
     if not env_python(prefix).exists():
         return [Reason(env, "python-gone", f"its Python is gone ({os.path.realpath(env_python(prefix))})")]

@@ -208,6 +208,11 @@ def test_bnbenvs_own_environment_gets_a_new_generation_and_needs_no_yes(project:
     assert project.generation() == before + 1
     assert project.quantizes()
     assert project("doctor").code == 0
+    (metadata,) = project.root.glob(".venv-bnb/lib/*/site-packages/mpmath-*.dist-info")
+    metadata.rename(metadata.with_name("mpmath-0.1.dist-info"))  # as pip leaves it that put another version there
+    (one,) = project("doctor", "--json").document["findings"]
+    assert one["code"] == "changed-behind-lock" and one["primary"] and one["fix"]["automatic"]
+    assert "mpmath" in one["evidence"][0] and "is now 0.1" in one["evidence"][0]
 
 
 # ---- a Python of one's own: settings, the user's site ----------------------------------------------------------

@@ -298,6 +298,7 @@ CASES: dict[str, tuple[Examination, Examination]] = {
     ),
     "pth-garbled": (on(H200, condition("pth-garbled")), on(H200, condition("user-site"))),
     "shadowed-here": (on(H200, condition("shadowed-here")), on(H200, condition("user-site"))),
+    "changed-behind-lock": (on(H200, condition("changed-behind-lock")), on(H200, condition("shadowed-here"))),
     "several-bitsandbytes": (
         on(H200, also(package("bitsandbytes-cuda117", "0.26.0"))),
         on(H200, also(package("bitsandbytes-cuda117", "0.26.0", "user", path="/home/me/.local/b.dist-info"))),

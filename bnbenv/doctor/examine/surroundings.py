@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bnbenv.doctor.examine.ports import Ports, Where
 from bnbenv.doctor.examine.target import Found
+from bnbenv.envs.check import changes_behind
 from bnbenv.paths import exists
 
 _MODULES = ("torch", "bitsandbytes", "transformers", "accelerate", "peft", "triton", "numpy")
@@ -18,7 +19,7 @@ def surroundings(found: Found, where: Where, ports: Ports) -> dict[str, str]:
 
     ``shadowed-here`` (a module in the current folder) · ``python-gone``, ``python-changed`` · ``pth-garbled`` ·
     ``user-site`` (packages of the user are imported), ``user-site-unused`` · ``externally-managed`` ·
-    ``another-activated`` than the examined.
+    ``another-activated`` than the examined · ``changed-behind-lock``.
     """
     return dict(_all(found, where, ports))
 
@@ -37,6 +38,9 @@ def _all(found: Found, where: Where, ports: Ports) -> Iterator[tuple[str, str]]:
         yield "python-changed", f"it was made for Python {layout.made_for}, and its interpreter is {layout.minor} now"
     if found.search.garbled and not layout.windows:
         yield "pth-garbled", f"{found.search.garbled[0]}: it is no text in UTF-8, and Python ends when it reads it"
+    behind = changes_behind(where.project, found.target.env) if where.project and found.target.env else ()
+    if behind and not layout.gone:
+        yield "changed-behind-lock", "; ".join(behind)
     if found.search.user_site is not None:
         yield "user-site", str(found.search.user_site)
     if found.search.passed_over is not None:

@@ -42,6 +42,11 @@ def garbled(patient: Patient) -> Treatment:
     )
 
 
+def as_locked(patient: Patient) -> Treatment:
+    """What pip did in an environment of bnbenv's own holds until the next sync."""
+    return own_generation(patient, "it holds what the lock names.")
+
+
 Write = Callable[[Patient], Treatment]
 
 BY_CODE: Mapping[str, Write] = {
@@ -49,4 +54,5 @@ BY_CODE: Mapping[str, Write] = {
     "python-changed": anew,
     "pth-garbled": garbled,
     "shadowed-here": elsewhere,
+    "changed-behind-lock": as_locked,
 }

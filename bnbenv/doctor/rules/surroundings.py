@@ -29,9 +29,14 @@ def shadowed_here(case: Case) -> Verdict:
     return _condition(case, "shadowed-here")
 
 
+def changed_behind(case: Case) -> Verdict:
+    return _condition(case, "changed-behind-lock")
+
+
 SURROUNDINGS = (
     Rule("python-gone", python_gone),
     Rule("python-changed", python_changed),
     Rule("pth-garbled", pth_garbled),
     Rule("shadowed-here", shadowed_here),
+    Rule("changed-behind-lock", changed_behind),
 )

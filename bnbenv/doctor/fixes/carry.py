@@ -49,11 +49,12 @@ def carry_out(
     if not actions:
         return Mended(state="nothing", notes=_why_nothing(findings))
     plan = tuple(_step(action, examination) for action in actions)
-    now = yes or all(isinstance(action, NewGeneration) for action in actions)
-    hands.progress.say("what will be changed:" if now else "what would be changed:")
-    for step in plan:
-        hands.progress.say(f"  {step.what}: {step.where}")
-        hands.progress.say(f"    {step.command}")
+    generations = [isinstance(action, NewGeneration) for action in actions]
+    if yes or any(generations):  # else the plan is all that there is to print
+        hands.progress.say("what will be changed:" if yes or all(generations) else "what would be changed:")
+        for step in plan:
+            hands.progress.say(f"  {step.what}: {step.where}")
+            hands.progress.say(f"    {step.command}")
     mended = Mended(state="planned", plan=plan)
     own = [one for one in actions if isinstance(one, NewGeneration)]
     others = [one for one in actions if not isinstance(one, NewGeneration)]

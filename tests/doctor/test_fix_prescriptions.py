@@ -304,3 +304,15 @@ def test_what_a_text_says_of_its_torch_names_the_bitsandbytes_for_it() -> None:
     assert tuple(map(int, old.split("."))) < (0, 46, 0) < tuple(map(int, new.split(".")))
     fix = prescribe("library-cuda-missing", "lib_cuda_version_missing", None, Said(torch="2.1.0"), Chosen(suits=old))
     assert fix.command == f"python -m pip install bitsandbytes=={old}"
+
+
+def test_where_no_gpu_is_no_other_package_is_advised() -> None:
+    here = environment(torch="2.13.0+cpu", cuda=None)
+    for facts, packages in (
+        (msgspec.structs.replace(here.facts, gpus=(), driver=Driver(state="absent")), False),
+        (msgspec.structs.replace(here.facts, gpus=(), driver=Driver(state="error")), True),
+        (here.facts, True),
+    ):
+        examination = msgspec.structs.replace(here, facts=facts)
+        fix = prescribe("torch-without-cuda", "cpu_only_torch", examination, None, None)
+        assert ("Install" in fix.summary) == packages and ("no nvidia gpu" in fix.summary.lower()) != packages

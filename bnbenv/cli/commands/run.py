@@ -17,6 +17,7 @@ from bnbenv.errors import BnbenvError, Failed, NotExecutable, NotFound, UsageErr
 from bnbenv.paths import Sysroot, exists, expand
 
 if TYPE_CHECKING:
+    from bnbenv.doctor.model import Examination
     from bnbenv.doctor.running.job import Job, Ports, Report
     from bnbenv.envs.check import InUse
     from bnbenv.envs.project import Project
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     job = _job(args, argv, env, use)
     try:
-        report = run_job(job, _ports(args, ctx))
+        report = run_job(job, _ports(args, project, ctx))
     except OSError as error:
         raise _not_started(error, argv[0], env) from None
     except KeyboardInterrupt:
@@ -144,7 +145,7 @@ def _job(args: argparse.Namespace, argv: tuple[str, ...], env: Mapping[str, str]
     return Job(argv, env, Limits(retries=args.retries, within=args.retry_within), memory, args.on_oom, shown)
 
 
-def _ports(args: argparse.Namespace, ctx: Context) -> Ports:
+def _ports(args: argparse.Namespace, project: Project, ctx: Context) -> Ports:
     from bnbenv.doctor.running.job import Ports
     from bnbenv.facts.memory import may_have_gpus, watch_memory
     from bnbenv.process.passing import SystemPasser
@@ -157,7 +158,7 @@ def _ports(args: argparse.Namespace, ctx: Context) -> Ports:
         try:
             from bnbenv.doctor.running.judge import judge
 
-            return judge(tail)
+            return judge(tail, lambda: _examined(project, args.env, ctx))
         except Exception as error:
             ctx.progress.detail(f"its output could not be diagnosed ({type(error).__name__}: {error})")
             return None
@@ -181,6 +182,20 @@ def _ports(args: argparse.Namespace, ctx: Context) -> Ports:
     watched = watch if may_have_gpus(ctx.environ, sysroot) else None
     passer = SystemPasser((2, 2) if args.json else (1, 2))
     return Ports(passer, SystemClock(), Input().rewind, judge, judge_kill, kills, watched, ask, ctx.progress)
+
+
+def _examined(project: Project, env: str, ctx: Context) -> Examination | None:
+    """The environment that the command ran in; None where that cannot be told."""
+    from bnbenv.doctor.examine import Ports, Where, examine
+    from bnbenv.facts import read_facts
+    from bnbenv.paths import user_home
+
+    sysroot = Sysroot.from_environment(ctx.environ)
+    try:
+        facts = read_facts(ctx.environ, sysroot, ctx.runner, None)
+        return examine(Where(ctx.cwd, project, env), facts, Ports(ctx.environ, ctx.runner, sysroot, user_home()))
+    except (BnbenvError, OSError):
+        return None
 
 
 class SystemClock:

@@ -31,6 +31,9 @@ BY_CAUSE: Mapping[Cause, Write] = {
     **windows.BY_CAUSE,
 }
 
+# What no other package mends where there is no NVIDIA GPU.
+NEEDS_GPU: frozenset[Cause] = frozenset({"cpu_only_torch", "no_kernel_image"})
+
 
 def prescribe(
     code: str, cause: Cause, examination: Examination | None, said: Said | None, chosen: Chosen | None
@@ -48,7 +51,20 @@ def treat(
     """The same with the actions that carry it out."""
     patient = Patient(code, cause, examination, said or Said(), chosen or Chosen())
     write = BY_CODE.get(code) or BY_CAUSE.get(cause) or _not_known
+    if cause in NEEDS_GPU and examination is not None and examination.target.kind != "none":
+        facts = examination.facts
+        write = _without_gpu if not facts.gpus and facts.driver.state == "absent" else write
     return write(patient)
+
+
+def _without_gpu(patient: Patient) -> Treatment:
+    """A text says that CUDA was asked for, and here nothing has it."""
+    return told(
+        "No NVIDIA GPU or driver is known on this machine: run it on the CPU here, or where a GPU is.",
+        'On the CPU: device_map="cpu", no .cuda() and no .to("cuda"). What insists on CUDA cannot run here.',
+        "Is there a GPU? bnbenv facts says what is known of it, and why not more.",
+        "A text of another machine: run bnbenv doctor there.",
+    )
 
 
 def _not_known(patient: Patient) -> Treatment:

@@ -193,7 +193,9 @@ def decide(setting: Setting, request: Request, found: Availability) -> Solution:
     if answer.unreachable:
         message = "what fits this machine cannot be had: a package source does not answer"
         step = "Check the network, the proxy and the index in uv.toml, pip.conf or bnbenv.toml, then run it again."
-        step = _first_option(answer) if answer.options else step
+        # To compile by hand is no answer to a network that is away for a moment.
+        if answer.options and "--build" not in (answer.options[0].solve_args or ()):
+            step = _first_option(answer)
         raise SourceUnreachable("source-unreachable", message, step, detail)
     message = "no known-good combination fits this machine and the wishes"
     raise NoCombination("no-combination", message, _first_option(answer), detail)

@@ -54,6 +54,19 @@ class Existing(msgspec.Struct, frozen=True):
     python: str
 
 
+class Buildable(msgspec.Struct, frozen=True):
+    """What can be compiled here and now.
+
+    ``toolkits`` maps a CUDA release (``13.0``) to why its toolkit cannot be had, empty where it can; a release that is
+    not in it cannot. ``releases`` are the versions of bitsandbytes whose source can be had, None: of any;
+    ``no_source`` why none can.
+    """
+
+    toolkits: dict[str, str]
+    releases: frozenset[str] | None = None
+    no_source: str = ""
+
+
 class Availability(msgspec.Struct, frozen=True):
     """What can be had here and now. Source keys: ``default-index``, ``pytorch-index/cu126``.
 
@@ -61,7 +74,7 @@ class Availability(msgspec.Struct, frozen=True):
     beside it); ``torch`` the torch versions a source offers and ``bitsandbytes``
     the wheel file names offered anywhere (None: not asked); ``local`` the torch builds in folders of wheels;
     ``managed_python`` whether uv may download an interpreter; ``existing`` the torch that a wish to keep it means, and
-    ``no_existing`` why there is none.
+    ``no_existing`` why there is none; ``builds`` what can be compiled (None: not asked).
     """
 
     unreachable: dict[str, str] = {}
@@ -71,6 +84,7 @@ class Availability(msgspec.Struct, frozen=True):
     managed_python: bool = True
     existing: Existing | None = None
     no_existing: str = "nobody looked for one"
+    builds: Buildable | None = None
 
 
 class TorchChoice(msgspec.Struct, frozen=True, kw_only=True):

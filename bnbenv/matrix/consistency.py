@@ -107,6 +107,8 @@ def _sources(matrix: Matrix) -> Iterator[str]:
             yield f"advisory {advisory.id} refers to no thread"
     if not matrix.pytorch_index.startswith("https://"):
         yield f"PyTorch's index is no https address: {matrix.pytorch_index}"
+    if not matrix.upstream.startswith("https://"):
+        yield f"bitsandbytes' repository is no https address: {matrix.upstream}"
 
 
 def _platforms(matrix: Matrix) -> Iterator[str]:

@@ -86,13 +86,14 @@ class _Families(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     family: tuple[Family, ...]
 
 
-class _PytorchIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     source: str
 
 
 class _Sources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pytorch_index: _PytorchIndex
+    pytorch_index: _Source
+    bitsandbytes: _Source
 
 
 # What each file of the folder holds.
@@ -137,6 +138,7 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
     if overlay is not None and (overlay / TORCH).is_file():
         builds = _lay_over(builds, _own(overlay / TORCH, TorchTable), build_keys)
     drivers, archs = load_hardware(folder)
+    sources = _table(folder / SOURCES, _Sources)
     return Matrix(
         bitsandbytes=wheels,
         torch=builds,
@@ -144,9 +146,10 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
         drivers=drivers,
         archs=archs,
         advisories=_table(folder / ADVISORIES, _Advisories).advisory,
-        pytorch_index=_table(folder / SOURCES, _Sources).pytorch_index.url,
+        pytorch_index=sources.pytorch_index.url,
         toolkits=_table(folder / TOOLKITS, ToolkitTable).rows,
         families=_table(folder / FAMILIES, _Families).family,
+        upstream=sources.bitsandbytes.url,
     )
 
 

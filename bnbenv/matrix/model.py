@@ -194,7 +194,11 @@ class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Matrix(msgspec.Struct, frozen=True):
-    """Everything the solver judges on."""
+    """Everything the solver judges on, and where packages and sources come from.
+
+    ``pytorch_index`` is the address of PyTorch's own index without a variant, ``upstream`` that of the git repository
+    in which bitsandbytes is developed.
+    """
 
     bitsandbytes: tuple[BitsandbytesWheel, ...]
     torch: tuple[TorchBuild, ...]
@@ -205,3 +209,4 @@ class Matrix(msgspec.Struct, frozen=True):
     pytorch_index: str
     toolkits: tuple[Toolkit, ...] = ()
     families: tuple[Family, ...] = ()
+    upstream: str = ""

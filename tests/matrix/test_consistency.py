@@ -116,6 +116,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (first("archs", source=""), "sm_30 names no source"),
     (first("advisories", reference="a thread"), "refers to no thread"),
     (lambda matrix: replace(matrix, pytorch_index="http://here"), "no https address"),
+    (lambda matrix: replace(matrix, upstream="http://there"), "repository is no https address"),
     (first("bitsandbytes", os="beos"), "unknown platform beos"),
     (first("torch", machine="AMD64"), "unknown platform"),
     (where("torch", lambda row: row.os == "linux", libc_tag=None), "a glibc version stands"),

@@ -65,6 +65,7 @@ def test_every_table_of_the_shipped_matrix_has_rows(shipped: Matrix) -> None:
     ):
         assert rows
     assert shipped.pytorch_index.startswith("https://")
+    assert shipped.upstream.endswith("/bitsandbytes")
 
 
 def test_data_in_the_package_comes_before_data_beside_it(tmp_path: Path) -> None:

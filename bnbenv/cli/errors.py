@@ -94,6 +94,6 @@ def _sentence(text: str, environ: Mapping[str, str]) -> str:
 def _clean(text: str, environ: Mapping[str, str]) -> str:
     if "://" not in text:
         return text
-    from bnbenv.envs.redact import redact
+    from bnbenv.redact import redact
 
     return redact(text)

@@ -75,7 +75,7 @@ class RunLog:
         )
 
     def _write(self, text: str) -> None:
-        from bnbenv.envs.redact import redact
+        from bnbenv.redact import redact
 
         if self._file is not None:
             with contextlib.suppress(OSError, ValueError):

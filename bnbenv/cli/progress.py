@@ -56,7 +56,7 @@ class Teller:
     def detail(self, line: str) -> None:
         self._log.add(line)
         if self._level > 0:
-            from bnbenv.envs.redact import redact
+            from bnbenv.redact import redact
 
             self._line("\n".join(f"  {one}" for one in redact(line).splitlines()))
 

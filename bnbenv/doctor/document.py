@@ -10,7 +10,7 @@ import msgspec
 from bnbenv.doctor.conclude import Conclusion
 from bnbenv.doctor.fixes.model import Mended, Undone
 from bnbenv.doctor.model import SCHEMA, Examination, TextDiagnosis
-from bnbenv.envs.redact import redact
+from bnbenv.redact import redact
 
 # Packages whose versions are told, in this order.
 TOLD = (

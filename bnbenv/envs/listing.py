@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from bnbenv.envs.redact import without_userinfo
 from bnbenv.envs.sources import local_path
 from bnbenv.paths import exists
+from bnbenv.redact import without_userinfo
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, ProjectPage

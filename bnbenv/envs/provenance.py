@@ -17,9 +17,9 @@ from bnbenv.envs.http import FetchError, Http, Page, RequestsHttp
 from bnbenv.envs.listing import NoIndexPage, Offer, files_in_folder, parse_links_page, parse_project_page
 from bnbenv.envs.lockfile import Locked, LockedFile, normalized
 from bnbenv.envs.reach import fetch_all
-from bnbenv.envs.redact import redact
 from bnbenv.envs.sources import PackageSources, Source, local_path
 from bnbenv.errors import Failed, SourceUnreachable
+from bnbenv.redact import redact
 
 LIMIT = 10.0  # seconds for all pages together
 

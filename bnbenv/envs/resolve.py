@@ -16,7 +16,6 @@ from bnbenv.envs.overlay import overlay
 from bnbenv.envs.project import Project
 from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
 from bnbenv.envs.record import digest, file_digest
-from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.trust import check_files, check_trust
 from bnbenv.envs.uv import Uv
@@ -29,6 +28,7 @@ from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.paths import Sysroot, user_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import About, Progress, Quiet, during
+from bnbenv.redact import strip_credentials
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve

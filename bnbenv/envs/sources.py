@@ -16,10 +16,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 from bnbenv.envs.network import Network, proxy_addresses, read_network
 from bnbenv.envs.pipconfig import PipConfig, read_pip_config
-from bnbenv.envs.redact import redact, secrets_of
 from bnbenv.envs.uvconfig import UvFiles, read_uv_files
 from bnbenv.envs.wishes import SourcesWish
 from bnbenv.paths import Sysroot, exists
+from bnbenv.redact import redact, secrets_of
 
 Kind = Literal["default-index", "index", "pytorch-index", "find-links"]
 

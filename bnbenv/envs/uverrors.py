@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from bnbenv.envs.redact import redact
 from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable, UsageError
 from bnbenv.process import Finished
+from bnbenv.redact import redact
 
 DETAIL = 40  # lines of uv's text that are shown
 

@@ -11,9 +11,9 @@ import msgspec
 
 from bnbenv.decode import convert, read_toml, shown
 from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
-from bnbenv.envs.redact import redact
 from bnbenv.errors import InputError
 from bnbenv.paths import write_atomically
+from bnbenv.redact import redact
 from bnbenv.solve.model import KEEP, Current, Request
 from bnbenv.solve.situation import read_gpus
 from bnbenv.solve.versions import read_specifier

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from bnbenv.envs.redact import strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.wishes import SourcesWish
 from bnbenv.paths import Sysroot
 from bnbenv.process import Finished
+from bnbenv.redact import strip_credentials
 
 if sys.version_info >= (3, 11):
     import tomllib

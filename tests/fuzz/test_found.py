@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bnbenv.envs.redact import redact
 from bnbenv.errors import Failed, InputError
+from bnbenv.redact import redact
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
 NINES = b"9" * 5000

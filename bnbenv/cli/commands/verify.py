@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     import msgspec
 
     from bnbenv.cli.common import facts_of
-    from bnbenv.envs.redact import redact
+    from bnbenv.redact import redact
     from bnbenv.verify.run import LIMIT, devices_for, verify_environment
 
     python, decided = _environment(args, ctx)

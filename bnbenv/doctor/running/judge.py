@@ -12,7 +12,7 @@ from bnbenv.doctor.fixes import prescribe
 from bnbenv.doctor.model import Examination, Said
 from bnbenv.doctor.running.attempts import Judged
 from bnbenv.doctor.text import diagnose, memory, transient
-from bnbenv.envs.redact import redact
+from bnbenv.redact import redact
 
 
 def judge(tail: bytes, examined: Callable[[], Examination | None]) -> Judged | None:

@@ -15,7 +15,6 @@ from bnbenv.envs.pipconfig import combine_pip, parse_pip_file
 from bnbenv.envs.plan import lock_problem
 from bnbenv.envs.project import Project, check_env_name
 from bnbenv.envs.record import Record, read_record
-from bnbenv.envs.redact import redact, secrets_of, strip_credentials
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.uvconfig import UvFiles
 from bnbenv.envs.uverrors import explain
@@ -25,6 +24,7 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.index import Listing, list_project
 from bnbenv.matrix.news import Place, new_builds, new_wheels
 from bnbenv.paths import exists
+from bnbenv.redact import redact, secrets_of, strip_credentials
 from bnbenv.solve.model import Current, Request
 from bnbenv.solve.solver import solve
 

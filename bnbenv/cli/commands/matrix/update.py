@@ -10,8 +10,8 @@ from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import project_of
 from bnbenv.cli.errors import Interrupted
 from bnbenv.cli.help import whole_number
-from bnbenv.envs.redact import redact
 from bnbenv.errors import Exit, SourceUnreachable, UsageError
+from bnbenv.redact import redact
 
 if TYPE_CHECKING:
     from bnbenv.envs.sources import PackageSources

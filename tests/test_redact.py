@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnbenv.envs.redact import redact, secrets_of, strip_credentials
+from bnbenv.redact import redact, secrets_of, strip_credentials
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_.~%!$*+", min_size=1, max_size=20)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bnbenv.progress import Progress, Quiet
 
 VENV_LIMIT = 900.0  # seconds; a managed Python may have to be downloaded
 COMPILE_LIMIT = 1200.0
+BUILD_LIMIT = 1800.0
 INSTALL_LIMIT = 7200.0  # several GB over a slow line
 
 
@@ -94,6 +95,21 @@ class Uv:
         form = ("-r", "-", "--no-compile-bytecode", *options, *self.arguments)
         words = ("pip", "install", "--python", str(python), *form)
         return self._run(words, limit, "install the packages", requirements, account=True).stderr
+
+    def build_wheel(self, tree: Path, out: Path, python: str, keep: Callable[[str], None]) -> None:
+        """Have a tree's own build backend make its wheel in a folder, in an isolated environment.
+
+        ``keep`` is given all that was said, however it ended. A uv.toml of the tree is not read.
+        """
+        # The folder that uv runs in says which uv.toml holds, and the tree's own pyproject.toml what its build needs.
+        form = ("--wheel", "--out-dir", str(out), "--no-create-gitignore", "--python", python, *self.arguments)
+        task = "make the wheel"
+        environ = {**os.environ, **self.environment}
+        words = ("build", str(tree), *form)
+        done = persistently(lambda: self._call(words, BUILD_LIMIT, task), self.progress.say, environ)
+        keep(f"{done.stdout}{done.stderr}")
+        if not done.ok:
+            raise explain(done, task)
 
     def download_python(self, minor: str) -> str:
         """The path of an interpreter that uv manages; downloaded if need be."""

@@ -1,0 +1,119 @@
+"""What a source build is handed: packages by uv from the project's sources, the runner, and a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bnbenv.build.ports import Ports
+from bnbenv.envs.project import env_python
+from bnbenv.envs.sources import PackageSources
+from bnbenv.envs.uv import Uv
+from bnbenv.envs.uverrors import cause
+from bnbenv.errors import BnbenvError, Failed
+from bnbenv.paths import Sysroot, data_home, write_atomically
+from bnbenv.process import Runner
+from bnbenv.progress import Progress, Quiet
+
+# A question whether packages can be had is no reason to wait long: the sources were asked before.
+_BRIEFLY: dict[str, str | None] = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
+
+
+@dataclass(frozen=True)
+class UvPackages:
+    """``bnbenv.build.ports.Packages`` by uv, which asks the sources that it was given.
+
+    ``python`` is the interpreter of the environments: bnbenv's own. ``progress`` is told what uv does.
+    """
+
+    runner: Runner
+    sources: PackageSources
+    cwd: Path
+    progress: Progress = field(default_factory=Quiet)
+    python: str = sys.executable
+
+    def environment(self, folder: Path, requirements: tuple[str, ...]) -> None:
+        """Make an environment with these packages at a folder, in place of what is there.
+
+        The lock that it was made of stays beside them, as ``pylock.toml``. Raises SourceUnreachable, NoCombination (no
+        source offers them), Failed, OSError.
+        """
+        uv = self._uv()
+        locked = uv.compile(_lines(requirements), self.python)
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        uv.venv(folder, self.python)
+        lock = folder / "pylock.toml"
+        write_atomically(lock, locked)
+        uv.install(lock, env_python(folder))
+
+    def missing(self, requirements: tuple[str, ...]) -> str:
+        """Why these packages cannot be had, asked without downloading them; empty where they can.
+
+        A second or less where the sources answer. Raises nothing.
+        """
+        try:
+            self._uv(_BRIEFLY).compile(_lines(requirements), self.python)
+        except BnbenvError as error:
+            # Of a version that nobody offers, uv says so only in the cause.
+            return cause(error.detail) if error.code == "unsatisfiable" and error.detail else error.message
+        return ""
+
+    def wheel(self, tree: Path, out: Path, environ: Mapping[str, str | None]) -> Path:
+        """The wheel that a tree's own build backend makes, in an isolated environment, in the folder ``out``.
+
+        All that was said meanwhile is kept there as ``wheel.log``. ``environ`` changes the environment it runs in.
+        Raises SourceUnreachable, Failed.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        before = set(out.glob("*.whl"))
+        log = out / "wheel.log"
+        self._uv(environ).build_wheel(tree, out, self.python, lambda text: write_atomically(log, text))
+        made = sorted(set(out.glob("*.whl")) - before)
+        if len(made) != 1:
+            found = ", ".join(path.name for path in made) or "none"
+            message = f"the tree's build made {len(made)} wheels where one was to be made: {found}"
+            raise Failed("not-as-asked", message, f"See what it said: {log}")
+        return made[0]
+
+    def _uv(self, changes: Mapping[str, str | None] | None = None) -> Uv:
+        uv = Uv.find(
+            self.runner, self.sources.uv_environment(), self.cwd, self.sources.uv_arguments(), progress=self.progress
+        )
+        # A variable that asks for hashes means people's own requirements; that for compiling is refused beside its
+        # opposite.
+        plain: dict[str, str | None] = {"UV_REQUIRE_HASHES": None, "UV_COMPILE_BYTECODE": None}
+        return dataclasses.replace(uv, environment={**uv.environment, **plain, **(changes or {})})
+
+
+def build_ports(
+    environ: Mapping[str, str],
+    runner: Runner,
+    sources: PackageSources,
+    cwd: Path,
+    progress: Progress | None = None,
+) -> Ports:
+    """What a build is handed. ``cwd`` is the folder whose uv.toml holds: that of the project.
+
+    Raises UsageError where there is no place for the user's data.
+    """
+    told = progress or Quiet()
+    return Ports(
+        environ=environ,
+        runner=runner,
+        sysroot=Sysroot.from_environment(environ),
+        packages=UvPackages(runner, sources, cwd, told),
+        home=data_home(environ) / "builds",
+        progress=told,
+        offline=sources.offline,
+    )
+
+
+def _lines(requirements: tuple[str, ...]) -> str:
+    return "".join(f"{one}\n" for one in requirements)

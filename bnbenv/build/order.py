@@ -1,0 +1,272 @@
+"""What is to be compiled: from the words of a command line, from a lock, and from what the solver says. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from bnbenv.build.model import Order
+from bnbenv.decode import shown
+from bnbenv.errors import BnbenvError, NoCombination, UsageError
+from bnbenv.facts.model import Driver, Gpu, HostFacts
+from bnbenv.matrix.drivers import number
+from bnbenv.matrix.model import Matrix, Toolkit, TorchBuild
+from bnbenv.matrix.native import library_cuda
+from bnbenv.solve.coverage import sass_for
+from bnbenv.solve.model import KEEP, Availability, Request, Solution
+from bnbenv.solve.pairs import loader_for
+from bnbenv.solve.situation import situate, with_request
+from bnbenv.solve.solver import solve, try_out
+from bnbenv.solve.versions import is_version, public
+
+_ARCH = re.compile(r"(?:sm_?)?(\d{2,3})([af]?)|(\d{1,2})\.(\d)([af]?)")
+_PTX = re.compile(r"(?:compute_?(\d{2,3})|(\d{2,3})-(?:virtual|real))[af]?")
+_CUDA = re.compile(r"(?:cu|cuda)?(\d\d)\.?(\d)")
+_NAME_ARCH = 'Name it, such as --arch sm_90 (bnbenv matrix show --gpu "RTX 5090" says which a GPU is).'
+
+
+class Asked(NamedTuple):
+    """What a command line asks for; None and empty: what suits the machine. ``archs`` are as ``read_archs`` gives.
+
+    ``as_it_is``: the source is one tree and no repository, so that without a ref there is nothing to choose.
+    """
+
+    source: str | None = None
+    ref: str | None = None
+    cuda: str | None = None
+    archs: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ("all",)
+    as_it_is: bool = False
+
+
+class Beside(NamedTuple):
+    """The torch that the result is for, and the bitsandbytes that is locked beside it. ``cuda`` null: a CPU build.
+
+    ``called`` says where that stands (``pylock.bnb.toml``).
+    """
+
+    torch: str
+    cuda: str | None
+    bitsandbytes: str
+    called: str
+
+
+class Planned(NamedTuple):
+    """The order, and why it is that one: a line for each thing that was not asked for."""
+
+    order: Order
+    because: tuple[str, ...]
+
+
+class _Fitting(NamedTuple):
+    """A CUDA release and a release of bitsandbytes that go together; ``torch`` is what they are for, if it is known."""
+
+    cuda: str
+    ref: str
+    torch: str
+
+
+# ---- words -----------------------------------------------------------------------------------------------------
+
+
+def read_archs(words: Iterable[str], matrix: Matrix) -> tuple[str, ...]:
+    """Architectures as people write them (``sm_87``, ``87``, ``8.7``, several with commas), each once, lowest first.
+
+    Raises UsageError ``unknown-architecture``, which names those that are near.
+    """
+    known = known_archs(matrix)
+    given = list(words)
+    texts = [part.strip() for word in given for part in re.split("[,;]", word) if part.strip()]
+    if given and not texts:
+        raise UsageError("unknown-architecture", "an empty text is no architecture", _NAME_ARCH)
+    found = {_read_arch(text, known, matrix) for text in texts}
+    return tuple(sorted(found, key=_number))
+
+
+def known_archs(matrix: Matrix) -> tuple[str, ...]:
+    """Every architecture of a GPU or of a toolkit's compiler that the matrix knows, the lowest first."""
+    compiled = {name for toolkit in matrix.toolkits for name in toolkit.sass if name[-1].isdigit()}
+    return tuple(sorted(compiled | {row.arch for row in matrix.archs}, key=_number))
+
+
+def _number(arch: str) -> int:
+    return int(arch.removeprefix("sm_"))
+
+
+def _read_arch(text: str, known: tuple[str, ...], matrix: Matrix) -> str:
+    virtual = _PTX.fullmatch(text.lower())
+    if virtual is not None:
+        name = f"sm_{virtual[1] or virtual[2]}"
+        message = f'"{shown(text)}" names PTX, which comes by itself: native code is compiled for each architecture'
+        raise UsageError("unknown-architecture", message, f"Name the architecture: --arch {name}")
+    match = _ARCH.fullmatch(text.lower())
+    if match is None:
+        raise UsageError("unknown-architecture", f'"{shown(text)}" is no architecture', _meant(text, matrix))
+    name = f"sm_{match[1] or match[3] + match[4]}"
+    suffix = match[2] or match[5]
+    if suffix:
+        message = f"{name}{suffix} is for code that bitsandbytes has none of: its kernels are the same on {name}"
+        raise UsageError("unknown-architecture", message, f"Name it without the {suffix}: --arch {name}")
+    if name not in known:
+        near = sorted(sorted(known, key=lambda one: abs(_number(one) - _number(name)))[:4], key=_number)
+        message = f"there is no architecture {name}: near it are {', '.join(near)}"
+        raise UsageError("unknown-architecture", message, _NAME_ARCH)
+    return name
+
+
+def _meant(text: str, matrix: Matrix) -> str:
+    """Who names a GPU is told its architecture."""
+    from bnbenv.solve.lookup import find_arch
+
+    try:
+        return f"Did you mean: --arch {find_arch(text, matrix).arch}"
+    except BnbenvError:
+        return _NAME_ARCH
+
+
+def read_cuda(text: str, matrix: Matrix) -> str:
+    """A CUDA release: ``13.0``, also as ``130`` or ``cu130``. Raises UsageError ``unknown-cuda``."""
+    match = _CUDA.fullmatch(text.strip().lower())
+    if match is None:
+        known = ", ".join(row.cuda for row in sorted(matrix.toolkits, key=lambda one: number(one.cuda)))
+        message = f'"{shown(text)}" is no CUDA release: it is named by two numbers'
+        raise UsageError("unknown-cuda", message, f"Known are {known}.")
+    return f"{match[1]}.{match[2]}"
+
+
+# ---- the order -------------------------------------------------------------------------------------------------
+
+
+def plan(asked: Asked, facts: HostFacts, matrix: Matrix, found: Availability, beside: Beside | None) -> Planned:
+    """The order for a host, completed by the lock where there is one, else by the torch that the solver takes.
+
+    Raises UsageError (``no-architecture``: no GPU here to compile for), NoCombination (nothing tells the CUDA release
+    or the version of bitsandbytes), RebootRequired.
+    """
+    archs, because = (asked.archs, []) if asked.archs else _of_gpus(asked, facts, matrix)
+    cuda, ref = asked.cuda, asked.ref
+    open_ref = ref is None and not asked.as_it_is
+    if beside is not None and beside.cuda is not None and cuda is None:
+        cuda = beside.cuda
+        because.append(f"CUDA {cuda}, as torch {beside.torch} in {beside.called}")
+    if beside is not None and beside.cuda == cuda and open_ref:
+        ref, open_ref = str(public(beside.bitsandbytes)), False
+        because.append(f"bitsandbytes {ref}, as in {beside.called}")
+    if cuda is None or open_ref:
+        fitting = _fitting(asked, facts, matrix, found, archs, cuda)
+        if cuda is None:
+            cuda = fitting.cuda
+            what = f"for {fitting.torch}, which the solver takes" if fitting.torch else "the newest that compiles them"
+            because.append(f"CUDA {cuda}, {what}")
+        if open_ref:
+            ref = fitting.ref
+            because.append(f"bitsandbytes {ref}, the newest{' that fits' if fitting.torch else ''}")
+    if not asked.archs:
+        archs = _compiled_as(archs, cuda, matrix)
+    return Planned(Order(ref, cuda, archs, asked.source), tuple(because))
+
+
+def _compiled_as(archs: tuple[str, ...], cuda: str, matrix: Matrix) -> tuple[str, ...]:
+    """What a toolkit compiles for the GPUs of these architectures: an older one whose code they run, if need be."""
+    toolkit = next((row for row in matrix.toolkits if row.cuda == cuda), None)
+    plain = tuple(name for name in toolkit.sass if name[-1].isdigit()) if toolkit else ()
+    found = {sass_for((_number(arch) // 10, _number(arch) % 10), plain) or arch for arch in archs}
+    return tuple(sorted(found, key=_number))
+
+
+def _of_gpus(asked: Asked, facts: HostFacts, matrix: Matrix) -> tuple[tuple[str, ...], list[str]]:
+    """The architectures of the selected GPUs."""
+    if asked.gpus != ("all",):
+        situation = situate(facts, matrix, Request(gpus=asked.gpus), Availability(), False)
+        if "gpu" in situation.fails:
+            raise UsageError("no-such-gpu", situation.fails["gpu"].because, "See: bnbenv facts")
+        gpus = situation.gpus
+    else:
+        gpus = facts.gpus
+    if not gpus:
+        unknown = next((one.reason for one in facts.unknown if one.fact.startswith(("gpus", "driver"))), "")
+        absent = facts.driver.state == "absent" or not unknown
+        why = "there is no NVIDIA GPU here" if absent else f"the GPUs of this machine are not known ({unknown})"
+        raise UsageError("no-architecture", f"{why}, so nothing tells what to compile for", _NAME_ARCH)
+    archs = tuple(sorted({gpu.arch for gpu in gpus}, key=_number))
+    return archs, [f"{', '.join(archs)}, as the GPUs here"]
+
+
+def _fitting(
+    asked: Asked, facts: HostFacts, matrix: Matrix, found: Availability, archs: tuple[str, ...], cuda: str | None
+) -> _Fitting:
+    """A source build by the solver for a host with GPUs of these architectures. Raises NoCombination."""
+    keep = facts.platform.jetson is not None and found.existing is not None
+    wish = Request(build="always", python=">=3", torch=KEEP if keep else "*")
+    if asked.ref is not None and is_version(asked.ref.removeprefix("v")):
+        wish = with_request(wish, bitsandbytes=f"=={asked.ref.removeprefix('v')}")
+    toolkits = [row for row in matrix.toolkits if set(archs) <= set(row.sass) and cuda in (None, row.cuda)]
+    releases = {row.cuda for row in toolkits}
+    rows = tuple(row for row in matrix.torch if cuda in (None, row.cuda))
+    if asked.archs:  # compiled as they are named, where a GPU would run the code of an older one as well
+        rows = tuple(row for row in rows if row.cuda in releases)
+    judged = msgspec.structs.replace(matrix, torch=rows)
+    hosts = [facts] if not asked.archs else [_with_gpus(facts, archs, matrix, own) for own in (True, False)]
+    for host in hosts:
+        solution = try_out(host, judged, wish, found)
+        if solution is not None and solution.backend == "cuda":
+            choice = solution.choice
+            release = library_cuda(choice.bitsandbytes.library) or choice.torch.cuda or ""
+            return _Fitting(release, str(public(choice.bitsandbytes.version)), f"torch {choice.torch.version}")
+    step = _name_both(archs, toolkits, matrix)
+    elsewhere = asked.archs and facts.platform.jetson is None  # for a machine whose torch is not known here
+    if toolkits and (cuda is not None or elsewhere):
+        return _without_torch(toolkits, rows, matrix)
+    refusal = solve(hosts[-1], judged, wish, found)
+    because = "nothing fits" if isinstance(refusal, Solution) else refusal.conflict[0].because
+    what = "which bitsandbytes to compile" if cuda else "the CUDA release to compile with"
+    raise NoCombination("no-combination", f"nothing tells {what} for {', '.join(archs)}: {because}", step)
+
+
+def _without_torch(toolkits: Iterable[Toolkit], torches: Iterable[TorchBuild], matrix: Matrix) -> _Fitting:
+    """The newest release, by the newest compiler for these architectures of which there is a torch."""
+    known = {row.cuda for row in torches}
+    best = max(toolkits, key=lambda row: (row.cuda in known, number(row.cuda)))
+    newest = max((row.version for row in matrix.bitsandbytes), key=public)
+    return _Fitting(best.cuda, str(public(newest)), "")
+
+
+def _name_both(archs: tuple[str, ...], toolkits: list[Toolkit], matrix: Matrix) -> str:
+    if not toolkits:
+        return f"No compiler that the matrix knows is for {' and '.join(archs)}."
+    fitting = _without_torch(toolkits, matrix.torch, matrix)
+    return f"Name both, such as: bnbenv build --cuda {fitting.cuda} --ref {fitting.ref}"
+
+
+def _with_gpus(facts: HostFacts, archs: tuple[str, ...], matrix: Matrix, own_driver: bool) -> HostFacts:
+    """The host as if it had GPUs of these architectures: the machine that compiles need not be the one that runs.
+
+    Its driver holds if it has one and ``own_driver``; else the newest that knows them all.
+    """
+    rows = {row.arch: row for row in matrix.archs}
+    capabilities = [f"{_number(arch) // 10}.{_number(arch) % 10}" for arch in archs]
+    gpus = tuple(Gpu(n, f"GPU-{n}", "as named", capability, 0) for n, capability in enumerate(capabilities))
+    driver = facts.driver
+    if not own_driver or driver.state != "ok":
+        last = min((row.last_branch for arch in archs if (row := rows.get(arch)) and row.last_branch), default=999)
+        driver = Driver(state="ok", version=f"{last}.999")
+    return msgspec.structs.replace(facts, gpus=gpus, driver=driver, unknown=())
+
+
+# ---- what comes of it ------------------------------------------------------------------------------------------
+
+
+def override_for(matrix: Matrix, version: str, toolkit: str, torch_cuda: str | None) -> str | None:
+    """The ``BNB_CUDA_VERSION`` with which a torch of another CUDA release loads what was built; None: it needs none.
+
+    A torch of another major cannot load it at all, which this does not say.
+    """
+    if torch_cuda is None or torch_cuda == toolkit or torch_cuda.split(".")[0] != toolkit.split(".")[0]:
+        return None
+    rule = loader_for(matrix, str(public(version)))
+    if rule is None or rule.override is None or rule.rule == "same-major":
+        return None
+    return toolkit.replace(".", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from bnbenv.solve.model import KEEP, Current, Request
 from bnbenv.solve.situation import read_gpus
 from bnbenv.solve.versions import read_specifier
 
+UPSTREAM = "upstream"  # as the source of builds: the repository of bitsandbytes itself
 LARGEST = 1 << 20  # bytes; tomllib takes minutes for some texts of more
 
 
@@ -47,10 +49,14 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourcesWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """``[sources]``. Folders may be relative to bnbenv.toml, and may begin with ``~``."""
+    """``[sources]``. Folders may be relative to bnbenv.toml, and may begin with ``~``.
+
+    ``bitsandbytes_source`` is what source builds compile: ``upstream``'s repository, or a git URL, a folder, a tarball.
+    """
 
     indexes: tuple[str, ...] = ()
     find_links: tuple[str, ...] = ()
+    bitsandbytes_source: str = UPSTREAM
 
 
 class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +70,10 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What the solution of one environment depends on; comments and other environments do not change it."""
         wish = msgspec.structs.asdict(self.envs[env])
         del wish["guard"]
-        relevant = (wish, self.policy, self.sources)
+        sources = msgspec.to_builtins(self.sources)
+        if self.sources.bitsandbytes_source == UPSTREAM:  # a lock of before there was this key keeps its digest
+            del sources["bitsandbytes-source"]
+        relevant = (wish, self.policy, sources)
         return hashlib.sha256(msgspec.json.encode(relevant)).hexdigest()
 
     def request(self, env: str, file: str = CONFIG, current: Current | None = None) -> Request:
@@ -147,6 +156,10 @@ def _check_sources(sources: SourcesWish, file: str) -> None:
                 found = shown(redact(place))
                 expected = f'expected a folder or an address such as "https://host/simple", found "{found}"'
                 raise InputError(file, f"sources.{key}[{position}]", expected)
+    given = sources.bitsandbytes_source
+    if not given.strip() or not given.isprintable() or given.startswith("-"):
+        expected = f'expected "{UPSTREAM}", a git URL, a folder or a tarball, found "{shown(redact(given))}"'
+        raise InputError(file, "sources.bitsandbytes-source", expected)
 
 
 def _check_env(wishes: Wishes, name: str, file: str) -> None:
@@ -187,16 +200,17 @@ TEMPLATE = """\
 
 [policy]
 # prefer = "newest"              # or "minimal-change": keep what is there as long as it works
-# build = "auto"                 # source builds: "auto", "never" or "always"
+# build = "auto"                 # compile bitsandbytes where no wheel fits; or "never", or "always"
 
 [sources]
 # indexes = []                   # package indexes beside those that uv and pip are set up with
 # find-links = []                # folders of wheels
+# bitsandbytes-source = "upstream"  # what a source build compiles; or a git URL, a folder, a tarball
 """
 
 
-def edited(project: Project, env: str, changes: dict[str, Any]) -> str:
-    """The text of bnbenv.toml with values of one environment set, and everything else as people wrote it.
+def edited(project: Project, env: str, changes: dict[str, Any], policy: Mapping[str, str] = {}) -> str:
+    """The text of bnbenv.toml with values of one environment and of the policy set, and all else as people wrote it.
 
     It has been read as wishes before. Raises OSError.
     """
@@ -212,6 +226,8 @@ def edited(project: Project, env: str, changes: dict[str, Any]) -> str:
         envs[env] = tomlkit.table()
     for key, value in changes.items():
         envs[env][key] = value
+    if policy:
+        document.setdefault("policy", tomlkit.table()).update(policy)
     return tomlkit.dumps(document)
 
 

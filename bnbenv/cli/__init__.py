@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "verify": "run real kernels and compare them with references",
     "run": "run a command in the environment; diagnose it if it fails",
     "doctor": "name what is broken, and with --fix mend it",
+    "build": "compile bitsandbytes into a wheel, for exactly these GPUs",
     "list": "list the generations of the environment",
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
@@ -63,7 +64,10 @@ def command_names() -> list[str]:
 
 # Commands that are asked for what they print: -q keeps it.
 ANSWERS = frozenset(
-    {"facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "list", "path", "completion"}
+    {
+        *("facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "build", "list", "path"),
+        "completion",
+    }
 )
 
 # Standard output belongs to the command that they run: what bnbenv says of it goes to standard error.

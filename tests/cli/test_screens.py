@@ -33,6 +33,16 @@ VIEWS: dict[str, dict[str, Any]] = {
         "refused": {"other": "Give up the wish for torch: bnbenv sync --env other --torch '*' (gives torch 2.15.0)"}
     },
     "solve-gtx970+all": {"everything": True},
+    "build-done": {"torch": {"torch": "2.14.1", "cuda": "13.0", "called": "pylock.bnb.toml"}},
+    "build-done+other": {
+        "torch": {"torch": "2.10.0", "cuda": "12.8", "called": "pylock.bnb.toml"},
+        "older_libc": "2.28",
+    },
+    "build-cached": {"exact": True, "named": True},
+    "build-cached+lock": {
+        "exact": True,
+        "torch": {"torch": "2.15.0", "cuda": "13.2", "called": "pylock.bnb.toml"},
+    },
     "matrix-show": {"own": {"folder": "/home/me/.local/share/bnbenv/matrix", "bitsandbytes": 0, "torch": 0}},
     "matrix-show+own": {"own": {"folder": "/home/me/matrix", "bitsandbytes": 1, "torch": 2, "newest": "2026-11-21"}},
     "matrix-show-release": {"project": "bitsandbytes"},

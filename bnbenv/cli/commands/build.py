@@ -1,0 +1,169 @@
+"""``bnbenv build``: compile bitsandbytes into a wheel, for exactly the architectures that are needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.common import facts_of, project_of, selected
+from bnbenv.errors import Exit, NoCombination
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bnbenv.build.model import Built
+    from bnbenv.build.order import Beside
+    from bnbenv.envs.project import Project
+    from bnbenv.envs.wishes import Wishes
+    from bnbenv.facts.model import HostFacts, Toolkit
+    from bnbenv.matrix.model import Matrix
+    from bnbenv.solve.model import Availability
+
+SUMMARY = """\
+Compile bitsandbytes into a wheel for the GPUs of this machine, or for those that
+--arch names; no GPU is needed for it. For CUDA 13 the compiler comes from
+packages, for 11.8 and 12 a CUDA toolkit has to be installed.
+
+Without options: the release and the CUDA that the lock of this project names, else
+what the solver would compile here. What was compiled before is there at once.
+In a project, bnbenv sync --build does all of it."""
+EXAMPLE = """\
+bnbenv build
+bnbenv build --ref 0.50.1 --cuda 13.0 --arch sm_87 --arch sm_90
+bnbenv build --source ~/src/bitsandbytes --arch 8.9"""
+EXITS = (
+    "0 the wheel is there, 1 it could not be compiled, 2 an option or the source cannot be read, 4 nothing here can "
+    "compile that, 6 reboot required, 7 a source cannot be reached, 8 another bnbenv is at work on it"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = "a git URL, a folder, or a tarball (URL#sha256=...); default: upstream's repository"
+    parser.add_argument("--source", metavar="PATH", help=source)
+    parser.add_argument("--ref", metavar="TAG", help="a release, tag, branch or commit (of a folder: as it is)")
+    parser.add_argument("--cuda", metavar="RELEASE", help='the CUDA to compile with, such as "13.0": that of torch')
+    what = 'an architecture, such as "sm_87" or "8.7"; several times, or with commas'
+    parser.add_argument("--arch", metavar="ARCH", action="append", default=[], help=what)
+    parser.add_argument("--gpus", metavar="WHICH", help='for which GPUs: "all", indices "0,1", or UUIDs')
+    parser.add_argument("--env", metavar="NAME", help="the environment whose lock and GPUs are meant")
+    parser.add_argument("--facts", metavar="FILE", help="recorded facts (bnbenv facts --json) instead of this host")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.build import order
+    from bnbenv.build.run import build
+    from bnbenv.build.source import as_it_is
+    from bnbenv.envs.resolve import sources_for, user_matrix
+    from bnbenv.envs.toolbox import build_ports
+    from bnbenv.envs.wishes import load_wishes
+
+    matrix = user_matrix(ctx.environ)
+    archs = order.read_archs(args.arch, matrix)
+    cuda = None if args.cuda is None else order.read_cuda(args.cuda, matrix)
+    project = project_of(args, ctx)
+    wishes = load_wishes(project)
+    env = selected(wishes, args.env, project)[0]
+    facts = facts_of(ctx, args.facts)
+    _check_machine(facts)
+    sources = sources_for(project, wishes.sources, matrix, ctx.environ)
+    cwd = project.root if project.root.is_dir() else ctx.cwd
+    ports = build_ports(ctx.environ, ctx.runner, sources, cwd, ctx.progress)
+    source = _source(args, ctx, project, wishes)
+    beside = None if args.facts is not None else _beside(project, env)
+    gpus = _gpus(args, wishes, env)
+    asked = order.Asked(source, args.ref, cuda, archs, gpus, as_it_is(source))
+    planned = order.plan(asked, facts, matrix, _found(args, ctx, facts, project), beside)
+    for line in planned.because:
+        ctx.progress.say(f"for {line}" if line.startswith("sm_") else f"with {line}")
+    made = build(planned.order, ports, matrix, _toolkits(args, ctx, facts))
+    return Outcome(Exit.DONE, made.document(), {**_view(made, matrix, facts, beside), "named": args.source is not None})
+
+
+def _check_machine(facts: HostFacts) -> None:
+    """The compiler makes code for the machine that it runs on. Raises NoCombination."""
+    import platform
+
+    here, wanted = (sys.platform, platform.machine().lower()), (facts.platform.os, facts.platform.machine)
+    if here[0] != "linux":
+        message = "bitsandbytes is compiled on Linux only"
+        raise NoCombination("not-linux", message, "On Windows: in WSL2; or take a published wheel: bnbenv solve")
+    if here != wanted:
+        message = f"the facts are of {' on '.join(wanted)}, and what is compiled here is for {' on '.join(here)}"
+        raise NoCombination("other-machine", message, "Compile it on a machine of that kind.")
+
+
+def _source(args: argparse.Namespace, ctx: Context, project: Project, wishes: Wishes) -> str | None:
+    """The source to compile, a path of it made whole; None: upstream's repository."""
+    from bnbenv.envs.wishes import UPSTREAM
+
+    if args.source is not None:
+        return _placed(args.source, ctx.cwd)
+    configured = wishes.sources.bitsandbytes_source
+    return None if configured == UPSTREAM else _placed(configured, project.config.parent)
+
+
+def _placed(source: str, folder: Path) -> str:
+    """A path made whole; what leads nowhere may be an address."""
+    from bnbenv.paths import exists, expand
+
+    place, mark, digest = source.partition("#")
+    path = folder / expand(place)
+    return source if "://" in place or not exists(path) else f"{path.resolve()}{mark}{digest}"
+
+
+def _beside(project: Project, env: str) -> Beside | None:
+    """What the lock of an environment names; None where there is none that can be read."""
+    from bnbenv.build.order import Beside
+    from bnbenv.envs.lockfile import read_saved_lock
+
+    locked = read_saved_lock(project.lock(env))
+    if locked is None:
+        return None
+    choice = locked.decision.solution.choice
+    return Beside(choice.torch.version, choice.torch.cuda, choice.bitsandbytes.version, project.lock(env).name)
+
+
+def _gpus(args: argparse.Namespace, wishes: Wishes, env: str) -> tuple[str, ...]:
+    """The GPUs of ``--gpus``, else those that bnbenv.toml names for the environment. Raises InputError."""
+    from bnbenv.solve.situation import read_gpus
+
+    return wishes.request(env).gpus if args.gpus is None else read_gpus(args.gpus, "--gpus", "")
+
+
+def _found(args: argparse.Namespace, ctx: Context, facts: HostFacts, project: Project) -> Availability:
+    """On a Jetson the torch that is there decides: no other runs on it."""
+    from bnbenv.envs.existing import find_existing
+    from bnbenv.solve.model import Availability
+
+    if facts.platform.jetson is None or args.facts is not None:
+        return Availability()
+    existing, why = find_existing(ctx.environ, facts, ctx.runner, project)
+    return Availability(existing=existing, no_existing=why)
+
+
+def _toolkits(args: argparse.Namespace, ctx: Context, facts: HostFacts) -> tuple[Toolkit, ...]:
+    """The toolkits of this machine, which compiles, whatever machine the facts were recorded on."""
+    if args.facts is None and not ctx.environ.get("BNBENV_FACTS"):
+        return facts.toolkits
+    from bnbenv.facts.toolkits import find_toolkits
+    from bnbenv.paths import Sysroot
+
+    return find_toolkits(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner)[0]
+
+
+def _view(made: Built, matrix: Matrix, facts: HostFacts, beside: Beside | None) -> dict[str, Any]:
+    """What the screen says of using it, beside the document."""
+    from bnbenv.matrix.drivers import number
+    from bnbenv.solve.pairs import loader_for
+    from bnbenv.solve.versions import public
+
+    rule = loader_for(matrix, str(public(made.version)))
+    libc, needs = facts.platform.libc, made.row.libc_tag
+    old = libc is not None and libc.name == "glibc" and needs is not None and number(libc.version) < number(needs)
+    return {
+        "exact": rule is None or rule.rule != "same-major",
+        "torch": beside._asdict() if beside is not None and beside.cuda is not None else None,
+        "older_libc": libc.version if old and libc is not None else None,
+    }

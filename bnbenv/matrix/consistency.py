@@ -15,8 +15,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from bnbenv.matrix.consistency_hardware import arch_faults, driver_faults, toolkit_faults
+from bnbenv.matrix.consistency_sources import source_faults
 from bnbenv.matrix.load import build_keys, wheel_keys
-from bnbenv.matrix.model import Advisory, BitsandbytesWheel, Matrix, Toolkit, TorchBuild
+from bnbenv.matrix.model import Advisory, BitsandbytesWheel, Matrix, SourceTag, Toolkit, TorchBuild
 from bnbenv.matrix.native import library_cuda
 
 SYSTEMS = ("linux", "macos", "windows")
@@ -40,17 +41,20 @@ def inconsistencies(matrix: Matrix) -> list[str]:
         driver_faults(matrix),
         arch_faults(matrix),
         toolkit_faults(matrix),
+        source_faults(matrix),
         _advisories(matrix),
         _families(matrix),
     )
     return [fault for check in checks for fault in check]
 
 
-def _name(row: BitsandbytesWheel | TorchBuild | Toolkit) -> str:
+def _name(row: BitsandbytesWheel | TorchBuild | Toolkit | SourceTag) -> str:
     if isinstance(row, BitsandbytesWheel):
         return row.filename
     if isinstance(row, Toolkit):
         return f"toolkit {row.cuda}"
+    if isinstance(row, SourceTag):
+        return f"source {row.tag}"
     index = f"/{row.index}" if row.index else ""
     return f"torch {row.version} ({row.source}{index}, {row.os} {row.machine})"
 
@@ -76,12 +80,13 @@ def _duplicates(matrix: Matrix) -> Iterator[str]:
     yield from _repeated("the product", (product for row in matrix.archs for product in row.products))
     yield from _repeated("the advisory", (row.id for row in matrix.advisories))
     yield from _repeated("the toolkit", (row.cuda for row in matrix.toolkits))
+    yield from _repeated("the source", (row.version for row in matrix.source_releases))
     yield from _repeated("the family", (row.name for row in matrix.families))
     yield from _repeated("the package", (package for row in matrix.families for package in row.packages))
 
 
 def _evidence(matrix: Matrix) -> Iterator[str]:
-    for row in (*_rows(matrix), *matrix.toolkits):
+    for row in (*_rows(matrix), *matrix.toolkits, *matrix.source_releases):
         evidence = row.evidence
         try:
             datetime.date.fromisoformat(evidence.date)
@@ -89,7 +94,7 @@ def _evidence(matrix: Matrix) -> Iterator[str]:
             yield f'{_name(row)}: the date of its evidence is "{evidence.date}", no ISO date'
         if not evidence.source.strip():
             yield f"{_name(row)}: its evidence names no source"
-        elif evidence.level == "measured" and "sha256:" not in evidence.source:
+        elif evidence.level == "measured" and not isinstance(row, SourceTag) and "sha256:" not in evidence.source:
             yield f"{_name(row)}: measured, but its evidence names no sha256"
         if isinstance(row, BitsandbytesWheel) and evidence.level == "measured" and row.sha256 not in evidence.source:
             yield f"{_name(row)}: measured on a file with another sha256"

@@ -24,6 +24,7 @@ from bnbenv.matrix.model import (
     GpuArch,
     LoaderRule,
     Matrix,
+    SourceTag,
     Toolkit,
     TorchBuild,
 )
@@ -38,6 +39,7 @@ GPUS = "gpus.toml"
 ADVISORIES = "advisories.toml"
 SOURCES = "sources.toml"
 TOOLKITS = "toolkits.json"
+SOURCE_RELEASES = "source-releases.json"
 FAMILIES = "families.toml"
 _REINSTALL = "Install bnbenv again: its own data is incomplete or damaged."
 _ANEW = "Move it away; what it held is measured anew by: bnbenv matrix update"
@@ -64,6 +66,13 @@ class ToolkitTable(msgspec.Struct, frozen=True):
 
     schema: Literal["bnbenv.matrix.toolkits/1"]
     rows: tuple[Toolkit, ...]
+
+
+class SourceTable(msgspec.Struct, frozen=True):
+    """The document ``source-releases.json``."""
+
+    schema: Literal["bnbenv.matrix.source-releases/1"]
+    rows: tuple[SourceTag, ...]
 
 
 class _Loaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +116,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     ADVISORIES: _Advisories,
     SOURCES: _Sources,
     TOOLKITS: ToolkitTable,
+    SOURCE_RELEASES: SourceTable,
     FAMILIES: _Families,
 }
 
@@ -150,6 +160,7 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
         toolkits=_table(folder / TOOLKITS, ToolkitTable).rows,
         families=_table(folder / FAMILIES, _Families).family,
         upstream=sources.bitsandbytes.url,
+        source_releases=_table(folder / SOURCE_RELEASES, SourceTable).rows,
     )
 
 

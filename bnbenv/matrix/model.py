@@ -155,6 +155,24 @@ class Toolkit(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
 
 
+class SourceTag(msgspec.Struct, frozen=True, kw_only=True):
+    """One release of bitsandbytes in upstream's repository, and what its own files say of compiling it.
+
+    ``tag`` names ``commit``. ``cuda_min`` is the oldest CUDA that its CMakeLists.txt takes (``11.8``), ``cuda_end`` the
+    first that is too new for it (``14.0``), ``cmake`` the oldest CMake; ``requires_python`` is that of its
+    pyproject.toml, null where it names none.
+    """
+
+    version: str
+    tag: str
+    commit: str
+    cuda_min: str
+    cuda_end: str
+    cmake: str
+    requires_python: str | None
+    evidence: Evidence
+
+
 class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Quantization packages that share an environment, and why they are kept apart from those of other families.
 
@@ -210,3 +228,4 @@ class Matrix(msgspec.Struct, frozen=True):
     toolkits: tuple[Toolkit, ...] = ()
     families: tuple[Family, ...] = ()
     upstream: str = ""
+    source_releases: tuple[SourceTag, ...] = ()

@@ -185,13 +185,14 @@ def narrowed(matrix: Matrix, wanted: Wanted) -> Matrix:
 
 
 def _around(rows: Matrix, wanted: Wanted) -> Matrix:
-    """What stands beside some wheels and builds: drivers, toolkits, architectures, loaders, families."""
+    """What stands beside some wheels and builds: drivers, toolkits, architectures, loaders, families, sources."""
     arch = wanted.arch
     libraries = [one for row in rows.bitsandbytes for one in row.libraries]
     cudas = {library_cuda(one) for one in libraries if one.backend == "cuda"} | {build.cuda for build in rows.torch}
     targets = {name for one in libraries for name in (*one.sass, *one.ptx)}
     targets |= {name for build in rows.torch for name in build.arch_list}
     numbers = {re.sub("[^0-9]", "", name) for name in targets}
+    released = {row.version for row in rows.bitsandbytes}
     toolkits = tuple(row for row in rows.toolkits if row.cuda in cudas)
     if arch is not None:
         toolkits = tuple(row for row in rows.toolkits if sass_for(capability(arch), row.sass))
@@ -204,6 +205,7 @@ def _around(rows: Matrix, wanted: Wanted) -> Matrix:
         archs=(arch,) if arch else tuple(row for row in rows.archs if row.arch.removeprefix("sm_") in numbers),
         toolkits=toolkits,
         families=tuple(row for row in rows.families if wanted.project in row.packages),
+        source_releases=tuple(row for row in rows.source_releases if row.version in released),
     )
 
 

@@ -62,6 +62,7 @@ def test_every_table_of_the_shipped_matrix_has_rows(shipped: Matrix) -> None:
         shipped.advisories,
         shipped.toolkits,
         shipped.families,
+        shipped.source_releases,
     ):
         assert rows
     assert shipped.pytorch_index.startswith("https://")

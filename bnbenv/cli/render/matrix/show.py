@@ -41,6 +41,10 @@ def _summary(document: dict[str, Any], own: dict[str, Any] | None) -> list[str]:
     if builds:
         lines += _project("torch", builds)
     cudas = sorted((row["cuda"] for row in document["drivers"]), key=number)
+    sources = document["source_releases"]
+    if sources:
+        tags = sorted((row["version"] for row in sources), key=number)
+        lines += wrap(f"what compiles bitsandbytes {_span(tags)} ({_count(tags, 'release')} of its source)")
     archs = [row["arch"] for row in document["archs"]]
     products = sum(len(row["products"]) for row in document["archs"])
     lines += wrap(f"drivers for CUDA {_span(cudas)}")

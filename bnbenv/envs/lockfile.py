@@ -25,7 +25,8 @@ ANEW = "Write it anew with: bnbenv lock"
 class Decision(msgspec.Struct, frozen=True):
     """What stands under ``[tool.bnbenv]``: for what the lock was made, and what was chosen on which evidence.
 
-    ``wishes`` is their digest; ``torch`` the chosen build's row, so that a local wheel can be judged again.
+    ``wishes`` is their digest; ``torch`` the chosen build's row, so that a local wheel can be judged again; ``wheel``
+    that of a bitsandbytes that was compiled: what it was made to hold. Nothing is judged by it.
     """
 
     env: str
@@ -33,6 +34,7 @@ class Decision(msgspec.Struct, frozen=True):
     solution: Solution
     torch: TorchBuild
     schema: str = SCHEMA
+    wheel: BitsandbytesWheel | None = None
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,32 @@ def agrees(locked: Locked, file: str) -> Locked:
     for name, sha256 in (("torch", row.sha256), ("torch", solution.torch_sha256), ("bitsandbytes", wheel.sha256)):
         if sha256 is not None and sha256 not in locked.hashes[name]:
             raise InputError(file, "packages", f"expected the {name} of tool.bnbenv, by its sha256", ANEW)
+    if wheel.source == "build":
+        _check_build(locked, file)
     if row.source == "local" and any(re.match(r"(?!file:)\w+://", one.place) for one in locked.files["torch"]):
         raise InputError(file, "packages", "expected a torch on this machine, as in tool.bnbenv", ANEW)
     return locked
+
+
+def _check_build(locked: Locked, file: str) -> None:
+    """Raises InputError where a bitsandbytes that is said to be compiled is not one wheel on this machine's disks."""
+    chosen, row = locked.decision.solution.choice.bitsandbytes, locked.decision.wheel
+    if row is None or (row.version, row.sha256, row.filename) != (chosen.version, chosen.sha256, chosen.filename):
+        raise InputError(file, "tool.bnbenv.wheel", "expected the row of the compiled bitsandbytes", ANEW)
+    wheel = locked_build(locked)
+    if wheel is None or wheel.name != chosen.filename:
+        raise InputError(file, "packages", "expected the compiled bitsandbytes of tool.bnbenv, as one file", ANEW)
+
+
+def locked_build(locked: Locked) -> Path | None:
+    """Where a lock says that its compiled bitsandbytes lies: one wheel on a disk; None where it says otherwise."""
+    files = locked.files["bitsandbytes"]
+    place = files[0].place
+    if len(files) != 1 or files[0].kind != "wheels" or not place.startswith("file:"):
+        return None
+    from bnbenv.envs.sources import local_path
+
+    return local_path(place)
 
 
 def known_wheels(matrix: Matrix, version: str, platform: Platform) -> tuple[BitsandbytesWheel, ...]:

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import msgspec
+
 from bnbenv.envs.check import InUse, Reason
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.record import Record
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
-from bnbenv.solve.model import Availability, Request, Solution
+from bnbenv.solve.model import Availability, Choice, Request, Solution
 from bnbenv.solve.refusal import refuse
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import choose
@@ -130,21 +132,9 @@ def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix
     backend = situate(facts, matrix, request, Availability(), managed=True).backend
     if backend != solution.backend:
         return f"it was made for {solution.backend} and this host calls for {backend}"
-    pinned = with_request(
-        request,
-        torch=f"==={choice.torch.version}",
-        bitsandbytes=f"==={choice.bitsandbytes.version}",
-        python=f"=={choice.python}.*",
-        build="never",
-        prefer="newest",
-        current=None,
-    )
-    only = Availability(local=_locked_torch(locked, matrix))
-    narrowed = _without_other_torch(matrix, locked)
-    again = choose(facts, narrowed, pinned, only)
-    if again is None:
-        conflict = refuse(facts, narrowed, pinned, only).conflict
-        return f"{describe(solution)} does not fit this host: {conflict[0].because}"
+    again = judged_again(choice, _locked_torch(locked, matrix), request, facts, matrix)
+    if isinstance(again, str):
+        return f"{describe(solution)} does not fit this host: {again}"
     if (
         again.choice.environment != choice.environment
         or again.choice.bitsandbytes.library != choice.bitsandbytes.library
@@ -155,19 +145,33 @@ def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix
     return None
 
 
+def judged_again(
+    choice: Choice, torch: tuple[TorchBuild, ...], request: Request, facts: HostFacts, matrix: Matrix
+) -> Solution | str:
+    """The solver on a choice alone, with just these rows for its torch; a text says what stands against it. Pure.
+
+    A bitsandbytes that was compiled is judged as any wheel is: the matrix has to have its row.
+    """
+    pinned = with_request(
+        request,
+        torch=f"==={choice.torch.version}",
+        bitsandbytes=f"==={choice.bitsandbytes.version}",
+        python=f"=={choice.python}.*",
+        build="never",
+        prefer="newest",
+        current=None,
+    )
+    only, narrowed = Availability(local=torch), msgspec.structs.replace(matrix, torch=())
+    again = choose(facts, narrowed, pinned, only)
+    return again if again is not None else refuse(facts, narrowed, pinned, only).conflict[0].because
+
+
 def _locked_torch(locked: Locked, matrix: Matrix) -> tuple[TorchBuild, ...]:
     """The rows of the locked build: the matrix's own where it knows the build, since a lock may say anything."""
     row = locked.decision.torch
     keys = ("version", "source", "index", "cuda", "os", "machine")
     known = [one for one in matrix.torch if all(getattr(one, key) == getattr(row, key) for key in keys)]
     return tuple(known) or (row,)
-
-
-def _without_other_torch(matrix: Matrix, locked: Locked) -> Matrix:
-    """The matrix with no torch builds but that of the lock, which is handed in beside it."""
-    import msgspec
-
-    return msgspec.structs.replace(matrix, torch=())
 
 
 def only_look_again(reasons: tuple[Reason, ...]) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from bnbenv.build.model import Built
 from bnbenv.envs.fresh import take_in
 from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
 from bnbenv.envs.overlay import overlay
@@ -32,7 +33,6 @@ from bnbenv.redact import strip_credentials
 from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve
-from bnbenv.solve.wording import by_hand
 
 
 @dataclass(frozen=True)
@@ -177,12 +177,19 @@ def _local_builds(reach: Reach, unreachable: dict[str, str]) -> tuple[TorchBuild
     return tuple(builds)
 
 
-def decide(setting: Setting, request: Request, found: Availability) -> Solution:
-    """The solver's choice. Raises NoCombination or SourceUnreachable with the conflict and the options in it."""
-    facts, request = setting.ahead(request)
-    answer = solve(facts, setting.matrix, request, found)
+def decide(setting: Setting, request: Request, found: Availability, sources: PackageSources) -> Solution:
+    """The solver's choice; what can be compiled is asked only where that could be it.
+
+    Raises NoCombination or SourceUnreachable with the conflict and the options in it; InputError (source of builds).
+    """
+    facts, asked = setting.ahead(request)
+    answer = solve(facts, setting.matrix, asked, found)
+    if _would_compile(answer, asked):
+        from bnbenv.envs.builds import survey_builds
+
+        found = msgspec.structs.replace(found, builds=survey_builds(setting, sources, request, found))
+        answer = solve(facts, setting.matrix, asked, found)
     if isinstance(answer, Solution):
-        _stop_at_a_build(answer)
         return answer
     detail = "\n".join(f"{part.because} [{part.source}]" for part in answer.conflict)
     offline = sources_of(setting).offline if answer.unreachable else None
@@ -193,7 +200,7 @@ def decide(setting: Setting, request: Request, found: Availability) -> Solution:
     if answer.unreachable:
         message = "what fits this machine cannot be had: a package source does not answer"
         step = "Check the network, the proxy and the index in uv.toml, pip.conf or bnbenv.toml, then run it again."
-        # To compile by hand is no answer to a network that is away for a moment.
+        # To compile is no answer to a network that is away for a moment.
         if answer.options and "--build" not in (answer.options[0].solve_args or ()):
             step = _first_option(answer)
         raise SourceUnreachable("source-unreachable", message, step, detail)
@@ -201,16 +208,11 @@ def decide(setting: Setting, request: Request, found: Availability) -> Solution:
     raise NoCombination("no-combination", message, _first_option(answer), detail)
 
 
-def _stop_at_a_build(solution: Solution) -> None:
-    """Raises NoCombination, which says how to compile what has to be compiled."""
-    chosen = solution.choice.bitsandbytes
-    if chosen.source == "build":
-        archs = [cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers]
-        lines = by_hand(msgspec.to_builtins(solution.choice), archs)
-        message = f"bitsandbytes {chosen.version} would have to be compiled, which this bnbenv does not do"
-        detail = "\n".join((f"by hand, with the nvcc of CUDA {solution.choice.torch.cuda} and this torch:", *lines))
-        step = 'Take a published wheel: set build = "auto" in bnbenv.toml, then run: bnbenv sync'
-        raise NoCombination("build-by-hand", message, step, detail)
+def _would_compile(answer: Solution | Refusal, request: Request) -> bool:
+    """Whether an answer hangs on what can be compiled here, which the solver was not told yet."""
+    if isinstance(answer, Solution):
+        return answer.choice.bitsandbytes.source == "build"
+    return request.build == "always"
 
 
 def _first_option(refusal: Refusal) -> str:
@@ -241,14 +243,19 @@ def make_lock(
     sources: PackageSources,
     found: Availability,
     keep: Mapping[str, str] | None = None,
+    built: Built | None = None,
 ) -> Locked:
     """Have uv resolve the full set for a choice, and check that it is the choice; ``keep`` as in ``Uv.compile``.
+
+    ``built`` is the wheel of a choice that was compiled; only uv is told of its folder.
 
     Raises NoCombination (the requirements do not fit it), SourceUnreachable, Failed.
     """
     choice = solution.choice
     if choice.torch.index is not None:
         sources = sources.with_pytorch(choice.torch.index)
+    if built is not None:
+        sources = sources.with_folder(Path(built.wheel).parent)
     uv = uv_for(setting, env, sources)
     python = interpreter(setting, choice.python) or uv.download_python(choice.python)
     requirements = [
@@ -258,8 +265,10 @@ def make_lock(
         *setting.wishes.envs[env].requirements,
     ]
     text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python, keep))
-    build = _chosen_build(setting, found, solution)
-    decision = Decision(env, setting.wishes.digest(env), _kept(solution), build)
+    torch = chosen_torch(setting, found, solution)
+    decision = Decision(
+        env, setting.wishes.digest(env), _kept(solution), torch, wheel=built.row if built is not None else None
+    )
     locked = read_lock(compose(text, decision), setting.project.lock(env).name)
     _check_lock(locked, solution)
     return locked
@@ -270,7 +279,7 @@ def _kept(solution: Solution) -> Solution:
     return msgspec.structs.replace(solution, rejected=(), notes=())
 
 
-def _chosen_build(setting: Setting, found: Availability, solution: Solution) -> TorchBuild:
+def chosen_torch(setting: Setting, found: Availability, solution: Solution) -> TorchBuild:
     """The row of the chosen torch build."""
     choice, platform = solution.choice.torch, setting.facts.platform
     tag = f"cp{solution.choice.python.replace('.', '')}"

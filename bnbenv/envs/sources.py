@@ -95,6 +95,10 @@ class PackageSources:
         """These sources and PyTorch's index for a variant, which is asked first."""
         return dataclasses.replace(self, pytorch=(*self.pytorch, self.pytorch_source(variant)))
 
+    def with_folder(self, folder: Path) -> PackageSources:
+        """These sources and a folder of wheels that were compiled here."""
+        return dataclasses.replace(self, find_links=(*self.find_links, Source("find-links", folder.as_uri(), "bnbenv")))
+
     def without(self, gone: Iterable[Source]) -> PackageSources:
         """These sources but for some, such as those that do not answer: uv ends at the first that fails.
 

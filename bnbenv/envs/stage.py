@@ -15,7 +15,7 @@ from bnbenv.envs.check import Host
 from bnbenv.envs.fill import Filling
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.inspection import Inspection
-from bnbenv.envs.lockfile import Locked
+from bnbenv.envs.lockfile import Locked, locked_build
 from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages, observe_stamps
@@ -59,6 +59,9 @@ class Job:
         sources = sources_of(self.setting)
         if choice.torch.index is not None:
             sources = sources.with_pytorch(choice.torch.index)
+        wheel = locked_build(self.locked) if choice.bitsandbytes.source == "build" else None
+        if wheel is not None:  # of this user's own cache: the lock was made or judged a moment ago
+            sources = sources.with_folder(wheel.parent)
         uv = uv_for(self.setting, self.env, sources)
         python = interpreter(self.setting, choice.python) or uv.download_python(choice.python)
         generation = gens.new_generation(project, self.env)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from bnbenv.envs.lockfile import Locked, agrees, known_wheels, measured, read_lo
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages
-from bnbenv.envs.resolve import Setting, decide, make_lock, survey
+from bnbenv.envs.resolve import Setting, chosen_torch, decide, make_lock, survey
 from bnbenv.envs.stage import Job, Options
 from bnbenv.envs.trust import check_files
 from bnbenv.errors import InputError, NoCombination
@@ -84,8 +84,16 @@ def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
     locked = agrees(read_lock(text, str(path)), str(path))
-    setting = _knowing(setting, locked.packages["bitsandbytes"])
-    locked = measured(locked, setting.matrix, setting.facts.platform, str(path))
+    if locked.decision.solution.choice.bitsandbytes.source == "build":
+        from bnbenv.envs.builds import own_row, with_row
+
+        row, why = own_row(setting, locked)
+        if row is None:
+            return None, why
+        setting = replace(setting, matrix=with_row(setting.matrix, row))
+    else:
+        setting = _knowing(setting, locked.packages["bitsandbytes"])
+        locked = measured(locked, setting.matrix, setting.facts.platform, str(path))
     facts, request = setting.ahead(_request(setting, env))
     problem = lock_problem(locked, env, setting.wishes.digest(env), request, facts, setting.matrix)
     return (None, problem) if problem else (locked, None)
@@ -130,8 +138,8 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
 
     Its notes also name the sources that did not answer.
     """
-    found, _, setting = survey(setting)
-    solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found)
+    found, sources, setting = survey(setting)
+    solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found, sources)
     return msgspec.structs.replace(solution, notes=(*_silent(found), *solution.notes))
 
 
@@ -142,17 +150,24 @@ def _silent(found: Availability) -> list[str]:
 
 
 def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
-    """Choose and resolve. Raises NoCombination, SourceUnreachable, Failed."""
+    """Choose, compile what is to be compiled, and resolve. Raises NoCombination, SourceUnreachable, Failed, Busy."""
     setting.progress.say(f"{env}: asking the package sources what they offer")
     found, sources, setting = survey(setting)
     for line in _silent(found):
         setting.progress.say(f"{env}: {line}")
     current, others = what_is_there(setting, env, use)
-    solution = decide(setting, _request(setting, env, current), found)
+    request = _request(setting, env, current)
+    solution = decide(setting, request, found, sources)
     for note in solution.notes:
         setting.progress.say(f"{env}: {note}")
+    built = None
+    if solution.choice.bitsandbytes.source == "build":
+        from bnbenv.envs.builds import build_for
+
+        torch = chosen_torch(setting, found, solution)
+        solution, built = build_for(setting, env, solution, sources, request, torch)
     setting.progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
-    return make_lock(setting, env, solution, sources, found, others), solution
+    return make_lock(setting, env, solution, sources, found, others, built), solution
 
 
 def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:

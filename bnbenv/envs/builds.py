@@ -1,0 +1,218 @@
+"""Source builds in the pipeline: what can be compiled here, a chosen build carried out, and one that a lock names.
+
+Nothing of a lock is believed about a compiled wheel: it has to lie in this user's own cache of builds, and is measured
+there each time that the lock is judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bnbenv.build.model import Built, Order
+from bnbenv.build.ports import Ports
+from bnbenv.envs.lockfile import Locked, locked_build
+from bnbenv.envs.plan import judged_again
+from bnbenv.envs.sources import PackageSources
+from bnbenv.envs.toolbox import build_ports
+from bnbenv.envs.wishes import UPSTREAM
+from bnbenv.errors import BnbenvError, Failed, SourceUnreachable, UsageError
+from bnbenv.matrix.drivers import number, too_old
+from bnbenv.matrix.model import BitsandbytesWheel, Matrix, Toolkit, TorchBuild
+from bnbenv.matrix.native import library_cuda
+from bnbenv.paths import data_home, expand
+from bnbenv.progress import About, during
+from bnbenv.solve.coverage import sass_for
+from bnbenv.solve.model import KEEP, Availability, Buildable, EvidenceLine, Request, Solution
+from bnbenv.solve.situation import Situation, on_windows_driver, situate
+from bnbenv.solve.versions import admits, public
+
+if TYPE_CHECKING:
+    from bnbenv.envs.resolve import Setting
+
+_AT_ONCE = 4  # questions to uv: each takes a core for a moment
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\w.-]+@[\w.-]+:")  # git's own form of a server: user@host:path
+
+
+# ---- what can be compiled --------------------------------------------------------------------------------------
+
+
+def survey_builds(setting: Setting, sources: PackageSources, request: Request, found: Availability) -> Buildable:
+    """What can be compiled here for the torch builds that may be taken: toolkits, and releases that have a source.
+
+    A second or two; nothing is downloaded but a list of tags. Raises InputError for a source that is none.
+    """
+    ports = ports_of(setting, sources)
+    facts, request = setting.ahead(request)
+    situation = situate(facts, setting.matrix, request, found, managed=True)
+    with during(setting.progress, "asking what can be compiled here"), ThreadPoolExecutor(_AT_ONCE + 1) as pool:
+        releases = pool.submit(_releases, setting, ports)
+        toolkits = _toolkits(setting, situation, ports, found, pool)
+        versions, no_source = releases.result()
+    return Buildable(toolkits, versions, no_source)
+
+
+def _toolkits(
+    setting: Setting, situation: Situation, ports: Ports, found: Availability, pool: ThreadPoolExecutor
+) -> dict[str, str]:
+    """Why the toolkit of a CUDA release cannot be had, empty where it can.
+
+    First of the torch builds' own releases; of others of the same major only where that one cannot be had.
+    """
+    from bnbenv.build.toolchain import within_reach
+
+    rows = {row.cuda: row for row in setting.matrix.toolkits}
+    wanted = sorted({build.cuda for build in _torches(setting, situation, found) if build.cuda}, key=number)
+
+    def why_not(cuda: str) -> str:
+        archs = _targets(situation, rows[cuda])
+        if archs is None:
+            return f"the compiler of CUDA {cuda} is not for these GPUs"
+        return within_reach(cuda, archs, ports, setting.matrix, setting.facts.toolkits)
+
+    def each(releases: list[str]) -> dict[str, str]:
+        return dict(zip(releases, pool.map(why_not, releases), strict=True))
+
+    asked = each([cuda for cuda in wanted if cuda in rows])
+    lacking = {_major(cuda) for cuda in wanted if asked.get(cuda, "-")}
+    return {**asked, **each([cuda for cuda in rows if _major(cuda) in lacking and cuda not in asked])}
+
+
+def _torches(setting: Setting, situation: Situation, found: Availability) -> list[TorchBuild]:
+    """The torch builds that this host's driver runs and that may be taken."""
+    platform, driver, wish = situation.facts.platform, situation.driver.version, situation.request.torch
+    windows = on_windows_driver(situation.facts)
+    if wish == KEEP:
+        return [found.existing.torch] if found.existing else []
+    builds = (
+        build
+        for build in (*found.local, *setting.matrix.torch)
+        if (build.os, build.machine) == (platform.os, platform.machine) and admits(wish, build.version)
+    )
+    rows = situation.drivers.values()
+    return [one for one in builds if one.cuda and not (driver and too_old(rows, one.cuda, driver, windows))]
+
+
+def _targets(situation: Situation, toolkit: Toolkit) -> tuple[str, ...] | None:
+    """What a toolkit would compile for the selected GPUs; None where it cannot for one of them."""
+    plain = tuple(name for name in toolkit.sass if name[-1:].isdigit())
+    found = {sass_for(gpu.capability, plain) for gpu in situation.gpus}
+    return None if None in found else ordered(name for name in found if name)
+
+
+def ordered(archs: Iterable[str]) -> tuple[str, ...]:
+    """Targets such as ``sm_90``, each once, the lowest first."""
+    return tuple(sorted(set(archs), key=lambda name: int(name.removeprefix("sm_"))))
+
+
+def _major(cuda: str) -> str:
+    return cuda.partition(".")[0]
+
+
+def _releases(setting: Setting, ports: Ports) -> tuple[frozenset[str], str]:
+    """The versions whose source can be had, and why none can; what was built before needs no source."""
+    from bnbenv.build.source import offered
+
+    try:
+        return frozenset(offered(source_of(setting), ports, setting.matrix.upstream)), ""
+    except SourceUnreachable as error:
+        return frozenset(), f"{error.message}: {error.next_step}"
+
+
+# ---- carrying one out ------------------------------------------------------------------------------------------
+
+
+def source_of(setting: Setting) -> str | None:
+    """What bnbenv.toml names as the source, folders absolute; None: upstream's repository."""
+    text = setting.wishes.sources.bitsandbytes_source
+    if text == UPSTREAM:
+        return None
+    return text if _ADDRESS.match(text) else str(setting.project.root / expand(text))
+
+
+def ports_of(setting: Setting, sources: PackageSources, env: str = "") -> Ports:
+    """What a build is handed. Raises UsageError where this user has no place for data."""
+    progress = About(setting.progress, env) if env else setting.progress
+    return build_ports(setting.environ, setting.runner, sources, setting.project.root, progress)
+
+
+def order_of(setting: Setting, solution: Solution) -> Order:
+    """What to compile for a solution whose bitsandbytes is a build that is still to be made."""
+    from bnbenv.build.source import as_it_is
+
+    chosen, source = solution.choice.bitsandbytes, source_of(setting)
+    ref = None if as_it_is(source) else str(public(chosen.version))
+    cuda = library_cuda(chosen.library) or solution.choice.torch.cuda or ""
+    archs = ordered(cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers)
+    return Order(ref, cuda, archs, source)
+
+
+def build_for(
+    setting: Setting, env: str, solution: Solution, sources: PackageSources, request: Request, torch: TorchBuild
+) -> tuple[Solution, Built]:
+    """Compile what a solution asks for, or take it from the cache; the solution then names the wheel.
+
+    The wheel is judged by the rules for any other: what it holds decides. Raises what ``bnbenv.build.run.build``
+    raises; Failed (``not-as-asked``) where it does not fit after all.
+    """
+    from bnbenv.build.run import build
+
+    order = order_of(setting, solution)
+    built = build(order, ports_of(setting, sources, env), setting.matrix, setting.facts.toolkits)
+    facts, request = setting.ahead(request)
+    made = msgspec.structs.replace(solution.choice.bitsandbytes, version=built.version)
+    choice = msgspec.structs.replace(solution.choice, bitsandbytes=made)
+    again = judged_again(choice, (torch,), request, facts, with_row(setting.matrix, built.row))
+    if isinstance(again, str):
+        message = f"what was compiled does not fit this host: {again}"
+        raise Failed("not-as-asked", message, f"See what was compiled: bnbenv matrix inspect {built.wheel}")
+    taken = msgspec.structs.replace(again.choice.bitsandbytes, source="build")
+    choice = msgspec.structs.replace(again.choice, bitsandbytes=taken)
+    evidence = (*again.evidence, *_compiled(solution, built))
+    return msgspec.structs.replace(solution, choice=choice, covers=again.covers, evidence=evidence), built
+
+
+def _compiled(solution: Solution, built: Built) -> list[EvidenceLine]:
+    """What the wheel was made of, and what the solver knew of the compiler."""
+    origin = built.source
+    commit = f" commit {origin.commit}" if origin.commit else ""
+    ref = f" {origin.ref}" if origin.ref else ""
+    source = f"{origin.asked}{ref}{commit} sha256:{origin.digest}"
+    lines = [line for line in solution.evidence if line.about.startswith("compiler of ")]
+    return [EvidenceLine(f"source of bitsandbytes {public(built.version)}", "measured", source), *lines]
+
+
+# ---- one that a lock names -------------------------------------------------------------------------------------
+
+
+def own_row(setting: Setting, locked: Locked) -> tuple[BitsandbytesWheel | None, str]:
+    """The row of the compiled wheel that a lock names, measured now; or None, and why it cannot be used.
+
+    It has to lie in this user's own cache of builds, with the bytes of the lock.
+    """
+    from bnbenv.matrix.measure import measure_bitsandbytes
+    from bnbenv.matrix.wheel import local_wheel
+
+    wheel = locked_build(locked)
+    version = locked.packages["bitsandbytes"]
+    try:
+        home = data_home(setting.environ) / "builds" / "wheels"
+        if wheel is None or wheel.resolve().parent.parent != home.resolve() or not wheel.is_file():
+            return None, f"bitsandbytes {version} was compiled elsewhere, or is no longer in the cache of builds"
+        with local_wheel(wheel) as opened:
+            if opened.sha256 not in locked.hashes["bitsandbytes"]:
+                return None, f"bitsandbytes {version} in the cache of builds is not the wheel that was locked"
+            return measure_bitsandbytes(opened), ""
+    except (BnbenvError, OSError) as error:
+        if isinstance(error, UsageError):  # no place for this user's data
+            raise
+        return None, f"bitsandbytes {version} in the cache of builds cannot be read ({error})"
+
+
+def with_row(matrix: Matrix, row: BitsandbytesWheel) -> Matrix:
+    """The matrix, and a wheel that was compiled here."""
+    return msgspec.structs.replace(matrix, bitsandbytes=(row, *matrix.bitsandbytes))

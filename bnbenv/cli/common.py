@@ -40,6 +40,41 @@ def add_wishes(parser: argparse.ArgumentParser, keep: bool = False) -> None:
     )
 
 
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """The policy for source builds; sync and lock write it into bnbenv.toml."""
+    which = parser.add_mutually_exclusive_group()
+    for option, value, what in (
+        ("--build", "always", "compile bitsandbytes for exactly these GPUs, even where a wheel fits"),
+        ("--no-build", "never", "published wheels only (default: compile where no wheel fits)"),
+    ):
+        which.add_argument(option, dest="build", action="store_const", const=value, help=what)
+
+
+def wished(project: Project, env: str | None, changes: dict[str, Any], build: str | None) -> str | None:
+    """bnbenv.toml with what was asked for by options, so that the next check asks for the same; None: nothing was.
+
+    It is written once that is fulfilled. Raises UsageError if it is not clear which environment is meant, InputError.
+    """
+    if not changes and build is None:
+        return None
+    from bnbenv.envs.wishes import edited, load_wishes
+    from bnbenv.errors import UsageError
+
+    names = selected(load_wishes(project), env, project)
+    if len(names) > 1 and changes:
+        raise UsageError("which-env", f"there are several environments ({', '.join(names)})", "Name one with --env.")
+    return edited(project, names[0], changes, {} if build is None else {"build": build})
+
+
+def told(project: Project, changes: dict[str, Any], build: str | None) -> list[str]:
+    """What was written into bnbenv.toml, as a line; none where nothing was asked for."""
+    import json
+
+    asked = changes if build is None else {**changes, "policy.build": build}
+    words = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in asked.items())
+    return [f"written into {project.config}: {words}"] if asked else []
+
+
 def project_of(args: argparse.Namespace, ctx: Context) -> Project:
     """The project a command is about. Raises UsageError (not to be trusted, no such environment), InputError."""
     env = getattr(args, "env", None)

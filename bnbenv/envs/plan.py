@@ -14,11 +14,12 @@ from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.record import Record
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
+from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.model import Availability, Choice, Request, Solution
 from bnbenv.solve.refusal import refuse
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import choose
-from bnbenv.solve.versions import admits
+from bnbenv.solve.versions import admits, public
 
 # Reasons that only ask for a new look: the packages themselves are as they should be.
 _LOOK_AGAIN = frozenset(
@@ -65,6 +66,8 @@ class EnvPlan:
         words: list[tuple[str, str]] = []
         if self.lock is None:
             target = describe(solution) if solution else "what fits"
+            if solution is not None and solution.choice.bitsandbytes.source == "build":
+                words.append(("build", f"{_to_compile(solution)}, or take the wheel that was made of it before"))
             words.append(("lock", f"{target}{_difference(solution, current)}, since {self.why_lock}"))
         words += self._steps()
         return [{"env": self.env, "action": action, "what": what} for action, what in words]
@@ -94,13 +97,21 @@ def describe(solution: Solution) -> str:
     return f"bitsandbytes {choice.bitsandbytes.version} with {torch}{override}"
 
 
+def _to_compile(solution: Solution) -> str:
+    """``compile bitsandbytes 0.50.2 for sm_52 with CUDA 12.8``."""
+    chosen = solution.choice.bitsandbytes
+    archs = " ".join(dict.fromkeys(cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers))
+    cuda = library_cuda(chosen.library) or solution.choice.torch.cuda
+    return f"compile bitsandbytes {public(chosen.version)} for {archs} with CUDA {cuda}"
+
+
 def _difference(solution: Solution | None, current: Record | None) -> str:
     if solution is None or current is None:
         return ""
     had = current.decision.get("choice", {})
     pairs = [
         ("torch", had.get("torch", {}).get("version"), solution.choice.torch.version),
-        ("bitsandbytes", had.get("bitsandbytes", {}).get("version"), solution.choice.bitsandbytes.version),
+        ("bitsandbytes", *_versions(had.get("bitsandbytes", {}).get("version"), solution)),
         ("Python", had.get("python"), solution.choice.python),
     ]
     changes = [f"{name} {old} -> {new}" for name, old, new in pairs if old and old != new]
@@ -143,6 +154,14 @@ def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix
     if again.visible_devices != solution.visible_devices:
         return "the selected GPUs are others than those it was made for"
     return None
+
+
+def _versions(had: str | None, solution: Solution) -> tuple[str | None, str]:
+    """The version that is there and the new one; of a build that is still to be made there is only the release."""
+    new = solution.choice.bitsandbytes
+    if new.source == "build" and not new.sha256 and had and had.partition("+")[0] == new.version:
+        return new.version, new.version
+    return had, new.version
 
 
 def judged_again(

@@ -221,11 +221,11 @@ def edited(project: Project, env: str, changes: dict[str, Any], policy: Mapping[
     except FileNotFoundError:
         text = TEMPLATE
     document = tomlkit.parse(text)
-    envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
-    if env not in envs:
-        envs[env] = tomlkit.table()
-    for key, value in changes.items():
-        envs[env][key] = value
+    if changes:
+        envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
+        if env not in envs:
+            envs[env] = tomlkit.table()
+        envs[env].update(changes)
     if policy:
         document.setdefault("policy", tomlkit.table()).update(policy)
     return tomlkit.dumps(document)

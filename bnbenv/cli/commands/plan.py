@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
+    add_build,
     add_env,
     check_driver,
     facts_of,
@@ -15,6 +16,7 @@ from bnbenv.cli.common import (
     selected,
     setting_of,
     stop_on_mismatch,
+    wished,
 )
 from bnbenv.cli.several import about, meaning
 from bnbenv.envs.check import Host, in_use, observe_host
@@ -39,13 +41,14 @@ EXITS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
+    add_build(parser)
     parser.add_argument(
         "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
     )
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.wishes import load_wishes
+    from bnbenv.envs.wishes import decode_wishes, load_wishes
 
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
@@ -53,7 +56,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         stop_on_mismatch(host, project)
     else:
         check_driver(args.driver)
-    wishes = load_wishes(project)
+    config = wished(project, args.env, {}, args.build)  # read as if it were written
+    wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
     names = selected(wishes, args.env, project)
     setting = setting_of(project, wishes, facts_of(ctx), ctx)
     document: dict[str, Any] = {
@@ -80,7 +84,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     document["in_sync"] = not document["actions"] and not refused
     steps = {env: meaning(env, error.next_step) for env, error in refused.items()}
     ends = next((error.exit for error in refused.values()), Exit.DONE if document["in_sync"] else Exit.PENDING)
-    return Outcome(ends, document, {"refused": steps})
+    option = {"always": " --build", "never": " --no-build"}.get(args.build, "")
+    return Outcome(ends, document, {"refused": steps, "option": option})
 
 
 def _add(document: dict[str, Any], probed: Setting, env: str, host: Host, driver: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
+    add_build,
     add_env,
     add_wishes,
     facts_of,
@@ -16,13 +17,15 @@ from bnbenv.cli.common import (
     selected,
     setting_of,
     stop_on_mismatch,
+    told,
+    wished,
     wishes_from,
 )
 from bnbenv.cli.help import seconds
 from bnbenv.cli.several import about
 from bnbenv.envs.check import Host, Look, check_env, env_names, in_use, observe_host
 from bnbenv.envs.project import Project, env_python
-from bnbenv.errors import Exit, UsageError
+from bnbenv.errors import Exit
 
 if TYPE_CHECKING:
     from bnbenv.envs.sync import Done
@@ -33,7 +36,8 @@ Make the environments fit the host and the wishes: choose, lock, install into a
 new generation, run its kernels, and only then switch to it. Whatever fails, the
 environment in use stays as it was. With nothing to do it does nothing.
 
-Wishes given as options (--torch, --gpus, ...) are written into bnbenv.toml."""
+Where no published wheel fits, bitsandbytes is compiled for exactly these GPUs.
+Wishes given as options (--torch, --build, ...) are written into bnbenv.toml."""
 EXAMPLE = """\
 bnbenv sync                    after any change of driver, GPU or bnbenv.toml
 bnbenv sync --torch '<2.11'    with another wish"""
@@ -46,6 +50,7 @@ EXITS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     add_wishes(parser)
+    add_build(parser)
     parser.add_argument("--locked", action="store_true", help="install just what the lock holds, or refuse")
     parser.add_argument("--fresh", action="store_true", help="make a new generation even if nothing changed")
     parser.add_argument("--no-verify", action="store_true", help="do not run the kernels (check then says unverified)")
@@ -59,7 +64,9 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     stop_on_mismatch(host, project)
     from bnbenv.envs.generations import left_over
 
-    asked = any(getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend"))
+    asked = any(
+        getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend", "build")
+    )
     if not asked and not args.fresh:
         look = Look(project)
         names = env_names(project, args.env, look)
@@ -155,7 +162,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     changes = wishes_from(args)
     with holding(project, ctx, args.wait):
         before = file_digest(project.config)
-        config = _wished(project, changes, args.env) if changes else None
+        config = wished(project, args.env, changes, args.build)
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         names = selected(wishes, args.env, project)
         setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config, config_before=before)
@@ -178,7 +185,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         for env in names:
             follow(project, env)
             note_wishes_file(project, env)
-    notes = _told(project, changes)
+    notes = told(project, changes, args.build)
     reasons = [row for one in done for row in reason_rows(one.plan.reasons)]
     actions = [action for one in done for action in one.actions]
     rows = [_done_row(project, one) for one in done]
@@ -201,23 +208,3 @@ def _done_row(project: Project, done: Done) -> dict[str, Any]:
 
 def _switched(done: Done) -> bool:
     return any(action["action"] in ("stage", "switch") for action in done.actions)
-
-
-def _wished(project: Project, changes: dict[str, Any], env: str | None) -> str:
-    """bnbenv.toml with the wishes given as options, so that the next check asks for the same.
-
-    It is written once they are fulfilled. Raises UsageError if it is not clear which environment is meant.
-    """
-    from bnbenv.envs.wishes import edited, load_wishes
-
-    names = selected(load_wishes(project), env, project)
-    if len(names) > 1:
-        raise UsageError("which-env", f"there are several environments ({', '.join(names)})", "Name one with --env.")
-    return edited(project, names[0], changes)
-
-
-def _told(project: Project, changes: dict[str, Any]) -> list[str]:
-    import json
-
-    words = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in changes.items())
-    return [f"written into {project.config}: {words}"] if changes else []

@@ -9,8 +9,8 @@ from bnbenv.cli.render.choice import in_short
 from bnbenv.cli.render.text import wrap
 
 
-def render(document: dict[str, Any], refused: Mapping[str, str] = {}) -> str:
-    """``refused``: the environments for which there is no plan, and what to do about each."""
+def render(document: dict[str, Any], refused: Mapping[str, str] = {}, option: str = "") -> str:
+    """``refused``: the environments for which there is no plan, and what to do about each; ``option``: as was asked."""
     driver = document["driver"]
     asked = f"with driver {driver}: " if driver else ""
     if document["in_sync"]:
@@ -22,7 +22,7 @@ def render(document: dict[str, Any], refused: Mapping[str, str] = {}) -> str:
     for reason in document["reasons"]:
         lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
     if names:
-        lines.append("bnbenv sync would:")
+        lines.append(f"bnbenv sync{option} would:")
     for action in document["actions"]:
         lines += wrap(f"{action['env']}: {action['action']}: {action['what']}", "  ")
     for row in document["decisions"]:
@@ -32,5 +32,5 @@ def render(document: dict[str, Any], refused: Mapping[str, str] = {}) -> str:
     lines.append(f"project: {document['project']}")
     lines += [f"next: {step}" for step in refused.values() if step]
     if not refused:
-        lines.append(f"next: bnbenv sync{f', once driver {driver} is installed' if driver else ''}")
+        lines.append(f"next: bnbenv sync{option}{f', once driver {driver} is installed' if driver else ''}")
     return "\n".join(lines)

@@ -55,10 +55,14 @@ class Beside(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """The order, and why it is that one: a line for each thing that was not asked for."""
+    """The order, and why it is that one: a line for each thing that was not asked for.
+
+    ``open``: neither the command line nor a lock says with which CUDA, so that another would do as well.
+    """
 
     order: Order
     because: tuple[str, ...]
+    open: bool
 
 
 class _Fitting(NamedTuple):
@@ -155,6 +159,7 @@ def plan(asked: Asked, facts: HostFacts, matrix: Matrix, found: Availability, be
     if beside is not None and beside.cuda == cuda and open_ref:
         ref, open_ref = str(public(beside.bitsandbytes)), False
         because.append(f"bitsandbytes {ref}, as in {beside.called}")
+    is_open = cuda is None
     if cuda is None or open_ref:
         fitting = _fitting(asked, facts, matrix, found, archs, cuda)
         if cuda is None:
@@ -166,7 +171,7 @@ def plan(asked: Asked, facts: HostFacts, matrix: Matrix, found: Availability, be
             because.append(f"bitsandbytes {ref}, the newest{' that fits' if fitting.torch else ''}")
     if not asked.archs:
         archs = _compiled_as(archs, cuda, matrix)
-    return Planned(Order(ref, cuda, archs, asked.source), tuple(because))
+    return Planned(Order(ref, cuda, archs, asked.source), tuple(because), is_open)
 
 
 def _compiled_as(archs: tuple[str, ...], cuda: str, matrix: Matrix) -> tuple[str, ...]:
@@ -270,3 +275,12 @@ def override_for(matrix: Matrix, version: str, toolkit: str, torch_cuda: str | N
     if rule is None or rule.override is None or rule.rule == "same-major":
         return None
     return toolkit.replace(".", "")
+
+
+def of_version(version: str) -> Order | None:
+    """What a wheel was compiled of, by its version (``0.50.2+bnbenv.cu130.sm80.sm90``); None for any other."""
+    match = re.fullmatch(r"([^+]+)\+bnbenv\.cu(\d\d)(\d)((?:\.sm\d{2,3})+)", version)
+    if match is None:
+        return None
+    archs = tuple(f"sm_{number}" for number in match[4].removeprefix(".sm").split(".sm"))
+    return Order(match[1], f"{match[2]}.{match[3]}", archs)

@@ -13,6 +13,7 @@ from bnbenv.doctor.causes import FILE, SIGNATURES, about
 from bnbenv.doctor.fixes import Chosen, prescribe, treat
 from bnbenv.doctor.fixes.decide import decide
 from bnbenv.doctor.fixes.libraries import package_for, requirement_for
+from bnbenv.doctor.fixes.model import Compile
 from bnbenv.doctor.fixes.settings_files import restored, without
 from bnbenv.doctor.model import (
     CAUSES,
@@ -168,16 +169,46 @@ def test_an_old_driver_gets_a_pair_that_it_runs_and_the_driver_that_would_do() -
     assert any("580" in step for step in fix.steps)
 
 
-def test_where_no_wheel_fits_the_lines_compile_for_just_this_card() -> None:
+def without_a_wheel() -> Examination:
+    """A torch beside which no published wheel runs: the C library is too old for all of them."""
     old = environment(torch="2.9.1", cuda="12.8")
-    facts = msgspec.structs.replace(
-        old.facts, platform=Platform(os="linux", machine="aarch64", libc=Libc("glibc", "2.23"))
-    )
-    chosen = decide(msgspec.structs.replace(old, facts=facts), None, load_matrix())
-    fix = prescribe("glibc-too-old", "glibc_too_old", old, None, chosen)
-    assert chosen.kept is None and chosen.build is not None
-    assert any('DCOMPUTE_CAPABILITY="90"' in step for step in fix.steps)
-    assert not fix.automatic
+    platform = Platform(os="linux", machine="aarch64", libc=Libc("glibc", "2.23"))
+    return msgspec.structs.replace(old, facts=msgspec.structs.replace(old.facts, platform=platform))
+
+
+def test_where_no_wheel_fits_bitsandbytes_is_compiled_for_just_this_card() -> None:
+    old = without_a_wheel()
+    chosen = decide(old, None, load_matrix())
+    assert chosen.kept is None and chosen.pair is None and chosen.build is not None
+    release = chosen.build.bitsandbytes.version
+    line = f"bnbenv build --ref {release} --cuda 12.8 --arch sm_90"
+    treatment = treat("glibc-too-old", "glibc_too_old", old, None, chosen)
+    assert treatment.fix.command == line
+    assert any(step.endswith("uv pip install --python /env/bin/python --no-deps WHEEL") for step in treatment.fix.steps)
+    (action,) = treatment.actions
+    assert isinstance(action, Compile) and action.line == line
+    assert not treatment.fix.automatic, "nobody asked whether a toolkit is within reach"
+    within = msgspec.structs.replace(chosen, checked={action.key: ""})
+    assert treat("glibc-too-old", "glibc_too_old", old, None, within).fix.automatic
+    without = msgspec.structs.replace(chosen, checked={action.key: "there is no CUDA toolkit 12.8"})
+    refused = treat("glibc-too-old", "glibc_too_old", old, None, without).fix
+    assert refused.steps[0] == "Not done by bnbenv here, since there is no CUDA toolkit 12.8"
+    assert refused.command == line, "it says what to install"
+
+
+def test_what_bnbenv_compiled_is_as_good_as_a_published_wheel_and_is_made_again_when_damaged() -> None:
+    built = environment(torch="2.9.1", cuda="12.8", bitsandbytes="0.50.2+bnbenv.cu128.sm80.sm90")
+    chosen = decide(built, None, load_matrix())
+    assert chosen.stays
+    treatment = treat("native-library-damaged", "cpu_only_bnb", built, None, chosen)
+    assert treatment.fix.command == "bnbenv build --ref 0.50.2 --cuda 12.8 --arch sm_80 --arch sm_90"
+    for version, torch, cuda in (
+        ("0.50.2+bnbenv.cu128.sm80", "2.9.1", "12.8"),  # no code for this card
+        ("0.50.2+bnbenv.cu130.sm90", "2.9.1", "12.8"),  # for another CUDA
+        ("0.50.2+bnbenv.cu128.sm90", "2.3.1", "12.8"),  # needs a newer torch
+    ):
+        other = environment(torch=torch, cuda=cuda, bitsandbytes=version)
+        assert not decide(other, None, load_matrix()).stays, version
 
 
 def test_memory_limits_are_of_this_machine_and_the_code_can_be_pasted() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import facts_of, project_of, selected
+from bnbenv.cli.common import facts_of, project_of, selected, setting_of
 from bnbenv.errors import Exit, NoCombination
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bnbenv.build.model import Built
-    from bnbenv.build.order import Beside
+    from bnbenv.build.order import Asked, Beside, Planned
+    from bnbenv.build.ports import Ports
     from bnbenv.envs.project import Project
+    from bnbenv.envs.resolve import Setting
     from bnbenv.envs.wishes import Wishes
     from bnbenv.facts.model import HostFacts, Toolkit
     from bnbenv.matrix.model import Matrix
@@ -55,8 +59,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.build import order
     from bnbenv.build.run import build
     from bnbenv.build.source import as_it_is
-    from bnbenv.envs.resolve import sources_for, user_matrix
-    from bnbenv.envs.toolbox import build_ports
+    from bnbenv.envs.builds import source_of
+    from bnbenv.envs.resolve import user_matrix
     from bnbenv.envs.wishes import load_wishes
 
     matrix = user_matrix(ctx.environ)
@@ -67,18 +71,38 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     env = selected(wishes, args.env, project)[0]
     facts = facts_of(ctx, args.facts)
     _check_machine(facts)
-    sources = sources_for(project, wishes.sources, matrix, ctx.environ)
-    cwd = project.root if project.root.is_dir() else ctx.cwd
-    ports = build_ports(ctx.environ, ctx.runner, sources, cwd, ctx.progress)
-    source = _source(args, ctx, project, wishes)
+    facts = msgspec.structs.replace(facts, toolkits=_toolkits(args, ctx, facts))
+    setting = setting_of(project, wishes, facts, ctx)
+    source = source_of(setting) if args.source is None else _placed(args.source, ctx.cwd)
     beside = None if args.facts is not None else _beside(project, env)
-    gpus = _gpus(args, wishes, env)
-    asked = order.Asked(source, args.ref, cuda, archs, gpus, as_it_is(source))
-    planned = order.plan(asked, facts, matrix, _found(args, ctx, facts, project), beside)
+    asked = order.Asked(source, args.ref, cuda, archs, _gpus(args, wishes, env), as_it_is(source))
+    planned, ports = _planned(asked, setting, _found(args, ctx, facts, project), beside)
     for line in planned.because:
         ctx.progress.say(f"for {line}" if line.startswith("sm_") else f"with {line}")
-    made = build(planned.order, ports, matrix, _toolkits(args, ctx, facts))
+    made = build(planned.order, ports, matrix, facts.toolkits)
     return Outcome(Exit.DONE, made.document(), {**_view(made, matrix, facts, beside), "named": args.source is not None})
+
+
+def _planned(asked: Asked, setting: Setting, found: Availability, beside: Beside | None) -> tuple[Planned, Ports]:
+    """The order, and what its build is handed. Where several CUDA releases would do, one whose compiler is at hand."""
+    from bnbenv.build.order import plan
+    from bnbenv.build.toolchain import within_reach
+    from bnbenv.envs.builds import survey_builds
+    from bnbenv.envs.resolve import sources_of
+    from bnbenv.envs.toolbox import build_ports
+    from bnbenv.solve.model import Request
+
+    sources = sources_of(setting)
+    cwd = setting.project.root if setting.project.root.is_dir() else Path.cwd()
+    ports = build_ports(setting.environ, setting.runner, sources, cwd, setting.progress)
+    planned = plan(asked, setting.facts, setting.matrix, found, beside)
+    first = planned.order
+    if planned.open and within_reach(first.cuda, first.archs, ports, setting.matrix, setting.facts.toolkits):
+        builds = survey_builds(setting, sources, Request(build="always"), found)
+        with contextlib.suppress(NoCombination):  # then the first one says what is lacking
+            there = msgspec.structs.replace(found, builds=builds)
+            planned = plan(asked, setting.facts, setting.matrix, there, beside)
+    return planned, ports
 
 
 def _check_machine(facts: HostFacts) -> None:
@@ -92,16 +116,6 @@ def _check_machine(facts: HostFacts) -> None:
     if here != wanted:
         message = f"the facts are of {' on '.join(wanted)}, and what is compiled here is for {' on '.join(here)}"
         raise NoCombination("other-machine", message, "Compile it on a machine of that kind.")
-
-
-def _source(args: argparse.Namespace, ctx: Context, project: Project, wishes: Wishes) -> str | None:
-    """The source to compile, a path of it made whole; None: upstream's repository."""
-    from bnbenv.envs.wishes import UPSTREAM
-
-    if args.source is not None:
-        return _placed(args.source, ctx.cwd)
-    configured = wishes.sources.bitsandbytes_source
-    return None if configured == UPSTREAM else _placed(configured, project.config.parent)
 
 
 def _placed(source: str, folder: Path) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
-from bnbenv.doctor.fixes import change, records
+from bnbenv.doctor.fixes import change, records, source_builds
 from bnbenv.doctor.fixes.choose import choose, edited
 from bnbenv.doctor.fixes.model import (
     Action,
+    Compile,
     Delete,
     DropSetting,
     Hands,
@@ -66,7 +67,8 @@ def carry_out(
     if not yes:
         note = "bnbenv did not make this: it is changed with --yes only, and what is there is kept first"
         return msgspec.structs.replace(mended, state="planned", notes=(note,))
-    return _Change(examination, matrix, hands, plan, tuple(others)).make(mended)
+    ready = (source_builds.made(one, examination, matrix, hands) if isinstance(one, Compile) else one for one in others)
+    return _Change(examination, matrix, hands, plan, tuple(ready)).make(mended)
 
 
 def _treatments(findings: Sequence[Finding], examination: Examination, matrix: Matrix, hands: Hands) -> list[Treatment]:
@@ -101,7 +103,7 @@ def _without_doubles(actions: Iterable[Action]) -> list[Action]:
             kept.append(action)
             seen |= names
     # What shadows others or wrote into the same folder goes before anything is installed.
-    return sorted(kept, key=lambda one: isinstance(one, Install))
+    return sorted(kept, key=lambda one: isinstance(one, Install | Compile))
 
 
 def _touched(action: Action) -> set[str]:
@@ -111,7 +113,7 @@ def _touched(action: Action) -> set[str]:
         return {
             f"package {one.partition('=')[0].partition('<')[0].partition('>')[0]}" for one in action.requirements
         } - {f"package {one}" for one in pinned}
-    return {action.key}
+    return {"package bitsandbytes"} if isinstance(action, Compile) else {action.key}
 
 
 def _why_nothing(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -132,6 +134,9 @@ def _step(action: Action, examination: Examination) -> PlanStep:
         names = [Path(one).name.removesuffix(".dist-info") for one in action.metadata]
         where = str(Path(action.metadata[0]).parent)
         return PlanStep(f"uninstall {', '.join(names)}", where, shell(python, "-m", "pip", "uninstall", *names))
+    if isinstance(action, Compile):
+        what = f"compile bitsandbytes {action.release} for {', '.join(action.archs)}, and install it"
+        return PlanStep(what, prefix, action.line)
     options = [word for name in action.reinstall for word in ("--reinstall-package", name)]
     options += [word for name in action.upgrade for word in ("--upgrade-package", name)]
     options += ["--no-deps"] if action.no_deps else []

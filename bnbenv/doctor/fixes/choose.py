@@ -10,16 +10,15 @@ from pathlib import Path
 
 import msgspec
 
-from bnbenv.doctor.fixes import trees
+from bnbenv.doctor.fixes import source_builds, trees
 from bnbenv.doctor.fixes.decide import decide, needs_pair
-from bnbenv.doctor.fixes.model import Action, Chosen, Delete, DropSetting, Hands, Install, NewGeneration
+from bnbenv.doctor.fixes.model import Action, Chosen, Compile, Delete, DropSetting, Hands, Install, NewGeneration
 from bnbenv.doctor.fixes.prescribe import treat
 from bnbenv.doctor.fixes.settings_files import without
 from bnbenv.doctor.model import Cause, Examination, Said
-from bnbenv.envs.project import Project, find_project
 from bnbenv.envs.resolve import Setting, sources_for, survey
 from bnbenv.envs.uv import Uv
-from bnbenv.envs.wishes import EnvWish, SourcesWish, Wishes, load_wishes
+from bnbenv.envs.wishes import EnvWish, Wishes
 from bnbenv.errors import BnbenvError
 from bnbenv.matrix.model import Matrix
 from bnbenv.progress import Quiet, during
@@ -50,24 +49,14 @@ def choose(
 
 def _offered(examination: Examination, matrix: Matrix, hands: Hands) -> Availability | None:
     """What the package sources offer; None where they cannot be asked."""
-    project = project_for(hands)
-    wishes = Wishes(envs={"bnb": EnvWish()}, sources=_sources_wish(project))
+    project = source_builds.project_for(hands)
+    wishes = Wishes(envs={"bnb": EnvWish()}, sources=source_builds.sources_wish(project))
     setting = Setting(project, wishes, examination.facts, matrix, hands.environ, hands.runner, None, Quiet())
     try:
         with during(hands.progress, "asking the package sources what they offer"):
             return survey(setting).found
     except (BnbenvError, OSError):
         return None
-
-
-def project_for(hands: Hands) -> Project:
-    """The project whose configuration of sources holds; for a folder without one, that folder."""
-    found = hands.project or find_project(hands.cwd, hands.environ)
-    return Project(hands.cwd, hands.cwd / "bnbenv.toml") if found.user else found
-
-
-def _sources_wish(project: Project) -> SourcesWish:
-    return load_wishes(project).sources if project.config.exists() else SourcesWish()
 
 
 # ---- what stands against an action -----------------------------------------------------------------------------
@@ -86,6 +75,10 @@ def against(action: Action, examination: Examination, matrix: Matrix, hands: Han
         reason = _not_ours(examination)
         if reason:
             return reason
+        if isinstance(action, Compile):
+            names = frozenset({"bitsandbytes"})
+            reason = _managed_by_conda(examination, names) or _linked(examination, names)
+            return reason or source_builds.against(action, examination, matrix, hands)
         names = resolved(action, examination, matrix, hands)[1]
         return _managed_by_conda(examination, names) or _linked(examination, names)
     except BnbenvError as error:
@@ -185,8 +178,8 @@ def site_folders(examination: Examination) -> list[Path]:
 
 def uv_of(action: Install, matrix: Matrix, hands: Hands) -> Uv:
     """uv with the sources of the user and the project. Raises InputError, UsageError, Failed."""
-    project = project_for(hands)
-    sources = sources_for(project, _sources_wish(project), matrix, hands.environ)
+    project = source_builds.project_for(hands)
+    sources = sources_for(project, source_builds.sources_wish(project), matrix, hands.environ)
     if action.index is not None:
         sources = sources.with_pytorch(action.index)
     folder = project.root if project.root.is_dir() else hands.home
@@ -200,6 +193,7 @@ def install(action: Install, python: Path, uv: Uv, *extra: str) -> frozenset[str
     options = [word for name in action.reinstall for word in ("--reinstall-package", name)]
     options += [word for name in action.upgrade for word in ("--upgrade-package", name)]
     options += ["--no-deps"] if action.no_deps else []
+    options += ["--no-index", "--find-links", action.folder] if action.folder else []
     text = "".join(f"{one}{_hash(action, one)}\n" for one in action.requirements)
     dry = "--dry-run" in extra
     said = uv.add(text, python, (*options, *extra), LIMIT) if dry else uv.add(text, python, (*options, *extra))

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from bnbenv.build.order import of_version
 from bnbenv.doctor.fixes.model import Chosen
 from bnbenv.doctor.model import Cause, Examination, Said
 from bnbenv.errors import BnbenvError
 from bnbenv.facts.model import Driver, Gpu, HostFacts, Libc, Platform, Python
-from bnbenv.matrix.model import Evidence, Matrix, TorchBuild
+from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, TorchBuild
 from bnbenv.matrix.rows import is_version
 from bnbenv.solve.model import KEEP, Availability, Existing, Request, Solution
 from bnbenv.solve.situation import on_windows_driver
@@ -41,7 +42,7 @@ def decide(
     if existing is not None:
         chosen = _for_existing(chosen, facts, matrix, existing, installed.version if installed else None)
     found = msgspec.structs.replace(offered or Availability(), managed_python=False)
-    pair, why = _asked(facts, matrix, Request(python=">=3"), found)
+    pair, why = _asked(facts, matrix, Request(python=">=3", build="never"), found)
     chosen = msgspec.structs.replace(chosen, pair=pair.choice if pair else None, no_pair=why)
     return msgspec.structs.replace(chosen, hashes=_hashes(facts, matrix), driver=_driver(existing, facts, matrix))
 
@@ -49,11 +50,12 @@ def decide(
 def _for_existing(
     chosen: Chosen, facts: HostFacts, matrix: Matrix, existing: Existing, installed: str | None
 ) -> Chosen:
-    keep = Request(torch=KEEP, python=">=3")
+    keep = Request(torch=KEEP, python=">=3", build="never")  # a wheel first: a build is asked for below
     found = Availability(existing=existing, managed_python=False)
     if installed is not None and is_version(installed):
         same = msgspec.structs.replace(keep, bitsandbytes=f"=={installed}")
-        chosen = msgspec.structs.replace(chosen, stays=_asked(facts, matrix, same, found, reason=False)[0] is not None)
+        known = _with_compiled(matrix, facts, installed)
+        chosen = msgspec.structs.replace(chosen, stays=_asked(facts, known, same, found, reason=False)[0] is not None)
     kept, why = _asked(facts, matrix, keep, found)
     chosen = msgspec.structs.replace(chosen, kept=kept.choice if kept else None, no_kept=why)
     if kept is not None:
@@ -61,6 +63,29 @@ def _for_existing(
     build, why = _asked(facts, matrix, msgspec.structs.replace(keep, build="always"), found)
     archs = tuple(cover.bitsandbytes.removeprefix("sass ") for cover in build.covers) if build else ()
     return msgspec.structs.replace(chosen, build=build.choice if build else None, no_build=why, build_archs=archs)
+
+
+def _with_compiled(matrix: Matrix, facts: HostFacts, version: str) -> Matrix:
+    """The matrix, and a wheel that bnbenv compiled, as its version says what it holds; else as it is."""
+    order, platform = of_version(version), facts.platform
+    if order is None:
+        return matrix
+    release = next((one for one in matrix.bitsandbytes if public(one.version) == public(version)), None)
+    name = f"libbitsandbytes_cuda{order.cuda.replace('.', '')}.so"
+    row = BitsandbytesWheel(
+        version=version,
+        filename="",
+        sha256="",
+        size=0,
+        os=platform.os,
+        machine=platform.machine,
+        libc_tag=None,
+        requires_python=release.requires_python if release else None,
+        requires_dist=release.requires_dist if release else (),
+        libraries=(NativeLibrary(name, "cuda", order.archs),),
+        evidence=Evidence("declared", version, ""),
+    )
+    return msgspec.structs.replace(matrix, bitsandbytes=(row, *matrix.bitsandbytes))
 
 
 def _asked(
@@ -148,5 +173,6 @@ def _suits(examination: Examination | None, said: Said | None, matrix: Matrix) -
         pythons=(Python("python", version),),
     )
     found = Availability(existing=Existing(row, version), managed_python=False)
-    solution = _asked(facts, matrix, Request(torch=KEEP, python=">=3"), found, reason=False)[0]
+    keep = Request(torch=KEEP, python=">=3", build="never")
+    solution = _asked(facts, matrix, keep, found, reason=False)[0]
     return solution.choice.bitsandbytes.version if solution else None

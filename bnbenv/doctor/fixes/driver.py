@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bnbenv.doctor.fixes.compiling import compiled
 from bnbenv.doctor.fixes.install import other_pair, own_generation
 from bnbenv.doctor.fixes.model import Treatment
 from bnbenv.doctor.fixes.patient import Patient, told
@@ -242,11 +243,14 @@ def fabric(patient: Patient) -> Treatment:
 
 def jetson(patient: Patient) -> Treatment:
     """Jetson with L4T: server wheels do not run there."""
+    if patient.foreign and patient.chosen.build is not None:
+        return compiled(patient)
     return told(
         "On Jetson keep NVIDIA's torch and compile bitsandbytes on the device: the published wheels are for servers.",
-        "bnbenv solve --torch keep --build names the lines for this device.",
+        "bnbenv build does that for this GPU and this torch; JetPack brings the CUDA toolkit that it needs.",
+        "Then install the wheel that it names beside that torch: pip install --no-deps WHEEL",
         "JetPack 7 (Thor) is of the server kind: there the wheels work.",
-        command="bnbenv solve --torch keep --build",
+        command="bnbenv build",
     )
 
 

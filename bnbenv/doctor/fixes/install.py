@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bnbenv.doctor.fixes.compiling import compiled, compiled_again, line_of
 from bnbenv.doctor.fixes.model import Install, NewGeneration, Treatment
 from bnbenv.doctor.fixes.patient import Patient, done_by, shell, told
 from bnbenv.doctor.model import Cause
 from bnbenv.solve.model import Choice
-from bnbenv.solve.wording import by_hand
 
 # Packages that are made for one torch: where they are installed, they have to change with it.
 WITH_TORCH = ("torchvision", "torchaudio", "xformers")
@@ -62,6 +62,9 @@ def bitsandbytes_again(patient: Patient) -> Treatment:
     version = patient.bitsandbytes
     if not patient.foreign:
         return _in_general(patient)
+    again = compiled_again(patient)
+    if again is not None:
+        return again
     if version is None or not patient.chosen.stays:
         kept = patient.chosen.kept
         return for_this_torch(patient, kept) if kept is not None else other_pair(patient)
@@ -128,20 +131,17 @@ def torch_again(patient: Patient) -> Treatment:
 
 
 def _no_pair(patient: Patient) -> Treatment:
+    if patient.chosen.build is not None:
+        return compiled(patient)
     why = patient.chosen.no_pair or patient.chosen.no_kept
-    steps = [f"Why not: {why}" if why else "", *_build(patient), "What would change that: bnbenv solve"]
+    steps = [f"Why not: {why}" if why else "", "What would change that: bnbenv solve"]
     return told("No published torch and bitsandbytes are known to fit this machine.", *steps, command="bnbenv solve")
 
 
 def _build(patient: Patient) -> list[str]:
-    """The lines of a source build for exactly these GPUs, where one is known to work."""
+    """A source build for exactly these GPUs, where one is known to work: torch then stays."""
     build = patient.chosen.build
-    if build is None:
-        return []
-    choice = {"bitsandbytes": {"version": build.bitsandbytes.version}}
-    lines = by_hand(choice, patient.chosen.build_archs)
-    begin = f"Or compile bitsandbytes {build.bitsandbytes.version} for these GPUs, with the nvcc of CUDA"
-    return [f"{begin} {build.torch.cuda}, in a checkout of its source:", *(f"  {line}" for line in lines)]
+    return [f"Or keep torch, and compile bitsandbytes for these GPUs: {line_of(patient)}"] if build is not None else []
 
 
 def _in_general(patient: Patient) -> Treatment:

@@ -52,7 +52,8 @@ class Install(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     ``reinstall``: packages to install anew even if they are there, ``upgrade``: those to take the newest of that fits.
     ``hashes`` maps a package to the sha256 of its wheel. ``index`` is the variant of PyTorch's own index that is needed
-    (``cu126``). ``sweep``: folders in which what no package's RECORD names is deleted after it.
+    (``cu126``). ``sweep``: folders in which what no package's RECORD names is deleted after it. ``folder``: where the
+    wheels lie, in place of the package sources.
     """
 
     requirements: tuple[str, ...]
@@ -62,10 +63,32 @@ class Install(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     hashes: dict[str, str] = {}
     index: str | None = None
     sweep: tuple[str, ...] = ()
+    folder: str | None = None
 
     @property
     def key(self) -> str:
         return f"install {' '.join(self.requirements)}"
+
+
+class Compile(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Compile bitsandbytes, then have uv install the wheel into an environment that bnbenv did not make.
+
+    ``release`` is the version to compile; ``cuda`` and ``archs`` as in an order of ``bnbenv.build``.
+    """
+
+    release: str
+    cuda: str
+    archs: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"compile {self.release} {self.cuda} {' '.join(self.archs)}"
+
+    @property
+    def line(self) -> str:
+        """The command that makes the wheel."""
+        archs = "".join(f" --arch {arch}" for arch in self.archs)
+        return f"bnbenv build --ref {self.release} --cuda {self.cuda}{archs}"
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -101,7 +124,7 @@ class NewGeneration(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return f"sync {self.env}"
 
 
-Action = Install | Delete | DropSetting | NewGeneration
+Action = Install | Compile | Delete | DropSetting | NewGeneration
 
 
 class Treatment(msgspec.Struct, frozen=True):

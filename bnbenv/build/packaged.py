@@ -15,7 +15,7 @@ import msgspec
 from bnbenv.build.held import held
 from bnbenv.build.ports import Ports
 from bnbenv.build.toolkit import look_at, nvcc_version, release_of, targets_of
-from bnbenv.errors import BnbenvError, Failed, NoCombination
+from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable
 from bnbenv.matrix.model import Matrix
 from bnbenv.paths import exists, write_atomically
 from bnbenv.progress import during
@@ -185,6 +185,9 @@ def _make(ports: Ports, name: str, asked: tuple[str, ...], what: str) -> None:
     try:
         ports.packages.environment(_folder(ports.home, name), asked)
     except NoCombination as error:
+        if ports.offline is not None:
+            message = f"{what} were not downloaded before, and the network is switched off ({ports.offline})"
+            raise SourceUnreachable("offline", message, "Switch it on, then run it again.", error.detail) from None
         step = "Name an index that has them, in bnbenv.toml, uv.toml or pip.conf; or install that toolkit: CUDA_HOME"
         raise NoCombination("no-toolkit", f"no package source offers {what}", step, error.detail) from None
     except BnbenvError as error:

@@ -106,15 +106,13 @@ def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix
     try:
         machine = _machine()
         _check_known(cuda, archs, ports, matrix)
-        usable, others = _system(cuda, ports, matrix, toolkits, machine, ())
-        if can_hold(cuda):
-            if kept_toolkit(cuda, ports.home) is None:
-                why = ports.packages.missing(requirements(cuda))
-                if why and usable is None:
-                    return f"the compiler of CUDA {cuda} cannot be had: {why}"
-        elif usable is None:
-            raise _no_toolkit(cuda, others, ports)
-        if usable is not None:
+        why = _why_not_packaged(cuda, ports)
+        if why:
+            usable, others = _system(cuda, ports, matrix, toolkits, machine, ())
+            if usable is None and can_hold(cuda):
+                return f"the compiler of CUDA {cuda} cannot be had: {why}"
+            if usable is None:
+                raise _no_toolkit(cuda, others, ports)
             _check_archs(cuda, archs, usable.sass, ports, matrix)
         _check_host(cuda, ports, matrix, machine)
         if kept_tools(ports.home) is None:
@@ -123,6 +121,13 @@ def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix
     except BnbenvError as error:
         return error.message
     return ""
+
+
+def _why_not_packaged(cuda: str, ports: Ports) -> str:
+    """Why a toolkit cannot be had from packages, empty where it can."""
+    if not can_hold(cuda):
+        return "packages hold a compiler from CUDA 13 on only"
+    return "" if kept_toolkit(cuda, ports.home) is not None else ports.packages.missing(requirements(cuda))
 
 
 def _machine() -> str:
@@ -198,7 +203,7 @@ def _no_toolkit(cuda: str, others: list[_Unusable], ports: Ports) -> NoCombinati
     if near is not None:
         message = f"the toolkit of CUDA {cuda} on this machine is not complete: {near.root} {near.why}"
         return NoCombination("no-toolkit", message, complete_toolkit(release, cuda, near.root, near.near), detail)
-    only = "" if can_hold(cuda) else ", and packages hold a compiler from CUDA 13 on only"
+    only = "" if can_hold(cuda) else f", and {_why_not_packaged(cuda, ports)}"
     found = f" (here: {', '.join(f'{other.root} {other.why}' for other in others)})" if others else ""
     message = f"there is no toolkit of CUDA {cuda} on this machine{only}{found}"
     return NoCombination("no-toolkit", message, install_toolkit(release, cuda))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +30,8 @@ _BRIEFLY: dict[str, str | None] = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5
 class UvPackages:
     """``bnbenv.build.ports.Packages`` by uv, which asks the sources that it was given.
 
-    ``python`` is the interpreter of the environments: bnbenv's own. ``progress`` is told what uv does.
+    ``python`` is the interpreter of the environments: bnbenv's own. ``progress`` is told what uv does. ``link_mode`` is
+    uv's: never symlink, since nvcc looks for its own files beside the file that it really is.
     """
 
     runner: Runner
@@ -36,6 +39,7 @@ class UvPackages:
     cwd: Path
     progress: Progress = field(default_factory=Quiet)
     python: str = sys.executable
+    link_mode: str = "hardlink"
 
     def environment(self, folder: Path, requirements: tuple[str, ...]) -> None:
         """Make an environment with these packages at a folder, in place of what is there.
@@ -58,12 +62,20 @@ class UvPackages:
 
         A second or less where the sources answer. Raises nothing.
         """
+        uv, lines = self._uv(_BRIEFLY), _lines(requirements)
         try:
-            self._uv(_BRIEFLY).compile(_lines(requirements), self.python)
+            locked = uv.compile(lines, self.python)
+            if self.sources.offline is None or re.search(r"\b(?:path = |url = .file:)", locked):
+                return ""
+            with tempfile.TemporaryDirectory(prefix="bnbenv-") as nowhere:
+                account = uv.add(lines, Path(self.python), ("--dry-run", "--target", nowhere))
         except BnbenvError as error:
             # Of a version that nobody offers, uv says so only in the cause.
-            return cause(error.detail) if error.code == "unsatisfiable" and error.detail else error.message
-        return ""
+            said = re.search(r"only (\S+ is available)", cause(error.detail)) if error.code == "unsatisfiable" else None
+            return f"of its packages, only {said[1]}" if said else error.message
+        if "Would download" not in account:
+            return ""
+        return f"it was not downloaded before, and the network is switched off ({self.sources.offline})"
 
     def wheel(self, tree: Path, out: Path, environ: Mapping[str, str | None]) -> Path:
         """The wheel that a tree's own build backend makes, in an isolated environment, in the folder ``out``.
@@ -89,7 +101,8 @@ class UvPackages:
         # A variable that asks for hashes means people's own requirements; that for compiling is refused beside its
         # opposite.
         plain: dict[str, str | None] = {"UV_REQUIRE_HASHES": None, "UV_COMPILE_BYTECODE": None}
-        return dataclasses.replace(uv, environment={**uv.environment, **plain, **(changes or {})})
+        own = {**plain, "UV_LINK_MODE": self.link_mode}
+        return dataclasses.replace(uv, environment={**uv.environment, **own, **(changes or {})})
 
 
 def build_ports(
@@ -103,12 +116,12 @@ def build_ports(
 
     Raises UsageError where there is no place for the user's data.
     """
-    told = progress or Quiet()
+    told, mode = progress or Quiet(), environ.get("UV_LINK_MODE")
     return Ports(
         environ=environ,
         runner=runner,
         sysroot=Sysroot.from_environment(environ),
-        packages=UvPackages(runner, sources, cwd, told),
+        packages=UvPackages(runner, sources, cwd, told, link_mode=mode if mode == "copy" else "hardlink"),
         home=data_home(environ) / "builds",
         progress=told,
         offline=sources.offline,

@@ -6,6 +6,7 @@ there each time that the lock is judged.
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from bnbenv.envs.resolve import Setting
 
 _AT_ONCE = 4  # questions to uv: each takes a core for a moment
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\w.-]+@[\w.-]+:")  # git's own form of a server: user@host:path
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:|[\w.-]+@[\w.-]+:")  # git's own form of a server: user@host:path
 
 
 # ---- what can be compiled --------------------------------------------------------------------------------------
@@ -44,10 +45,13 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[\w.-]+@[\w.-]+:")  # git's o
 def survey_builds(setting: Setting, sources: PackageSources, request: Request, found: Availability) -> Buildable:
     """What can be compiled here for the torch builds that may be taken: toolkits, and releases that have a source.
 
-    A second or two; nothing is downloaded but a list of tags. Raises InputError for a source that is none.
+    A second or two; nothing is downloaded but a list of tags. Raises UsageError for a source that is none.
     """
-    ports = ports_of(setting, sources)
     facts, request = setting.ahead(request)
+    if facts.platform.machine != platform.machine():  # recorded facts
+        because = f"this machine is {platform.machine()}, and what it compiles does not run on {facts.platform.machine}"
+        return Buildable({}, frozenset(), because)
+    ports = ports_of(setting, sources)
     situation = situate(facts, setting.matrix, request, found, managed=True)
     with during(setting.progress, "asking what can be compiled here"), ThreadPoolExecutor(_AT_ONCE + 1) as pool:
         releases = pool.submit(_releases, setting, ports)
@@ -84,14 +88,14 @@ def _toolkits(
 
 def _torches(setting: Setting, situation: Situation, found: Availability) -> list[TorchBuild]:
     """The torch builds that this host's driver runs and that may be taken."""
-    platform, driver, wish = situation.facts.platform, situation.driver.version, situation.request.torch
+    host, driver, wish = situation.facts.platform, situation.driver.version, situation.request.torch
     windows = on_windows_driver(situation.facts)
     if wish == KEEP:
         return [found.existing.torch] if found.existing else []
     builds = (
         build
         for build in (*found.local, *setting.matrix.torch)
-        if (build.os, build.machine) == (platform.os, platform.machine) and admits(wish, build.version)
+        if (build.os, build.machine) == (host.os, host.machine) and admits(wish, build.version)
     )
     rows = situation.drivers.values()
     return [one for one in builds if one.cuda and not (driver and too_old(rows, one.cuda, driver, windows))]
@@ -114,13 +118,16 @@ def _major(cuda: str) -> str:
 
 
 def _releases(setting: Setting, ports: Ports) -> tuple[frozenset[str], str]:
-    """The versions whose source can be had, and why none can; what was built before needs no source."""
+    """The versions whose source can be had, those that were fetched before among them, and why none can.
+
+    Raises UsageError for a source that is none.
+    """
     from bnbenv.build.source import offered
 
     try:
         return frozenset(offered(source_of(setting), ports, setting.matrix.upstream)), ""
-    except SourceUnreachable as error:
-        return frozenset(), f"{error.message}: {error.next_step}"
+    except (SourceUnreachable, Failed) as error:  # Failed: there is no git, or it failed
+        return frozenset(), error.message
 
 
 # ---- carrying one out ------------------------------------------------------------------------------------------

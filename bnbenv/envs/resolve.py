@@ -180,7 +180,7 @@ def _local_builds(reach: Reach, unreachable: dict[str, str]) -> tuple[TorchBuild
 def decide(setting: Setting, request: Request, found: Availability, sources: PackageSources) -> Solution:
     """The solver's choice; what can be compiled is asked only where that could be it.
 
-    Raises NoCombination or SourceUnreachable with the conflict and the options in it; InputError (source of builds).
+    Raises NoCombination or SourceUnreachable with the conflict and the options in it; UsageError (the source of builds).
     """
     facts, asked = setting.ahead(request)
     answer = solve(facts, setting.matrix, asked, found)
@@ -212,7 +212,7 @@ def _would_compile(answer: Solution | Refusal, request: Request) -> bool:
     """Whether an answer hangs on what can be compiled here, which the solver was not told yet."""
     if isinstance(answer, Solution):
         return answer.choice.bitsandbytes.source == "build"
-    return request.build == "always"
+    return request.build == "always" or any(part.rule == "toolkit" for part in answer.conflict)
 
 
 def _first_option(refusal: Refusal) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bnbenv.envs.resolve import Setting
 
 _AT_ONCE = 4  # questions to uv: each takes a core for a moment
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:|[\w.-]+@[\w.-]+:")  # git's own form of a server: user@host:path
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:|[\w.-]+@[\w.-]+:")  # user@host:path is git's own
 
 
 # ---- what can be compiled --------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def _local_builds(reach: Reach, unreachable: dict[str, str]) -> tuple[TorchBuild
 def decide(setting: Setting, request: Request, found: Availability, sources: PackageSources) -> Solution:
     """The solver's choice; what can be compiled is asked only where that could be it.
 
-    Raises NoCombination or SourceUnreachable with the conflict and the options in it; UsageError (the source of builds).
+    Raises NoCombination or SourceUnreachable with the conflict and the options in it, UsageError (source of builds).
     """
     facts, asked = setting.ahead(request)
     answer = solve(facts, setting.matrix, asked, found)

@@ -1,0 +1,129 @@
+"""What the tests of builds share: the toolchain of CUDA 13.0 from real packages, made once, and ports to build with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from bnbenv.build.model import Toolchain
+from bnbenv.build.ports import Ports
+from bnbenv.build.toolchain import prepare, prepared
+from bnbenv.envs.project import Project
+from bnbenv.envs.resolve import sources_for
+from bnbenv.envs.toolbox import build_ports
+from bnbenv.envs.wishes import SourcesWish
+from bnbenv.errors import NoCombination, SourceUnreachable
+from bnbenv.matrix.load import load_matrix
+from bnbenv.matrix.model import Matrix
+from bnbenv.process import SystemRunner
+
+CUDA = "13.0"
+
+
+@dataclass
+class Told:
+    """A progress that keeps what it is told."""
+
+    lines: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+    moments: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def detail(self, line: str) -> None:
+        self.details.append(line)
+
+    def at(self, text: str) -> None:
+        if text:
+            self.moments.append(text)
+
+
+@pytest.fixture(scope="session")
+def matrix() -> Matrix:
+    """The rows in the package."""
+    return load_matrix()
+
+
+@pytest.fixture
+def told() -> Told:
+    """What the user was told."""
+    return Told()
+
+
+@pytest.fixture(scope="session")
+def build_environ(tool_environ: dict[str, str]) -> dict[str, str]:
+    """``tool_environ`` without what names a compiler or changes how one works."""
+    own = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "NVCC_CCBIN", "CUDAHOSTCXX", "CUDAARCHS")
+    foreign = ("NVCC_", "CMAKE_", "UV_LINK_MODE")
+    return {name: text for name, text in tool_environ.items() if name not in own and not name.startswith(foreign)}
+
+
+def _ports(home: Path, matrix: Matrix, environ: dict[str, str]) -> Ports:
+    home.mkdir(parents=True, exist_ok=True)
+    sources = sources_for(Project(home, home), SourcesWish(), matrix, environ)
+    return replace(build_ports(environ, SystemRunner(), sources, home), home=home)
+
+
+@pytest.fixture(scope="session")
+def toolchains(
+    tmp_path_factory: pytest.TempPathFactory, matrix: Matrix, build_environ: dict[str, str]
+) -> Iterator[Path]:
+    """A folder of builds in which the toolchain of CUDA 13.0 is complete, from packages. All test workers share it.
+
+    Nobody changes it: ``ports`` has it. Skips where its packages cannot be had.
+    """
+    base = tmp_path_factory.getbasetemp()
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = base if alone else base.parent
+    home, missing = base / "toolchains", base / "toolchains.missing"
+    with FileLock(base / "toolchains.lock"):
+        ports = _ports(home, matrix, build_environ)
+        if not missing.exists() and prepared(CUDA, ports) is None:
+            try:
+                prepare(CUDA, (), ports, matrix, ())
+            except (NoCombination, SourceUnreachable) as error:
+                missing.write_text(error.message)
+    if missing.exists():
+        pytest.skip(f"the compiler of CUDA {CUDA} cannot be had: {missing.read_text()}")
+    yield home
+    if alone:  # a gigabyte; pytest keeps the folders of three runs
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def bare_ports(tmp_path: Path, matrix: Matrix, build_environ: dict[str, str], told: Told) -> Callable[..., Ports]:
+    """``bare_ports(home=..., environ={...}, **others)``: ports of a user who has nothing, with changes.
+
+    ``environ`` changes the environment; None removes. Other names are those of ``Ports``.
+    """
+
+    def make(environ: dict[str, str | None] | None = None, **changes: Any) -> Ports:
+        changed = {**build_environ, **(environ or {})}
+        given = {name: text for name, text in changed.items() if text is not None}
+        return replace(_ports(tmp_path / "builds", matrix, given), progress=told, **changes)
+
+    return make
+
+
+@pytest.fixture
+def ports(toolchains: Path, bare_ports: Callable[..., Ports]) -> Ports:
+    """Ports of a user who has the toolchain of CUDA 13.0 and nothing else."""
+    made = bare_ports()
+    (made.home / "toolchains").symlink_to(toolchains / "toolchains")
+    return made
+
+
+@pytest.fixture
+def toolchain(ports: Ports) -> Toolchain:
+    """The toolchain of CUDA 13.0."""
+    found = prepared(CUDA, ports)
+    assert found is not None
+    return found

@@ -29,8 +29,8 @@ PROTOCOLS = ("https", "http", "ssh", "file")
 
 _SCP = re.compile(r"(?:[\w.+-]{1,64}@)?(?:[\w.-]{1,255}|\[[0-9a-fA-F:]{2,45}\]):(?!//)[^\s:]\S{0,1024}")
 _PERCENT = re.compile(r"(?:Receiving|Counting|Resolving)[^:\r\n]{0,40}:\s{0,3}(\d{1,3})%")
-# In what is fetched nothing is changed on the way out: no line ends, no filters, nothing left out of the archive.
-_ATTRIBUTES = "* -text -eol -crlf -ident -filter -working-tree-encoding -export-ignore -export-subst\n"
+# Line ends as in a checkout; no filter runs, and nothing is left out of the archive or filled in.
+_ATTRIBUTES = "* -filter -export-ignore -export-subst\n"
 # A hook, a pager, an editor or a prompt of the user's configuration has no place here.
 _OPTIONS = (
     *("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.askPass=", "-c", "gc.auto=0"),
@@ -57,10 +57,10 @@ def check_address(text: str) -> None:
     """Refuse addresses that are options or commands to git. Raises UsageError ``bad-source``."""
     shown = redact(text)[:200]
     step = "An address begins with https://, ssh:// or file://, or is like git@host:path."
-    if text.startswith("-") or re.search(r"[\x00-\x20\x7f]", text):
-        raise UsageError("bad-source", f'"{shown}" is no address', step)
     if re.match(r"[A-Za-z0-9+.-]*::", text):
         raise UsageError("bad-source", f'"{shown}" would run a program of its own: such addresses are not taken', step)
+    if text.startswith("-") or re.search(r"[\x00-\x20\x7f]", text):
+        raise UsageError("bad-source", f'"{shown}" is no address', step)
     if "://" not in text:
         return
     scheme = text.partition("://")[0].lower().removeprefix("git+")

@@ -99,15 +99,13 @@ def _of_repository(place: Repository, ref: str | None, ports: Ports) -> Tree:
 
 
 def _of_tarball(place: Tarball, ports: Ports) -> Tree:
-    with contextlib.ExitStack() as stack:
-        path = place.path
-        if path is None:
-            path = _downloaded(place, ports)
-        stream = stack.enter_context(path.open("rb"))
-        if place.sha256 is not None and place.path is not None:
-            check_sha256(_sha256(stream), place.sha256, place.asked)
+    path = place.path if place.path is not None else _downloaded(place, ports)
+    with path.open("rb") as stream:
+        found = _sha256(stream)
+        if place.sha256 is not None:
+            check_sha256(found, place.sha256, place.asked)
         folder, known, digest = _unpacked(stream, place.asked, ports)
-    return _tree(folder, known, Origin("tarball", place.asked, None, None, digest))
+    return _tree(folder, known, Origin("tarball", f"{place.asked}#sha256={found}", None, None, digest))
 
 
 def _of_folder(place: Folder, ports: Ports) -> Tree:

@@ -33,7 +33,7 @@ _ELSEWHERE = "Look at what the package index serves, or install that toolkit: CU
 class Record(msgspec.Struct, frozen=True):
     """An environment that is complete. ``files`` maps the path of each file in it to its size in bytes.
 
-    ``root`` is the toolkit's folder, ``nvcc`` its compiler's version, ``sass`` what it compiles for, ``extras`` what it
+    ``root`` is the toolkit's folder in it, ``nvcc`` its compiler's version, ``sass`` what it compiles for, ``extras`` what it
     holds beside the usual; all empty for CMake and Ninja.
     """
 
@@ -44,6 +44,14 @@ class Record(msgspec.Struct, frozen=True):
     sass: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
     schema: str = SCHEMA
+
+
+class Packaged(NamedTuple):
+    """A toolkit from packages that is complete. ``nvcc`` is its version, ``sass`` what it compiles for."""
+
+    root: Path
+    nvcc: str
+    sass: tuple[str, ...]
 
 
 class Tools(NamedTuple):
@@ -73,13 +81,13 @@ def can_hold(cuda: str) -> bool:
     return int(cuda.split(".")[0]) >= FIRST
 
 
-def kept_toolkit(cuda: str, home: Path, extras: tuple[str, ...] = ()) -> Record | None:
-    """The record of a toolkit that is there, whole, with these extras; None where there is none. A few milliseconds."""
-    record = _read(_record(home, _name(cuda)))
+def kept_toolkit(cuda: str, home: Path, extras: tuple[str, ...] = ()) -> Packaged | None:
+    """A toolkit that is there, whole, with these extras; None where there is none. It takes a few milliseconds."""
+    folder, record = _folder(home, _name(cuda)), _read(_record(home, _name(cuda)))
     if record is None or not set(extras) <= set(record.extras):
         return None
-    whole = _whole(_folder(home, _name(cuda)), record) and exists(Path(record.root, "lib64"))
-    return record if whole else None
+    root = folder / record.root
+    return Packaged(root, record.nvcc, record.sass) if _whole(folder, record) and exists(root / "lib64") else None
 
 
 def kept_tools(home: Path) -> Tools | None:
@@ -91,23 +99,23 @@ def kept_tools(home: Path) -> Tools | None:
 
 def get_toolkit(
     cuda: str, ports: Ports, matrix: Matrix, machine: str, extras: tuple[str, ...] = (), wait: float = WAIT
-) -> Record:
+) -> Packaged:
     """The same, made if need be. Raises NoCombination (``no-toolkit``), SourceUnreachable, Failed, Busy, OSError."""
     name, what = _name(cuda), f"the compiler of CUDA {cuda}"
     with held(_folder(ports.home, f"{name}.lock"), what, wait, ports.progress):
-        record = kept_toolkit(cuda, ports.home, extras)
-        if record is None:
+        found = kept_toolkit(cuda, ports.home, extras)
+        if found is None:
             before = _read(_record(ports.home, name))
             # What another release needed stays.
             extras = tuple(sorted({*extras, *(before.extras if before else ())}))
             ports.progress.say(f"getting {what} from packages (1 GB or more, kept for later builds)")
             with during(ports.progress, f"getting {what}"):
-                record = _made_toolkit(cuda, ports, matrix, machine, extras)
+                found = _made_toolkit(cuda, ports, matrix, machine, extras)
         os.utime(_record(ports.home, name))
-        return record
+        return found
 
 
-def _made_toolkit(cuda: str, ports: Ports, matrix: Matrix, machine: str, extras: tuple[str, ...]) -> Record:
+def _made_toolkit(cuda: str, ports: Ports, matrix: Matrix, machine: str, extras: tuple[str, ...]) -> Packaged:
     name, asked = _name(cuda), requirements(cuda, extras)
     folder = _folder(ports.home, name)
     _make(ports, name, asked, f"the packages of CUDA {cuda}'s compiler")
@@ -120,7 +128,8 @@ def _made_toolkit(cuda: str, ports: Ports, matrix: Matrix, machine: str, extras:
     if release_of(version) != cuda:
         raise Failed("bad-toolkit", f"the packages of CUDA {cuda} hold the compiler of CUDA {version}", _ELSEWHERE)
     sass = targets_of(root, cuda, matrix, ports.runner)
-    return _write(ports, name, Record(asked, _files(folder), str(root), version, sass, extras))
+    _write(ports, name, Record(asked, _files(folder), root.relative_to(folder).as_posix(), version, sass, extras))
+    return Packaged(root, version, sass)
 
 
 def get_tools(ports: Ports, wait: float = WAIT) -> Tools:
@@ -225,9 +234,8 @@ def _files(folder: Path) -> dict[str, int]:
     return found
 
 
-def _write(ports: Ports, name: str, record: Record) -> Record:
+def _write(ports: Ports, name: str, record: Record) -> None:
     write_atomically(_record(ports.home, name), msgspec.json.encode(record))
-    return record
 
 
 def _tools(folder: Path) -> Tools:

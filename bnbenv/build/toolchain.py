@@ -86,16 +86,16 @@ def prepare(
 
 def prepared(cuda: str, ports: Ports, extras: tuple[str, ...] = ()) -> Toolchain | None:
     """The toolchain from packages, if it is there and whole. Nothing is asked of the network, and nothing made."""
-    record, tools = kept_toolkit(cuda, ports.home, extras), kept_tools(ports.home)
-    if record is None or tools is None:
+    kept, tools = kept_toolkit(cuda, ports.home, extras), kept_tools(ports.home)
+    if kept is None or tools is None:
         return None
     try:
         machine = _machine()
-        look = look_at(Path(record.root), machine)
+        look = look_at(kept.root, machine)
         host, _ = find_host_compiler(ports, limits_of(look), cuda, machine)
     except BnbenvError:
         return None
-    return _toolchain(cuda, _Usable(look, record.nvcc, record.sass, "packages"), host, tools.cmake, tools.ninja)
+    return _toolchain(cuda, _Usable(look, kept.nvcc, kept.sass, "packages"), host, tools.cmake, tools.ninja)
 
 
 def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix, toolkits: tuple[Toolkit, ...]) -> str:
@@ -155,8 +155,8 @@ def _toolkit(
     refused: BnbenvError | None = None
     if can_hold(cuda):
         try:
-            record = get_toolkit(cuda, ports, matrix, machine, extras)
-            return _Usable(look_at(Path(record.root), machine, extras), record.nvcc, record.sass, "packages")
+            got = get_toolkit(cuda, ports, matrix, machine, extras)
+            return _Usable(look_at(got.root, machine, extras), got.nvcc, got.sass, "packages")
         except (NoCombination, SourceUnreachable) as error:
             refused = error
     usable, others = _system(cuda, ports, matrix, toolkits, machine, extras)

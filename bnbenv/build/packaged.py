@@ -33,8 +33,8 @@ _ELSEWHERE = "Look at what the package index serves, or install that toolkit: CU
 class Record(msgspec.Struct, frozen=True):
     """An environment that is complete. ``files`` maps the path of each file in it to its size in bytes.
 
-    ``root`` is the toolkit's folder in it, ``nvcc`` its compiler's version, ``sass`` what it compiles for, ``extras`` what it
-    holds beside the usual; all empty for CMake and Ninja.
+    ``root`` is the toolkit's folder in it, ``nvcc`` its compiler's version, ``sass`` what it compiles for, ``extras``
+    what it holds beside the usual; all empty for CMake and Ninja.
     """
 
     requirements: tuple[str, ...]

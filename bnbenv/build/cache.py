@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from bnbenv.build.model import Built, Order, Toolchain, Tree
+from bnbenv.build.model import Built, Order, Origin, Toolchain, Tree
 
 FORMAT = 1  # of the record, and of everything that makes a wheel: another number makes all anew
 RECORD = "build.json"
@@ -61,21 +61,19 @@ def inputs_of(order: Order, tree: Tree, flags: tuple[str, ...], toolchain: Toolc
     return Inputs(tree.origin.digest, order.cuda, order.archs, flags, nvcc, origin, host)
 
 
-def find(home: Path, wanted: Inputs) -> Built | None:
+def find(home: Path, wanted: Inputs, origin: Origin | None = None) -> Built | None:
     """The wheel that was made of this, whole; where no compiler is named, by whichever, the newest first.
 
-    A wheel whose sha256 is another than its record says is none. ``home`` is the folder of builds.
+    A wheel whose sha256 is another than its record says is none. ``home`` is the folder of builds, ``origin`` what the
+    same source is called now.
     """
-    if wanted.nvcc:
-        folders = [home / "wheels" / wanted.key()]
-    else:
-        folders = sorted(_folders(home), key=_age)
+    folders = [home / "wheels" / wanted.key()] if wanted.nvcc else sorted(_folders(home), key=_age)
     for folder in folders:
         record = _read(folder)
         if record is None or not (record.inputs == wanted if wanted.nvcc else record.inputs.same_order(wanted)):
             continue
         if sound(record.built):
-            return record.built
+            return record.built if origin is None else msgspec.structs.replace(record.built, source=origin)
     return None
 
 
@@ -97,16 +95,16 @@ def sound(built: Built) -> bool:
     return digest.hexdigest() == built.sha256
 
 
-def store(home: Path, inputs: Inputs, built: Built) -> Built:
-    """Take a wheel that lies in a folder of its own into the cache, in one rename. Raises OSError.
+def store(home: Path, inputs: Inputs, built: Built, source: Path) -> Built:
+    """Take a wheel into the cache, in one rename of the folder ``source`` in which it lies alone. Raises OSError.
 
-    The folder must be on the same file system; it is gone afterwards.
+    ``built`` names the wheel without its folder, which must be on the same file system.
     """
-    source, target = Path(built.wheel).parent, home / "wheels" / inputs.key()
+    target = home / "wheels" / inputs.key()
     target.parent.mkdir(parents=True, exist_ok=True)
     record = source / RECORD
     record.write_bytes(msgspec.json.encode(_Record(inputs, built)))
-    for path in (Path(built.wheel), record):
+    for path in (source / built.wheel, record):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())  # a rename can outlive a power cut that the bytes do not
     if os.path.lexists(target):  # it did not agree with its record
@@ -114,7 +112,7 @@ def store(home: Path, inputs: Inputs, built: Built) -> Built:
         target.rename(damaged)
         shutil.rmtree(damaged, ignore_errors=True)
     source.rename(target)
-    return _located(built, target)
+    return msgspec.structs.replace(_located(built, target), cached=False)
 
 
 def _folders(home: Path) -> Iterator[Path]:

@@ -14,12 +14,13 @@ FATBIN_SECTIONS = frozenset({".nv_fatbin", "__nv_relfatbin"})
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC = struct.Struct("<qQ")
+_SYMBOL = struct.Struct("<IBBHQQ")  # name, kind, visibility, section, value, size
 _NEED = struct.Struct("<HHIII")  # version, count, file, first version, next file
 _NEED_VERSION = struct.Struct("<IHHII")  # hash, flags, other, name, next version
 _MACHINES = {62: "x86_64", 183: "aarch64"}
 _CLASS64, _LITTLE = 2, 1
-_DT_NULL, _DT_NEEDED = 0, 1
-_SHT_DYNAMIC, _SHT_NOBITS, _SHT_VERNEED = 6, 8, 0x6FFFFFFE
+_DT_NULL, _DT_NEEDED, _DT_RPATH, _DT_RUNPATH = 0, 1, 15, 29
+_SHT_DYNAMIC, _SHT_NOBITS, _SHT_DYNSYM, _SHT_VERNEED = 6, 8, 11, 0x6FFFFFFE
 _WEAK = 2  # the loader does not insist on a version that only weak symbols need
 # Entries of one list. A real library has dozens; a lying one could make reading quadratic in its size.
 _LIMIT = 1 << 16
@@ -46,11 +47,32 @@ def read_elf(data: bytes | memoryview, what: str) -> Binary:
     glibc, glibcxx = _needed_versions(sections)
     return Binary(
         machine=_machine(machine),
-        needed=tuple(_needed_libraries(sections)),
+        needed=tuple(name for _, name in _dynamic_names(sections, {_DT_NEEDED})),
         glibc=glibc,
         glibcxx=glibcxx,
         fatbins=tuple(section.content for section in sections if section.name in FATBIN_SECTIONS),
     )
+
+
+def exported(data: bytes | memoryview, what: str) -> frozenset[str]:
+    """The names that a library offers to whoever loads it. Raises Failed (``bad-binary``) as ``read_elf``."""
+    _, sections = _sections(Window.over(data, what))
+    found = set()
+    for section in sections:
+        if section.kind != _SHT_DYNSYM:
+            continue
+        names = _linked(section, sections)
+        for offset in range(0, min(len(section.content), _LIMIT * _SYMBOL.size), _SYMBOL.size):
+            name, _, _, place, _, _ = section.content.unpack(_SYMBOL, offset)
+            if place and name:  # a symbol of no section is one that the library itself looks for
+                found.add(names.name_at(name))
+    return frozenset(found)
+
+
+def run_paths(data: bytes | memoryview, what: str) -> tuple[str, ...]:
+    """The folders in which a library has its own libraries looked for (RPATH, RUNPATH). Raises as ``exported``."""
+    _, sections = _sections(Window.over(data, what))
+    return tuple(name for tag, name in _dynamic_names(sections, {_DT_RPATH, _DT_RUNPATH}) if name)
 
 
 def machine_of(data: bytes | memoryview, what: str) -> str:
@@ -98,7 +120,8 @@ def _linked(section: _Section, sections: list[_Section]) -> Window:
     return sections[section.link].content
 
 
-def _needed_libraries(sections: list[_Section]) -> Iterator[str]:
+def _dynamic_names(sections: list[_Section], tags: set[int]) -> Iterator[tuple[int, str]]:
+    """What the entries with these tags say."""
     for section in sections:
         if section.kind != _SHT_DYNAMIC:
             continue
@@ -107,8 +130,8 @@ def _needed_libraries(sections: list[_Section]) -> Iterator[str]:
             tag, value = section.content.unpack(_DYNAMIC, offset)
             if tag == _DT_NULL:
                 break
-            if tag == _DT_NEEDED:
-                yield names.name_at(value)
+            if tag in tags:
+                yield tag, names.name_at(value)
 
 
 def _needed_versions(sections: list[_Section]) -> tuple[str | None, str | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from bnbenv.build.order import of_version
 from bnbenv.doctor.fixes.model import Action, Compile, Treatment
-from bnbenv.doctor.fixes.patient import Patient, done_by, shell
+from bnbenv.doctor.fixes.patient import Patient, done_by, shell, told
 from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.versions import public
 
@@ -47,3 +49,78 @@ def _treatment(patient: Patient, action: Compile, summary: str) -> Treatment:
     ]
     actions: tuple[Action, ...] = () if needs else (action,)  # what has to be set, only people can
     return done_by(patient, actions, summary, action.line, steps)
+
+
+# ---- somebody's own build failed -------------------------------------------------------------------------------
+
+_ITSELF = "Is it bitsandbytes? bnbenv build compiles it for the GPUs that are here: for CUDA 13 it needs no toolkit."
+
+
+def host_compiler(patient: Patient) -> Treatment:
+    """nvcc refuses the C++ compiler."""
+    return told(
+        "Compile with an older C++ compiler beside the new one; the message names the newest that this CUDA takes.",
+        _ITSELF,
+        "By hand, on Debian and Ubuntu: apt-get install g++-12, then CUDAHOSTCXX=g++-12 (CMake), or nvcc -ccbin g++-12",
+        "Not -allow-unsupported-compiler: what it lets through may compute wrongly.",
+        command=_build(patient),
+    )
+
+
+def architecture(patient: Patient) -> Treatment:
+    """nvcc does not know the GPU."""
+    return told(
+        "Compile with a CUDA release that knows this GPU, and take a torch of that release.",
+        _ITSELF,
+        "CUDA 12.8 is the first for Blackwell (sm_100, sm_120); 12.9 the last for Maxwell, Pascal and Volta.",
+        "The torch beside it has to be of that CUDA major: bnbenv solve names one.",
+        command=_build(patient),
+    )
+
+
+def compiler_killed(patient: Patient) -> Treatment:
+    """Too little memory for the compilers."""
+    return told(
+        "Compile with fewer jobs at once: one takes up to 3 GB.",
+        "bnbenv build counts the memory that is free, and the container's limit, before it says how many.",
+        "By hand: cmake --build build -j 1, or MAX_JOBS=1 pip install ... (extensions of torch)",
+        "In a container the limit counts, not the machine's memory: docker run --memory",
+        command=_build(patient),
+    )
+
+
+def no_toolkit(patient: Patient) -> Treatment:
+    """No CUDA toolkit, or half of one."""
+    return told(
+        "Take a version that has a wheel: then nothing is compiled. bnbenv solve names it.",
+        _ITSELF,
+        "Another package: install the toolkit of torch's own CUDA (cuda-toolkit-12-8 and the like, from NVIDIA's "
+        "repository) and set CUDA_HOME to it.",
+        "conda: conda install -c nvidia/label/cuda-12.8.0 cuda-toolkit",
+        command=_build(patient),
+    )
+
+
+def failed_build(patient: Patient) -> Treatment:
+    """Something had to be compiled and could not."""
+    return told(
+        "Take a version that has a wheel: then nothing is compiled. bnbenv solve names it.",
+        _ITSELF,
+        "Another package: a compiler (apt-get install build-essential cmake), and the nvcc of torch's own CUDA.",
+        "The first error in the build's output counts, not the last line.",
+        "python -m pip install --only-binary=:all: PACKAGE refuses to compile, and says what there is.",
+        command="bnbenv solve",
+    )
+
+
+def _build(patient: Patient) -> str:
+    return line_of(patient) if patient.chosen.build is not None else "bnbenv build"
+
+
+BY_CODE: Mapping[str, Callable[[Patient], Treatment]] = {
+    "build-host-compiler": host_compiler,
+    "build-architecture": architecture,
+    "build-out-of-memory": compiler_killed,
+    "build-toolkit": no_toolkit,
+    "build-failed": failed_build,
+}

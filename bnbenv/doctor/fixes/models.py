@@ -184,17 +184,6 @@ def illegal_instruction(patient: Patient) -> Treatment:
     )
 
 
-def failed_build(patient: Patient) -> Treatment:
-    """Something had to be compiled and could not."""
-    return told(
-        "Take a version that has a wheel: then nothing is compiled. bnbenv solve names it.",
-        "To build all the same: a compiler (apt-get install build-essential cmake), and the nvcc of torch's own CUDA.",
-        "The first error in the build's output counts, not the last line.",
-        "python -m pip install --only-binary=:all: PACKAGE refuses to compile, and says what there is.",
-        command="bnbenv solve",
-    )
-
-
 def no_distribution(patient: Patient) -> Treatment:
     """The index has no wheel for this platform or Python."""
     return told(
@@ -220,7 +209,6 @@ BY_CODE: Mapping[str, Write] = {
     "device-assert": device_assert,
     "checkpoint-damaged": checkpoint,
     "illegal-instruction": illegal_instruction,
-    "build-failed": failed_build,
 }
 BY_CAUSE: Mapping[Cause, Write] = {
     "device_map_config": device_map,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from bnbenv.doctor.fixes import companions, driver, install, leftovers, memory, models, settings, surroundings, windows
+from bnbenv.doctor.fixes import (
+    companions,
+    compiling,
+    driver,
+    install,
+    leftovers,
+    memory,
+    models,
+    settings,
+    surroundings,
+    windows,
+)
 from bnbenv.doctor.fixes.model import Chosen, Treatment
 from bnbenv.doctor.fixes.patient import Patient, shell, told
 from bnbenv.doctor.model import Cause, Examination, Fix, Said
@@ -20,6 +31,7 @@ BY_CODE: Mapping[str, Write] = {
     **surroundings.BY_CODE,
     **companions.BY_CODE,
     **models.BY_CODE,
+    **compiling.BY_CODE,
 }
 BY_CAUSE: Mapping[Cause, Write] = {
     **driver.BY_CAUSE,

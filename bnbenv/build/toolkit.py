@@ -7,7 +7,6 @@ The layouts: NVIDIA's (``bin``, ``include``, ``lib64``, the last two links into 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,11 +57,6 @@ def look_at(root: Path, machine: str, extras: tuple[str, ...] = ()) -> Look:
     missing += [name for name in headers if not any(exists(folder / name) for folder in includes)]
     missing += [name for name in links if not any(exists(folder / name) for folder in libraries)]
     return Look(root, root / "bin" / "nvcc", tuple(includes), tuple(libraries), tuple(missing))
-
-
-def extras_of(cmakelists: str) -> tuple[str, ...]:
-    """The further libraries that a source links, by the text of its CMakeLists.txt. Pure."""
-    return tuple(name for name in EXTRAS if re.search(rf"\bCUDA::{name}\b", cmakelists))
 
 
 def nvcc_version(nvcc: Path, runner: Runner) -> str:

@@ -99,7 +99,7 @@ def prepared(cuda: str, ports: Ports, extras: tuple[str, ...] = ()) -> Toolchain
 
 
 def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix, toolkits: tuple[Toolkit, ...]) -> str:
-    """Why no toolchain of a CUDA release can be had for these targets; empty where one can.
+    """Why no toolchain of a CUDA release can be had for these targets, and what helps; empty where one can.
 
     Nothing is downloaded and nothing kept. It takes a second or less where the package sources answer.
     """
@@ -119,7 +119,8 @@ def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix
             why = ports.packages.missing(("cmake", "ninja"))
             return f"CMake and Ninja cannot be had: {why}" if why else ""
     except BnbenvError as error:
-        return error.message
+        step = error.next_step.rstrip(".")
+        return f"{error.message}; {step[:1].lower()}{step[1:]}" if step else error.message
     return ""
 
 

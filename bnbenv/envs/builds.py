@@ -42,22 +42,24 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:|[\w.-]+@[\w.-]+:")  # u
 # ---- what can be compiled --------------------------------------------------------------------------------------
 
 
-def survey_builds(setting: Setting, sources: PackageSources, request: Request, found: Availability) -> Buildable:
+def survey_builds(
+    setting: Setting, sources: PackageSources, request: Request, found: Availability
+) -> tuple[Buildable, BnbenvError | None]:
     """What can be compiled here for the torch builds that may be taken: toolkits, and releases that have a source.
 
-    A second or two; nothing is downloaded but a list of tags. Raises UsageError for a source that is none.
+    Second, why the source does not answer. A second or two; nothing is downloaded but a list of tags. Raises UsageError for a source that is none.
     """
     facts, request = setting.ahead(request)
     if facts.platform.machine != platform.machine():  # recorded facts
         because = f"this machine is {platform.machine()}, and what it compiles does not run on {facts.platform.machine}"
-        return Buildable({}, frozenset(), because)
+        return Buildable({}, frozenset(), because), None
     ports = ports_of(setting, sources)
     situation = situate(facts, setting.matrix, request, found, managed=True)
     with during(setting.progress, "asking what can be compiled here"), ThreadPoolExecutor(_AT_ONCE + 1) as pool:
         releases = pool.submit(_releases, setting, ports)
         toolkits = _toolkits(setting, situation, ports, found, pool)
-        versions, no_source = releases.result()
-    return Buildable(toolkits, versions, no_source)
+        versions, error = releases.result()
+    return Buildable(toolkits, versions, error.message if error else ""), error
 
 
 def _toolkits(
@@ -117,7 +119,7 @@ def _major(cuda: str) -> str:
     return cuda.partition(".")[0]
 
 
-def _releases(setting: Setting, ports: Ports) -> tuple[frozenset[str], str]:
+def _releases(setting: Setting, ports: Ports) -> tuple[frozenset[str], BnbenvError | None]:
     """The versions whose source can be had, those that were fetched before among them, and why none can.
 
     Raises UsageError for a source that is none.
@@ -125,9 +127,9 @@ def _releases(setting: Setting, ports: Ports) -> tuple[frozenset[str], str]:
     from bnbenv.build.source import offered
 
     try:
-        return frozenset(offered(source_of(setting), ports, setting.matrix.upstream)), ""
+        return frozenset(offered(source_of(setting), ports, setting.matrix.upstream)), None
     except (SourceUnreachable, Failed) as error:  # Failed: there is no git, or it failed
-        return frozenset(), error.message
+        return frozenset(), error
 
 
 # ---- carrying one out ------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from bnbenv.envs.trust import check_files, check_trust
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.uvconfig import project_file
 from bnbenv.envs.wishes import SourcesWish, Wishes
-from bnbenv.errors import BnbenvError, Failed, NoCombination, SourceUnreachable
+from bnbenv.errors import BnbenvError, Exit, Failed, NoCombination, SourceUnreachable
 from bnbenv.facts.model import Driver, HostFacts, Python
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, TorchBuild
@@ -184,10 +184,12 @@ def decide(setting: Setting, request: Request, found: Availability, sources: Pac
     """
     facts, asked = setting.ahead(request)
     answer = solve(facts, setting.matrix, asked, found)
+    no_source = None
     if _would_compile(answer, asked):
         from bnbenv.envs.builds import survey_builds
 
-        found = msgspec.structs.replace(found, builds=survey_builds(setting, sources, request, found))
+        builds, no_source = survey_builds(setting, sources, request, found)
+        found = msgspec.structs.replace(found, builds=builds)
         answer = solve(facts, setting.matrix, asked, found)
     if isinstance(answer, Solution):
         return answer
@@ -204,6 +206,13 @@ def decide(setting: Setting, request: Request, found: Availability, sources: Pac
         if answer.options and "--build" not in (answer.options[0].solve_args or ()):
             step = _first_option(answer)
         raise SourceUnreachable("source-unreachable", message, step, detail)
+    if no_source is not None and any(part.rule == "build-source" for part in answer.conflict):
+        message = f"bitsandbytes has to be compiled for this machine, and {no_source.message}"
+        copy = 'name a copy of the source in bnbenv.toml: bitsandbytes-source = "..." in [sources]'
+        step = f"Check the network and run it again, or {copy}"
+        raise type(no_source)(
+            no_source.code, message, step if no_source.exit == Exit.UNREACHABLE else no_source.next_step, detail
+        )
     message = "no known-good combination fits this machine and the wishes"
     raise NoCombination("no-combination", message, _first_option(answer), detail)
 

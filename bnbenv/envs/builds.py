@@ -47,7 +47,8 @@ def survey_builds(
 ) -> tuple[Buildable, BnbenvError | None]:
     """What can be compiled here for the torch builds that may be taken: toolkits, and releases that have a source.
 
-    Second, why the source does not answer. A second or two; nothing is downloaded but a list of tags. Raises UsageError for a source that is none.
+    Second, why the source does not answer. It takes a second or two, and nothing is downloaded but a list of tags.
+    Raises UsageError for a source that is none.
     """
     facts, request = setting.ahead(request)
     if facts.platform.machine != platform.machine():  # recorded facts

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from bnbenv.build.files import MOST_BYTES, Budget
+from bnbenv.build.files import DEEPEST, MOST_BYTES, Budget
 from bnbenv.errors import UsageError
 
 _ZIP, _GZIP, _BZIP2, _XZ = b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _ONCE = 8 << 20  # bytes of one read; tarfile reads the header of a long name in one, however long it claims to be
-_DEEPEST = 40  # folders in each other
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
 
 
@@ -117,7 +116,7 @@ def _safe_name(name: str, asked: str) -> PurePosixPath:
     drive = len(name) > 1 and name[1] == ":"
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or drive:
         raise _unsafe(asked, f"{name[:80]!r} would lie outside of it")
-    if len(path.parts) > _DEEPEST or len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in path.parts):
+    if len(path.parts) > DEEPEST or len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in path.parts):
         raise _unsafe(asked, f"{name[:80]!r}... lies too deep")
     return path
 

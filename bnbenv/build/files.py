@@ -14,6 +14,7 @@ from bnbenv.errors import UsageError
 # Upstream's tree has 200 files of 2 MB; with room for forks, and none for somebody's home folder.
 MOST_FILES = 20_000
 MOST_BYTES = 256 << 20
+DEEPEST = 40  # folders in each other
 
 # What builds, tools and version control leave in a tree. None of it is source.
 _FOLDERS = frozenset(
@@ -84,6 +85,9 @@ def _copy_file(source: Path, target: Path, size: int) -> None:
 
 def _walk(folder: Path, below: PurePosixPath | None = None) -> Iterator[tuple[PurePosixPath, os.DirEntry[str]]]:
     """Every entry that counts, in the order of the names, a folder before what is in it. No link is followed."""
+    if below is not None and len(below.parts) > DEEPEST:
+        message = f"{str(below)[:60]}... lies more than {DEEPEST} folders deep, as no source of bitsandbytes does"
+        raise UsageError("source-too-large", message, "Name the folder in which CMakeLists.txt and csrc lie.")
     with os.scandir(folder if below is None else folder / below) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     # In a folder in which CMake was run, the Makefile is its work.
@@ -91,7 +95,12 @@ def _walk(folder: Path, below: PurePosixPath | None = None) -> Iterator[tuple[Pu
     for entry in listed:
         name = PurePosixPath(entry.name) if below is None else below / entry.name
         folder_too = entry.is_dir(follow_symlinks=False)
-        if left_out(name, folder_too) or (not folder_too and entry.name in generated):
+        link = entry.is_symlink()  # .venv may be one, whatever it leads to
+        if (
+            left_out(name, folder_too)
+            or (link and left_out(name, True))
+            or (not folder_too and entry.name in generated)
+        ):
             continue
         yield name, entry
         if folder_too:

@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from bnbenv.build.advice import package_manager
-from bnbenv.build.files import MOST_BYTES, MOST_FILES, left_out
+from bnbenv.build.files import MOST_BYTES, MOST_FILES
 from bnbenv.build.giterrors import explain, is_missing, is_no_shallow
 from bnbenv.build.refs import Refs, is_commit, parse_refs
 from bnbenv.errors import Failed, UsageError
@@ -23,7 +23,7 @@ from bnbenv.process import Command, Finished, Runner, Watch
 from bnbenv.progress import Progress
 from bnbenv.redact import redact, secrets_of, without_userinfo
 
-QUICK = 20.0  # seconds for a question
+QUICK = 15.0  # seconds for a question
 LONG = 900.0  # seconds for a fetch; one that stands still ends long before
 PROTOCOLS = ("https", "http", "ssh", "file")
 
@@ -111,7 +111,7 @@ class Git:
             wanted = "refs/wanted^{commit}"
         if not done.ok:
             raise self._no_such(wanted) if is_missing(done) else explain(done, self.asked, secrets_of((self.address,)))
-        found = self._own(("rev-parse", "--verify", "--quiet", "--end-of-options", wanted), place, may_fail=True)
+        found = self._own(("rev-parse", "--verify", "--quiet", wanted), place, may_fail=True)
         commit = found.stdout.strip()
         if not found.ok or not is_commit(commit):
             raise self._no_such(wanted)
@@ -155,17 +155,18 @@ class Git:
             )
             raise UsageError("source-too-large", message, "Name a repository of bitsandbytes.")
 
-    def head_if_clean(self, folder: Path) -> str | None:
-        """The commit of a work tree whose files are all as in that commit; None where any is not, or git cannot say.
+    def head_if_clean(self, folder: Path, copy: Path) -> str | None:
+        """The commit of a work tree, where the copy that was made of it is that commit; None else, or without git.
 
-        The index is not rewritten: nothing in a folder of the user's is touched.
+        A file that no commit has does not count if the copy does not have it. The index is not rewritten: nothing in a
+        folder of the user's is touched.
         """
 
         def ask(*words: str) -> Finished:
             return self._run(("-C", str(folder), *words), QUICK, {"GIT_OPTIONAL_LOCKS": "0"})
 
         try:
-            top = ask("rev-parse", "--show-toplevel", "--verify", "--end-of-options", "HEAD")
+            top = ask("rev-parse", "--show-toplevel", "--verify", "HEAD")
             lines = top.stdout.splitlines()
             if not top.ok or len(lines) != 2 or not _same(Path(lines[0]), folder):
                 return None
@@ -176,9 +177,7 @@ class Git:
         if not status.ok:
             return None
         for line in status.stdout.split("\0"):
-            state, name = line[:2], line[3:]
-            untracked = state in ("??", "!!")
-            if line and not (untracked and left_out(PurePosixPath(name), name.endswith("/"))):
+            if line and not (line[:2] in ("??", "!!") and not os.path.lexists(copy / line[3:])):
                 return None
         return lines[1] if is_commit(lines[1]) else None
 

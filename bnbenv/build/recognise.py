@@ -19,7 +19,7 @@ LARGEST = 1 << 20  # bytes of a text that is looked at
 Read = Callable[[str], str | None]
 
 _ASSIGNED = r"^{name}\s*(?::\s*[\w.\[\]]+\s*)?=\s*[\"']([^\"'\n]{{1,80}})[\"']"
-_IN_SETUP = re.compile(r"^\s*[\"']?version[\"']?\s*[=:]\s*[\"']([^\"'\n]{1,80})[\"']", re.MULTILINE)
+_IN_SETUP = re.compile(r"(?:^|[(,{])\s*[\"']?version[\"']?\s*[=:]\s*[\"']([^\"'\n]{1,80})[\"']", re.MULTILINE)
 _STEP = "Name a checkout of bitsandbytes' repository, a mirror of it, or a tarball of one of its tags."
 
 

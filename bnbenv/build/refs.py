@@ -90,12 +90,21 @@ def newest_release(refs: Refs) -> str | None:
 
 
 def proposals(refs: Refs, ref: str) -> tuple[str, ...]:
-    """Names to propose for a word that names nothing: those that look like it, else the newest tags."""
+    """Names to propose for a word that names nothing: the releases next to a version, else what looks like the word.
+
+    The newest release comes first; where nothing is near, the newest three.
+    """
     from difflib import get_close_matches
 
-    known = sorted(refs.tags(), key=lambda tag: _order(_version_of(tag) or "0"), reverse=True)
-    close = get_close_matches(ref, [*known[:2000], *list(refs.branches())[:2000]], _NEAR, 0.6)
-    return tuple(dict.fromkeys([*known[:1], *close]) if close else known[:_NEAR])
+    tags = [tag for tag, _ in sorted(_by_version(refs.tags()), key=lambda one: _order(one[1]))]
+    newest = [tag] if (tag := newest_release(refs)) else tags[-1:]
+    version = _version_of(ref)
+    if version is not None:
+        older = [tag for tag in tags if _order(_version_of(tag) or "") < _order(version)]
+        near = [*older[-1:], *tags[len(older) : len(older) + 1]]
+    else:
+        near = get_close_matches(ref, [*refs.branches(), *refs.tags()][-5000:], _NEAR, 0.6)
+    return tuple(dict.fromkeys([*newest, *near])) if near else tuple(reversed(tags[-_NEAR:]))
 
 
 def _below(commits: dict[str, str], prefix: str) -> dict[str, str]:

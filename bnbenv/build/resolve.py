@@ -27,7 +27,7 @@ class Wanted:
 
 def resolve(place: Repository, ref: str | None, git: Git, store: Store, ports: Ports) -> Wanted:
     """The commit that is meant. Raises UsageError ``no-such-ref``, SourceUnreachable, Failed ``no-git``."""
-    ref = ref or place.default
+    ref = place.default if ref is None else ref
     if ref is not None and not speakable(ref):
         step = "Name a tag, a branch, or a commit id."
         raise UsageError("no-such-ref", f'"{ref[:80]}" cannot be the name of a tag, branch or commit', step)
@@ -49,7 +49,7 @@ def what_is_there(place: Repository, git: Git, store: Store, offline: str | None
     if place.remote and offline:
         refs = store.refs(place.address)
         if not refs.commits:
-            raise _offline(f"nothing of {place.asked} was fetched before", offline)
+            raise not_here(place.asked, offline)
         return refs
     try:
         return git.refs()
@@ -95,18 +95,20 @@ def _known(
     if commit is None or (error is not None and (not stands or ref is None)):
         if error is not None:
             raise error
-        missing = f"{ref or 'a release'} of {place.asked} was not fetched before"
-        raise _offline(missing, ports.offline or "")
+        raise not_here(f"{ref or 'a release'} of {place.asked}", ports.offline or "")
     shown = (name or commit).rpartition("/")[2]
     ports.progress.say(f"the source: {shown} (commit {commit[:9]}) as it was fetched before, since {why}")
     return Wanted(name, commit, ref or shown, False)
 
 
-def _offline(what: str, switch: str) -> SourceUnreachable:
+def not_here(what: str, switch: str) -> SourceUnreachable:
+    """What was never fetched, while ``switch`` keeps the network off."""
     step = f"Unset {switch}, or name a folder or tarball with --source."
-    return SourceUnreachable("offline", f"{what}, and the network is off ({switch})", step)
+    return SourceUnreachable("offline", f"{what} was not fetched before, and the network is off ({switch})", step)
 
 
 def _name(refs: Refs, ref: str) -> str:
-    near = proposals(refs, ref)
-    return f"It has {', '.join(near)}." if near else "It has no tags: name a branch or a commit."
+    newest, *near = proposals(refs, ref) or ("",)
+    if not newest:
+        return "It has no tag of a release: name a branch or a commit."
+    return f"Its newest release is {newest}{'; near are ' + ', '.join(near) if near else ''}."

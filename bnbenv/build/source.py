@@ -18,9 +18,8 @@ from bnbenv.build.place import Folder, Repository, Tarball, locate
 from bnbenv.build.ports import Ports
 from bnbenv.build.recognise import LARGEST, Known, Read, recognise
 from bnbenv.build.refs import HEADS, TAGS, releases
-from bnbenv.build.resolve import resolve, what_is_there
+from bnbenv.build.resolve import not_here, resolve, what_is_there
 from bnbenv.build.store import Store, clear, part
-from bnbenv.errors import SourceUnreachable
 from bnbenv.progress import during
 
 WORK, SOURCES, TREE = "work", "sources", "tree-"
@@ -86,6 +85,10 @@ def _of_repository(place: Repository, ref: str | None, ports: Ports) -> Tree:
         found = resolve(place, ref, git, store, ports)
     commit, tar = found.commit, store.tar(place.address, found.commit) if found.commit else None
     if commit is None or tar is None:
+        if place.remote and ports.offline:  # what is there of it is damaged
+            raise not_here(f"{found.shown} of {place.asked}", ports.offline)
+        if place.address.startswith("http://"):
+            ports.progress.say(f"{place.asked} is not encrypted: whoever is on the way can change what is compiled")
         what = f"fetching bitsandbytes {found.shown}"
         with part(ports.home / SOURCES) as scratch, during(ports.progress, what):
             commit, made = git.take(found.name or found.shown, scratch, ports.progress, what)
@@ -117,7 +120,7 @@ def _of_folder(place: Folder, ports: Ports) -> Tree:
         with during(ports.progress, f"copying {asked}"):
             files.copy(place.path, root, files.Budget(asked))
         # After the copy: what is changed meanwhile is then no commit.
-        commit = _git(place, ports).head_if_clean(place.path) if (place.path / ".git").exists() else None
+        commit = _git(place, ports).head_if_clean(place.path, root) if (place.path / ".git").exists() else None
         folder, known, digest = _settled(root, asked, ports)
     return _tree(folder, known, Origin("folder", asked, None, commit, digest))
 
@@ -129,8 +132,7 @@ def _downloaded(place: Tarball, ports: Ports) -> Path:
     if known is not None:
         return known
     if ports.offline:
-        message = f"{place.asked} was not downloaded before, and the network is off ({ports.offline})"
-        raise SourceUnreachable("offline", message, f"Unset {ports.offline}, or name a file with --source.")
+        raise not_here(place.asked, ports.offline)
     with part(ports.home / SOURCES) as scratch, during(ports.progress, f"downloading {place.asked}"):
         file = scratch / "tarball"
         download(place.url, place.asked, place.sha256, file, ports.environ, ports.progress)

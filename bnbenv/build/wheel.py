@@ -75,7 +75,7 @@ def assemble(base: Path, version: str, libraries: Mapping[str, bytes], platform:
         for name in sorted(kept, key=lambda one: (one.startswith(f"{fresh}/"), one.endswith("/RECORD"), one)):
             member = zipfile.ZipInfo(name, _WHEN)
             member.compress_type = zipfile.ZIP_DEFLATED
-            member.external_attr = (0o100755 if name.endswith(".so") else 0o100644) << 16
+            member.external_attr = 0o100644 << 16
             member.create_system = 3  # Unix, wherever it is made
             archive.writestr(member, kept[name])
     return path

@@ -173,6 +173,8 @@ def build_for(
 
     order = order_of(setting, solution)
     built = build(order, ports_of(setting, sources, env), setting.matrix, setting.facts.toolkits)
+    how = "was compiled before" if built.cached else f"was compiled in {built.seconds:.0f} s"
+    setting.progress.say(f"{env}: bitsandbytes {built.version} {how}")
     facts, request = setting.ahead(request)
     made = msgspec.structs.replace(solution.choice.bitsandbytes, version=built.version)
     choice = msgspec.structs.replace(solution.choice, bitsandbytes=made)

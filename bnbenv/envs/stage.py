@@ -61,6 +61,9 @@ class Job:
             sources = sources.with_pytorch(choice.torch.index)
         wheel = locked_build(self.locked) if choice.bitsandbytes.source == "build" else None
         if wheel is not None:  # of this user's own cache: the lock was made or judged a moment ago
+            if not wheel.is_file():
+                message = f"{wheel.name} has to be installed again, and is no longer in the cache of builds"
+                raise Failed("wheel-gone", message, f"Compile it again: bnbenv sync --env {self.env} --fresh")
             sources = sources.with_folder(wheel.parent)
         uv = uv_for(self.setting, self.env, sources)
         python = interpreter(self.setting, choice.python) or uv.download_python(choice.python)

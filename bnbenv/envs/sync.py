@@ -51,7 +51,8 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     notes = stop_on_loss(setting, env, use, options.accepted, ahead=driver is not None)
     if driver is not None:
         reasons = asked_about(env, driver, reasons, use.record)
-    locked, why = usable_lock(setting, env)
+    intact = use.record is not None and only_look_again(reasons) and not options.fresh
+    locked, why = usable_lock(setting, env, use.record.lock if intact and use.record else None)
     if locked is None and options.locked:
         if not project.lock(env).exists():
             expected = "--locked needs a lock, and there is none"
@@ -65,9 +66,10 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     return EnvPlan(env, reasons, locked, None if locked else why, step, reuse, tuple(notes), verified, kept)
 
 
-def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
+def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tuple[Locked | None, str | None]:
     """The project's lock if it holds for wishes and host, else why not.
 
+    ``installed`` is the digest of the lock whose packages are in use, whole: its compiled wheel is not needed any more.
     Raises InputError if it cannot be read, UsageError if it is not to be trusted.
     """
     path = setting.project.lock(env)
@@ -88,6 +90,8 @@ def usable_lock(setting: Setting, env: str) -> tuple[Locked | None, str | None]:
         from bnbenv.envs.builds import own_row, with_row
 
         row, why = own_row(setting, locked)
+        if digest(text.encode()) == installed:
+            row = row or locked.decision.wheel
         if row is None:
             return None, why
         setting = replace(setting, matrix=with_row(setting.matrix, row))

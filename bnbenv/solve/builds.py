@@ -1,48 +1,67 @@
 """Source builds of bitsandbytes: a release compiled for exactly the selected GPUs with the CUDA of torch. Pure.
 
 Upstream's ``cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY=...`` names the library after its compiler's CUDA, which
-the loader takes where that is torch's own. What a compiler can do is known from the matrix' toolkits; what a release
+the loader takes where that is torch's own; one of another release of the same major by its rules, or with an override.
+What a compiler can do is known from the matrix' toolkits; which CUDA a release takes, from its CMakeLists.txt; what it
 can be compiled for, from the oldest architecture in any library that was published of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bnbenv.facts.model import Gpu
-from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, Toolkit, TorchBuild
+from bnbenv.matrix.drivers import number
+from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, SourceTag, Toolkit, TorchBuild
 from bnbenv.solve.coverage import sass_for, target
 from bnbenv.solve.model import Cover
-from bnbenv.solve.pairs import Pairing, advise, fit_together, pairings, torch_code
-from bnbenv.solve.rules import wheel_pythons
-from bnbenv.solve.situation import Fails, Reason, Situation
-from bnbenv.solve.versions import admits, public
+from bnbenv.solve.pairs import Pairing, advise, fit_together, loaded_library, loader_of, pairings, torch_code
+from bnbenv.solve.rules import ASKED_NOW, label, wheel_pythons
+from bnbenv.solve.situation import Fails, PythonOption, Reason, Situation
+from bnbenv.solve.versions import admits, is_built, public
 
 # From here on the loader takes the library of torch's CUDA whatever the GPU, and cmake gives it that name.
 _FIRST = public("0.45.0")
 
 
 class SourceRelease(BitsandbytesWheel, frozen=True, kw_only=True):
-    """The source of a release. It has no libraries yet; ``oldest`` is the lowest compute capability published of it."""
+    """The source of a release. It has no libraries yet.
+
+    ``oldest`` is the lowest compute capability published of it; ``tag`` what was read in its source, or in that of the
+    newest release before it of which that is known.
+    """
 
     oldest: tuple[int, int]
+    tag: SourceTag
+
+
+def compiles_on(system: str) -> bool:
+    """Whether bnbenv compiles on an operating system."""
+    return system == "linux"
 
 
 def source_releases(matrix: Matrix, system: str, machine: str) -> list[SourceRelease]:
     """The releases that can be compiled on a platform, the newest first; requirements as those of its wheels."""
-    if system not in ("linux", "windows"):
+    if not compiles_on(system):
         return []
     rows: dict[str, BitsandbytesWheel] = {}
     oldest: dict[str, tuple[int, int]] = {}
     for wheel in matrix.bitsandbytes:
+        if is_built(wheel.version):
+            continue
         if wheel.version not in rows or (wheel.os, wheel.machine) == (system, machine):
             rows[wheel.version] = wheel
         known = [oldest[wheel.version]] if wheel.version in oldest else []
         archs = [*known, *_capabilities(wheel)]
         if archs:
             oldest[wheel.version] = min(archs)
+    tags = sorted(matrix.source_releases, key=lambda tag: public(tag.version), reverse=True)
     return [
-        _release(row, system, machine, oldest[version])
+        _release(row, system, machine, oldest[version], tag)
         for version, row in sorted(rows.items(), key=lambda item: public(item[0]), reverse=True)
         if version in oldest and public(version) >= _FIRST
+        for tag in [next((tag for tag in tags if public(tag.version) <= public(version)), None)]
+        if tag is not None
     ]
 
 
@@ -51,7 +70,13 @@ def _capabilities(wheel: BitsandbytesWheel) -> list[tuple[int, int]]:
     return [(code.major, code.minor) for code in codes if code is not None]
 
 
-def _release(row: BitsandbytesWheel, system: str, machine: str, oldest: tuple[int, int]) -> SourceRelease:
+def _release(
+    row: BitsandbytesWheel, system: str, machine: str, oldest: tuple[int, int], tag: SourceTag
+) -> SourceRelease:
+    evidence = tag.evidence
+    if tag.version != row.version:
+        said = f"the source of bitsandbytes {row.version}, taken to be as that of {tag.version}: {evidence.source}"
+        evidence = Evidence("declared", said, evidence.date)
     return SourceRelease(
         version=row.version,
         filename="",
@@ -63,8 +88,9 @@ def _release(row: BitsandbytesWheel, system: str, machine: str, oldest: tuple[in
         requires_python=row.requires_python,
         requires_dist=row.requires_dist,
         libraries=(),
-        evidence=Evidence("declared", f"the source of bitsandbytes {row.version}, CMakeLists.txt", row.evidence.date),
+        evidence=evidence,
         oldest=oldest,
+        tag=tag,
     )
 
 
@@ -72,7 +98,11 @@ def release_fails(situation: Situation, release: SourceRelease) -> Fails:
     """What stands against compiling a release here, whatever torch is."""
     fails: Fails = {}
     source = release.evidence.source
-    wish = situation.request.bitsandbytes
+    wish, builds = situation.request.bitsandbytes, situation.availability.builds
+    libc = situation.facts.platform.libc
+    if libc is not None and libc.name != "glibc":
+        because = f"a source build is for glibc, as torch is; this host has {libc.name} {libc.version}"
+        fails["libc"] = Reason(because, "the facts")
     if situation.backend == "cpu":
         because = "a source build is for GPUs: published wheels hold the library for the CPU"
         fails["build"] = Reason(because, "the request")
@@ -81,6 +111,9 @@ def release_fails(situation: Situation, release: SourceRelease) -> Fails:
     if not wheel_pythons(situation, release):
         because = f"bitsandbytes {release.version} is for Python {release.requires_python}, and none here is"
         fails["python"] = Reason(because, source)
+    if builds is not None and builds.releases is not None and release.version not in builds.releases:
+        because = builds.no_source or f"the source that is asked has no bitsandbytes {release.version}"
+        fails["build-source"] = Reason(f"bitsandbytes cannot be compiled here: {because}", ASKED_NOW)
     for gpu in situation.gpus:
         if gpu.capability < release.oldest:
             oldest = "sm_{}{}".format(*release.oldest)
@@ -92,20 +125,61 @@ def release_fails(situation: Situation, release: SourceRelease) -> Fails:
 def paired(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: BitsandbytesWheel) -> list[Pairing]:
     """A torch build with a wheel, in each way that the wheel's loader knows; or with a release compiled for it."""
     if isinstance(wheel, SourceRelease):
-        return [_compiled(situation, matrix, build, wheel)]
+        return _compiled(situation, matrix, build, wheel)
     return pairings(situation, matrix, build, wheel)
 
 
-def _compiled(situation: Situation, matrix: Matrix, build: TorchBuild, release: SourceRelease) -> Pairing:
+def _compiled(situation: Situation, matrix: Matrix, build: TorchBuild, release: SourceRelease) -> list[Pairing]:
+    """By the toolkit of torch's CUDA or, where that cannot be had here, by each other one of its major."""
     fails, python = fit_together(situation, build, release)
     if build.cuda is None or situation.backend == "cpu":
         fails.setdefault("torch-cuda", Reason("a source build is for a CUDA build of torch", build.evidence.source))
-        return Pairing(build, release, None, None, python, (), fails)
-    toolkit = toolkit_of(matrix, build.cuda)
-    if toolkit is None:
-        because = f"the matrix does not say what the compiler of CUDA {build.cuda} can compile"
-        fails["toolkit"] = Reason(because, "the matrix")
-        return Pairing(build, release, None, None, python, (), fails)
+        return [Pairing(build, release, None, None, python, (), fails)]
+    toolkits = _toolkits(situation, matrix, build.cuda, fails)
+    if not toolkits:
+        return [Pairing(build, release, None, None, python, (), fails)]
+    return [_by_toolkit(situation, matrix, build, release, toolkit, python, fails) for toolkit in toolkits]
+
+
+def _toolkits(situation: Situation, matrix: Matrix, cuda: str, fails: Fails) -> list[Toolkit]:
+    """The toolkits that may compile for a torch of a CUDA release, the preferred first; adds why there is none."""
+    rows = {row.cuda: row for row in matrix.toolkits}
+    builds = situation.availability.builds
+    if builds is None or not builds.toolkits.get(cuda, "none"):
+        if cuda not in rows:
+            because = f"the matrix does not say what the compiler of CUDA {cuda} can compile"
+            fails["toolkit"] = Reason(because, "the matrix")
+        return [rows[cuda]] if cuda in rows else []
+    others = [other for other, why in builds.toolkits.items() if not why and other in rows]
+    found = _nearest((other for other in others if number(other)[:1] == number(cuda)[:1]), cuda)
+    if not found:
+        why = builds.toolkits.get(cuda) or f"no toolkit of CUDA {cuda} is within reach"
+        because = f"bitsandbytes cannot be compiled here for a torch of CUDA {cuda}: {why}"
+        fails["build-toolkit"] = Reason(because, ASKED_NOW)
+    return [rows[other] for other in found]
+
+
+def _nearest(releases: Iterable[str], cuda: str) -> list[str]:
+    """Those not above a CUDA release, the highest first; then those above it, the lowest first."""
+    known = sorted(releases, key=number)
+    below = [release for release in reversed(known) if number(release) <= number(cuda)]
+    return below + [release for release in known if number(release) > number(cuda)]
+
+
+def _by_toolkit(
+    situation: Situation,
+    matrix: Matrix,
+    build: TorchBuild,
+    release: SourceRelease,
+    toolkit: Toolkit,
+    python: PythonOption | None,
+    common: Fails,
+) -> Pairing:
+    fails, tag = dict(common), release.tag
+    if not number(tag.cuda_min) <= number(toolkit.cuda) < number(tag.cuda_end):
+        because = f"the source of bitsandbytes {release.version} is for CUDA {tag.cuda_min} and newer, before "
+        because += f"{tag.cuda_end}; {label(build)} needs CUDA {toolkit.cuda}"
+        fails["build-cuda"] = Reason(because, release.evidence.source)
     plain = tuple(name for name in toolkit.sass if name[-1:].isdigit())
     codes: dict[int, str] = {}
     for gpu in situation.gpus:
@@ -115,24 +189,40 @@ def _compiled(situation: Situation, matrix: Matrix, build: TorchBuild, release: 
             fails[f"toolkit-arch[{gpu.index}]"] = Reason(because, toolkit.evidence.source)
         else:
             codes[gpu.index] = code
-    library = _library(situation, toolkit, tuple(dict.fromkeys(codes.values())))
+    library = _library(toolkit, tuple(dict.fromkeys(codes.values())))
     covers = tuple(
         Cover(gpu.index, gpu.arch, torch_code(gpu, build), f"sass {codes[gpu.index]}")
         for gpu in situation.gpus
         if gpu.index in codes
     )
-    advise(situation, matrix, build, release, library, None, fails)
-    return Pairing(build, release, library, None, python, covers, fails)
+    override = _override(matrix, release, library, build, fails)
+    advise(situation, matrix, build, release, library, override, fails)
+    return Pairing(build, release, library, override, python, covers, fails)
+
+
+def _override(
+    matrix: Matrix, release: SourceRelease, library: NativeLibrary, build: TorchBuild, fails: Fails
+) -> str | None:
+    """The variable that makes the loader take the one library that there will be; None where it takes it by itself."""
+    loader = loader_of(matrix, release)
+    if loader is None:
+        fails["loader"] = Reason(f"the matrix does not say what bitsandbytes {release.version} loads", "the matrix")
+        return None
+    if loaded_library(loader, [library], build.cuda or "") is not None:
+        return None
+    if loader.override is None:
+        because = f"bitsandbytes {release.version} does not load {library.name} with a torch of CUDA {build.cuda}"
+        fails["loader"] = Reason(because, loader.source)
+    return loader.override
 
 
 def toolkit_of(matrix: Matrix, cuda: str) -> Toolkit | None:
-    """The toolkit of a torch build's CUDA."""
+    """The toolkit of a CUDA release."""
     return next((row for row in matrix.toolkits if row.cuda == cuda), None)
 
 
-def _library(situation: Situation, toolkit: Toolkit, sass: tuple[str, ...]) -> NativeLibrary:
-    suffix = "dll" if situation.facts.platform.os == "windows" else "so"
-    name = f"libbitsandbytes_cuda{toolkit.cuda.replace('.', '')}.{suffix}"
+def _library(toolkit: Toolkit, sass: tuple[str, ...]) -> NativeLibrary:
+    name = f"libbitsandbytes_cuda{toolkit.cuda.replace('.', '')}.so"
     return NativeLibrary(name=name, backend="cuda", sass=sass)
 
 

@@ -13,10 +13,11 @@ from bnbenv.matrix.model import BitsandbytesWheel, Matrix, TorchBuild
 from bnbenv.solve.builds import paired
 from bnbenv.solve.model import KEEP, Availability, Choice, Conflict, Request, Solution
 from bnbenv.solve.pairs import Pairing, with_any_torch
-from bnbenv.solve.refusal import conflict_of
+from bnbenv.solve.preference import Judged
+from bnbenv.solve.refusal import candidates, conflict_of
 from bnbenv.solve.rules import label
 from bnbenv.solve.situation import Fails, Reason, with_request
-from bnbenv.solve.solver import Judged, choose, judge
+from bnbenv.solve.solver import choose
 from bnbenv.solve.versions import admits, public, specifier
 from bnbenv.solve.wording import arguments_of, command
 
@@ -60,12 +61,12 @@ def why_not(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
     chosen = choose(facts, matrix, request, availability)
     free = with_request(request, **_LOOSEST, torch=request.torch if request.torch == KEEP else "*")
     best = choose(facts, matrix, free, availability)
-    judged = judge(facts, matrix, request, availability, availability.managed_python)
+    judged, *compiled = candidates(facts, matrix, request, availability)
     named = _named(judged)
     missing = tuple(_missing(judged, named))
     conflict = tuple(part for one in missing for part in one.against)
     if chosen is None and not conflict:
-        conflict, _ = conflict_of(named if named.torch and named.wheels else judged)
+        conflict, _ = conflict_of(named if named.torch and named.wheels else judged, *map(_named, compiled))
     preferred = None if best is None or (chosen and best.choice == chosen.choice) else best
     wished = request if chosen else free
     able = (chosen or preferred) is not None and request.driver is None
@@ -202,6 +203,8 @@ def _nearest(wish: str, versions: Iterable[str]) -> list[str]:
 def _preference(preferred: Solution, chosen: Solution) -> str:
     """Which step of the order of preference decides between two that fit."""
     one, other = preferred.choice, chosen.choice
+    if other.bitsandbytes.source == "build" and one.bitsandbytes.source == "wheel":
+        return "it is a published wheel, where the other one has to be compiled"
     if _by_ptx(chosen) and not _by_ptx(preferred):
         return "it has native code for every GPU, where the other one has the driver compile PTX"
     if other.environment and not one.environment:

@@ -14,9 +14,10 @@ from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.grid_parts import Asker, Machine, Tables, without
 from bnbenv.solve.model import Availability, Refusal, Request
 from bnbenv.solve.pairs import applies, judge_library, library_cuda, loadable, loader_of, pairings
+from bnbenv.solve.preference import Judged, build_order, judge, kind_of, override_distance
 from bnbenv.solve.rules import label, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Reason, Situation, situate
-from bnbenv.solve.solver import Judged, build_order, judge, kind_of, override_distance, solve
+from bnbenv.solve.solver import solve
 from bnbenv.solve.versions import public
 
 Answer = tuple[Fails, str | None]

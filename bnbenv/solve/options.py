@@ -1,7 +1,7 @@
 """What would resolve a refusal, the cheapest first; each option has been solved. Pure.
 
-The order: fewer GPUs (nobody asked for each of them), another torch or other wishes given up, both, a source build for
-exactly these GPUs, another driver, two environments that share the GPUs out, the CPU.
+The order: fewer GPUs (nobody asked for each of them), another torch or other wishes given up, both, a source build
+where only wheels were to be taken, another driver, two environments that share the GPUs out, the CPU.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from itertools import combinations
 
 from bnbenv.facts.model import Gpu, HostFacts
 from bnbenv.matrix.model import Matrix
+from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.driver_options import keep_driver, other_driver
 from bnbenv.solve.model import KEEP, Availability, Option, Request, Solution
+from bnbenv.solve.preference import Judged
 from bnbenv.solve.situation import with_request
-from bnbenv.solve.solver import Judged, try_out
+from bnbenv.solve.solver import try_out
 from bnbenv.solve.wording import Arguments, arguments_of, command, gives, words_of
 
 KINDS_COMBINED = 6  # compute capabilities in one machine, up to which every mixture is tried
@@ -67,22 +69,23 @@ def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator
         yield from _on_the_cpu(question)
 
 
-def _option(question: Question, change: str, solution: Solution, replaced: Arguments, by_hand: bool = False) -> Option:
-    """A change of the wishes. ``by_hand``: it stands in bnbenv.toml, and no option of ``sync`` changes it."""
+def _option(question: Question, change: str, solution: Solution, replaced: Arguments) -> Option:
+    """A change of the wishes. ``--build`` and ``--no-build`` replace each other."""
     arguments = {**arguments_of(question.request), **replaced}
-    if by_hand:
-        arguments.pop("--build", None)
+    for one, other in (("--build", "--no-build"), ("--no-build", "--build")):
+        if one in replaced:
+            arguments.pop(other, None)
     driver = arguments.get("--driver")
     if driver is not None:
         change += f", with the NVIDIA driver {driver}"
-    return Option(change, gives(solution), None if by_hand or driver else command(arguments), words_of(arguments))
+    return Option(change, gives(solution), None if driver else command(arguments), words_of(arguments))
 
 
 def _wishes_given_up(question: Question) -> Iterator[Option]:
     """The wishes worth giving up: one, two, all of them."""
     request = question.request
-    if request.build == "always" and (solution := question.solve(build="auto")):
-        yield _option(question, 'take a published wheel (build = "auto")', solution, {}, by_hand=True)
+    if request.build == "always" and (solution := question.solve(build="never")):
+        yield _option(question, "take a published wheel", solution, {"--no-build": None})
     given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
     enough: list[set[str]] = []
     for size in (1, 2, 3):
@@ -133,36 +136,37 @@ def _all_wishes_and_fewer_gpus(question: Question) -> Iterator[Option]:
 
 
 def _by_compiling(question: Question, nothing_else: bool) -> Iterator[Option]:
-    """A source build for exactly these GPUs, for the torch that was asked for or, on a Jetson, that is there.
+    """A source build where only wheels were to be taken, and on a Jetson one for the torch that is there.
 
     Where ``nothing_else`` helps, all wishes may be given up for it.
     """
-    request = question.request
-    if request.build != "auto" or question.judged.situation.backend != "cuda":
+    request, existing = question.request, question.availability.existing
+    if question.judged.situation.backend != "cuda":
         return
-    changes: dict[str, object] = {"build": "always"}
-    replaced: Arguments = {"--build": None}
-    solution = question.solve(**changes)
-    if solution is None and question.availability.existing is not None and request.torch == "*":
-        solution = question.solve(**changes, torch=KEEP)
-        replaced = {"--torch": KEEP, "--build": None}
+    wheels_only = request.build == "never"
+    build: dict[str, object] = {"build": "always"} if wheels_only else {}
+    asked: Arguments = {"--build": None} if wheels_only else {}
     given = {name: loosest for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest}
-    without = ""
-    if solution is None and given and nothing_else:
-        solution = question.solve(**changes, **given)
-        replaced = {**{f"--{name}": value for name, value in given.items()}, "--build": None}
-        without = f", and give up the wish for {' and '.join(given)}"
-    if solution is not None:
-        archs = " ".join(dict.fromkeys(cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers))
-        text = f"compile bitsandbytes {solution.choice.bitsandbytes.version} for {archs}"
-        text += f" with CUDA {solution.choice.torch.cuda}{without}"
-        yield _option(question, text, solution, replaced)
+    tried: list[tuple[dict[str, object], str]] = [({}, "")] if wheels_only else []
+    if existing is not None and request.torch == "*":
+        tried.append(({"torch": KEEP}, " for the torch that is there"))
+    if wheels_only and given and nothing_else:
+        tried.append(({**given}, f", and give up the wish for {' and '.join(given)}"))
+    for changes, text in tried:
+        solution = question.solve(**build, **changes)
+        if solution is not None and solution.choice.bitsandbytes.source == "build":
+            taken = solution.choice.bitsandbytes
+            archs = " ".join(dict.fromkeys(cover.bitsandbytes.removeprefix("sass ") for cover in solution.covers))
+            change = f"compile bitsandbytes {taken.version} for {archs} with CUDA {library_cuda(taken.library)}{text}"
+            replaced: Arguments = {f"--{name}": str(value) for name, value in changes.items()}
+            yield _option(question, change, solution, {**replaced, **asked})
+            return
 
 
 def _two_environments(question: Question, subsets: list[tuple[tuple[Gpu, ...], Solution]]) -> Iterator[Option]:
     """Two environments, each for some of the GPUs, where one cannot be for all: two commands in one option."""
     request, arguments = question.request, arguments_of(question.request)
-    if request.driver is not None or request.torch == KEEP or request.build == "always":
+    if request.driver is not None or request.torch == KEEP:
         return
     for first, one in subsets:
         second = tuple(gpu for gpu in question.gpus if gpu not in first)
@@ -187,7 +191,7 @@ def _on_the_cpu(question: Question) -> Iterator[Option]:
     arguments = arguments_of(request)
     # Where the driver waits for a reboot, only with another one there is an answer at all.
     driver = request.driver if question.facts.driver.state == "mismatch" else None
-    dropped = ("--gpus", "--build") if driver else ("--gpus", "--build", "--driver")
+    dropped = ("--gpus", "--build", "--no-build", *(() if driver else ("--driver",)))
     others = {key: value for key, value in arguments.items() if key not in dropped}
     given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
     build = "auto" if request.build == "always" else request.build

@@ -13,13 +13,14 @@ from itertools import combinations
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, TorchBuild
-from bnbenv.solve.builds import paired
+from bnbenv.solve.builds import compiles_on, paired
 from bnbenv.solve.model import KEEP, Availability, Conflict, Refusal, Request
 from bnbenv.solve.options import Question, options
 from bnbenv.solve.pairs import with_any_torch
+from bnbenv.solve.preference import Judged, judge, ways
 from bnbenv.solve.rules import torch_pythons
 from bnbenv.solve.situation import Fails, Reason
-from bnbenv.solve.solver import Judged, judge
+from bnbenv.solve.solver import considered
 from bnbenv.solve.versions import admits, public, requirement_on
 
 FailSets = dict[frozenset[str], Fails]
@@ -35,6 +36,8 @@ _ORDER = (
     "bitsandbytes-wish",
     "python",
     "reachable",
+    "build-source",
+    "build-toolkit",
     "driver-arch",
     "driver-cuda",
     "libc",
@@ -45,6 +48,7 @@ _ORDER = (
     "toolkit",
     "toolkit-arch",
     "build-arch",
+    "build-cuda",
     "loader",
     "library-arch",
     "torch-cuda",
@@ -55,16 +59,29 @@ _ORDER = (
 
 def refuse(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Refusal:
     """The refusal for a request that has no solution."""
-    judged = judge(facts, matrix, request, availability, availability.managed_python)
-    conflict, sets = conflict_of(judged)
-    question = Question(facts, matrix, request, availability, judged)
+    judged = candidates(facts, matrix, request, availability)
+    conflict, sets = conflict_of(*judged)
+    question = Question(facts, matrix, request, availability, judged[0])
     return Refusal(conflict, tuple(options(question, sets)))
 
 
-def conflict_of(judged: Judged) -> tuple[tuple[Conflict, ...], FailSets]:
-    """A smallest set of facts that leave no candidate, and the rules against each candidate."""
-    sets = {} if judged.situation.fails else _fail_sets(_one_of_each(judged))
-    return _conflict(judged, sets), sets
+def candidates(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> tuple[Judged, ...]:
+    """All that was considered: wheels first, then source builds. Raises RebootRequired."""
+    every = [judge(facts, matrix, one, availability, availability.managed_python) for one in ways(request)]
+    return tuple(judged for judged in every if considered(judged, request))
+
+
+def conflict_of(first: Judged, *others: Judged) -> tuple[tuple[Conflict, ...], FailSets]:
+    """A smallest set of facts that leave no candidate, and the rules against each candidate.
+
+    ``others`` are the same host and wishes with other candidates, such as source builds beside wheels.
+    """
+    sets: FailSets = {}
+    if not first.situation.fails:
+        for judged in (first, *others):
+            _fail_sets(_one_of_each(judged), sets)
+    with_candidates = next((judged for judged in (first, *others) if judged.wheels and judged.torch), first)
+    return _conflict(with_candidates, sets), sets
 
 
 def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
@@ -76,8 +93,13 @@ def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
     if situation.request.torch == KEEP and kept is not None and not judged.torch:
         because = f"the torch that is there is for {kept.torch.os} on {kept.torch.machine}, and this is not such a host"
         return (Conflict("torch-wish", because, kept.torch.evidence.source),)
+    if situation.request.build == "always" and not compiles_on(platform.os):
+        because = f"bnbenv compiles bitsandbytes on Linux only, and this is {platform.os}"
+        return (Conflict("build", because, "the request"),)
     if not judged.wheels or not judged.torch:
-        what = "bitsandbytes wheel" if not judged.wheels else "torch build"
+        what = "torch build"
+        if not judged.wheels:
+            what = "source of bitsandbytes" if situation.request.build == "always" else "bitsandbytes wheel"
         because = f"no {what} for {platform.os} on {platform.machine} is known"
         return (Conflict("platform", because, "the matrix"),)
     smallest = _hitting_set(_minimal(sets))
@@ -131,12 +153,11 @@ def _one_of_each(judged: Judged) -> Judged:
     )
 
 
-def _fail_sets(judged: Judged) -> FailSets:
-    """The rules against each candidate, with the newest candidate's reasons.
+def _fail_sets(judged: Judged, sets: FailSets) -> None:
+    """Add the rules against each candidate, with the newest candidate's reasons.
 
     A candidate that breaks all the rules that another breaks, and more, says nothing new and is left out.
     """
-    sets: FailSets = {}
     builds = _alike(judged)
     for wheel, wheel_fails in judged.wheels:
         archs = with_any_torch(judged.situation, judged.matrix, wheel)
@@ -154,7 +175,6 @@ def _fail_sets(judged: Judged) -> FailSets:
             for pairing in paired(judged.situation, judged.matrix, build, wheel):
                 fails = {**pairing.fails, **alone}
                 sets.setdefault(frozenset(fails), fails)
-    return sets
 
 
 def _alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:

@@ -15,7 +15,9 @@ from bnbenv.matrix.model import BitsandbytesWheel, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import KEEP
 from bnbenv.solve.situation import DRIVER_RULES_SOURCE, Fails, PythonOption, Reason, Situation
-from bnbenv.solve.versions import admits
+from bnbenv.solve.versions import admits, is_built
+
+ASKED_NOW = "the package sources, asked just now"
 
 
 def source_key(build: TorchBuild) -> str:
@@ -149,11 +151,9 @@ def _reachable(situation: Situation, build: TorchBuild, fails: Fails) -> None:
     if offered is not None and build.version in offered:
         return
     if reason is not None:
-        fails["reachable"] = Reason(f"{key} cannot be reached: {reason}", "the package sources, asked just now")
+        fails["reachable"] = Reason(f"{key} cannot be reached: {reason}", ASKED_NOW)
     elif offered is not None:
-        fails["reachable"] = Reason(
-            f"{key} does not offer torch {build.version}", "the package sources, asked just now"
-        )
+        fails["reachable"] = Reason(f"{key} does not offer torch {build.version}", ASKED_NOW)
 
 
 def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
@@ -174,8 +174,9 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
         closed = situation.availability.unreachable.get("default-index")
         why = f"; default-index cannot be reached: {closed}" if closed else ""
         because = f"no source here offers {wheel.filename}{why}"
-        fails["reachable"] = Reason(because, "the package sources, asked just now")
-    _jetson(situation, fails)
+        fails["reachable"] = Reason(because, ASKED_NOW)
+    if not is_built(wheel.version):
+        _jetson(situation, fails)
     return fails
 
 
@@ -183,7 +184,7 @@ def _jetson(situation: Situation, fails: Fails) -> None:
     release = situation.facts.platform.jetson
     if release and situation.backend == "cuda":
         because = f"Jetson with L4T {release} is not the server kind of aarch64: published wheels do not run there"
-        because += ", only NVIDIA's own torch with a bitsandbytes compiled for it (--torch keep --build)"
+        because += ", only NVIDIA's own torch with a bitsandbytes compiled for it (--torch keep)"
         fails["jetson"] = Reason(because, "bitsandbytes installation guide")
 
 

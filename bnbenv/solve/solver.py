@@ -1,7 +1,8 @@
 """Which combination fits, or why none does. Pure: facts, rows and wishes in, one value out.
 
-The order of preference (the smaller key wins): on a CPU a CPU build of torch before a CUDA build; SASS for every GPU
-before PTX; a wheel, and a source build only where one is asked for; no override before an override; with
+The order of preference (the smaller key wins): a published wheel, and a source build only where no wheel fits or one is
+asked for; on a CPU a CPU build of torch before a CUDA build; SASS for every GPU before PTX; no override before an
+override; with
 ``minimal-change`` what is there or next to it; the newest bitsandbytes; the newest torch; on a CPU a local wheel, which
 need not be downloaded; the higher evidence; the default index; a Python that is there, the newest. Where torch is kept,
 the one that is there is the only candidate.
@@ -10,15 +11,14 @@ the one that is there is the only candidate.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import replace
+
+import msgspec
 
 from bnbenv.facts.model import HostFacts
-from bnbenv.matrix.drivers import number
-from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
-from bnbenv.solve.builds import SourceRelease, paired, release_fails, source_releases, toolkit_of
+from bnbenv.matrix.model import BitsandbytesWheel, Matrix, TorchBuild
+from bnbenv.solve.builds import SourceRelease, paired, toolkit_of
 from bnbenv.solve.model import (
-    KEEP,
     Availability,
     BitsandbytesChoice,
     Choice,
@@ -30,26 +30,13 @@ from bnbenv.solve.model import (
     TorchChoice,
     telling,
 )
-from bnbenv.solve.pairs import Pairing, library_cuda, remarks, with_any_torch
-from bnbenv.solve.rules import label, source_key, torch_fails, torch_pythons, wheel_fails
-from bnbenv.solve.situation import Fails, Situation, situate
-from bnbenv.solve.versions import admits, apart, public
-
-Key = tuple[object, ...]
+from bnbenv.solve.pairs import Pairing, library_cuda, remarks
+from bnbenv.solve.preference import Judged, best_of, descending, judge, kind_of, ways
+from bnbenv.solve.rules import label, source_key
+from bnbenv.solve.situation import Fails, Situation, with_request
+from bnbenv.solve.versions import admits, is_built, public
 
 REJECTED_SHOWN = 40
-_STAGES = ("dev", "a", "b", "rc", "final")  # of a version, the later the newer
-_SOURCES = ("local", "default-index", "pytorch-index", "existing")
-
-
-@dataclass(frozen=True)
-class Judged:
-    """All candidates of a host with what stands against each on its own."""
-
-    situation: Situation
-    matrix: Matrix
-    torch: tuple[tuple[TorchBuild, Fails], ...]
-    wheels: tuple[tuple[BitsandbytesWheel, Fails], ...]
 
 
 def solve(
@@ -71,13 +58,14 @@ def solve(
 
 def choose(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Solution | None:
     """The preferred combination, or None. Raises RebootRequired."""
-    for managed in (False, True) if availability.managed_python else (False,):
-        judged = judge(facts, matrix, request, availability, managed)
-        if judged.situation.fails:  # no interpreter helps
-            return None
-        best = _best(judged)
-        if best is not None:
-            return _solution(judged, best)
+    for one in ways(request):
+        for managed in (False, True) if availability.managed_python else (False,):
+            judged = judge(facts, matrix, one, availability, managed)
+            if judged.situation.fails or not considered(judged, request):  # no interpreter helps
+                return None
+            best = best_of(judged)
+            if best is not None:
+                return _solution(judged, best, tuple(_on_builds(judged, best, request)))
     return None
 
 
@@ -86,136 +74,34 @@ def try_out(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
 
     Raises RebootRequired.
     """
-    found = None
-    for managed in (True, False) if availability.managed_python else (False,):
-        judged = judge(facts, matrix, request, availability, managed, quick=True)
-        best = _best(judged)
-        if best is None:  # without interpreters to download there are only fewer candidates
+    for one in ways(request):
+        found = None
+        for managed in (True, False) if availability.managed_python else (False,):
+            judged = judge(facts, matrix, one, availability, managed, quick=True)
+            best = best_of(judged) if considered(judged, request) else None
+            if best is None:  # without interpreters to download there are only fewer candidates
+                break
+            found = Solution(judged.situation.backend, _choice(best), best.covers, (), ())
+        if found is not None:
             return found
-        found = Solution(judged.situation.backend, _choice(best), best.covers, (), ())
-    return found
-
-
-def judge(
-    facts: HostFacts, matrix: Matrix, request: Request, availability: Availability, managed: bool, quick: bool = False
-) -> Judged:
-    """Apply all rules that look at one candidate alone; where the host itself is against all, there are none.
-
-    ``quick``: of each candidate only the first rule against it. Raises RebootRequired.
-    """
-    situation = situate(facts, matrix, request, availability, managed)
-    if situation.fails:
-        return Judged(situation, matrix, (), ())
-    here = (facts.platform.os, facts.platform.machine)
-    builds = [build for build in _builds(matrix, request, availability) if (build.os, build.machine) == here]
-    if situation.backend == "cuda" and any(build.cuda for build in builds):
-        builds = [build for build in builds if build.cuda]
-    builds.sort(key=_newest_first)
-    torch = tuple((build, torch_fails(situation, build, quick)) for build in builds)
-    if request.build == "always":
-        releases = source_releases(matrix, *here)
-        return Judged(situation, matrix, torch, tuple((one, release_fails(situation, one)) for one in releases))
-    wheels = [wheel for wheel in matrix.bitsandbytes if (wheel.os, wheel.machine) == here]
-    wheels.sort(key=lambda wheel: (public(wheel.version), wheel.filename), reverse=True)
-    return Judged(situation, matrix, torch, tuple((wheel, wheel_fails(situation, wheel)) for wheel in wheels))
-
-
-def _newest_first(build: TorchBuild) -> Key:
-    """An order in which no two builds are alike, so that the order of the rows decides nothing."""
-    return (_descending(build.version), source_key(build), build.version, build.libc_tag or "", build.path or "")
-
-
-def _builds(matrix: Matrix, request: Request, availability: Availability) -> tuple[TorchBuild, ...]:
-    """The torch builds that are candidates."""
-    if request.torch == KEEP:
-        return (availability.existing.torch,) if availability.existing else ()
-    return (*availability.local, *matrix.torch)
-
-
-def _best(judged: Judged) -> Pairing | None:
-    """The preferred pair with nothing against it.
-
-    Wheels and builds are walked in the order of preference, so of the pairs that are alike in what counts more (PTX,
-    override, distance) the first one is the best, and one with none of these ends the search.
-    """
-    situation = judged.situation
-    if situation.fails:
-        return None
-    builds = sorted(
-        (build for build, fails in judged.torch if not fails), key=lambda build: build_order(situation, build)
-    )
-    if not builds:
-        return None
-    for kind in sorted({kind_of(situation, build) for build in builds}):
-        found: dict[tuple[bool, bool, Key], Pairing] = {}
-        alike = [build for build in builds if kind_of(situation, build) == kind]
-        for wheel in _usable(judged):
-            for build in alike:
-                for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=override_distance):
-                    if not pairing.fails:
-                        distance = _distance(situation.request, pairing)
-                        found.setdefault((pairing.uses_ptx, pairing.override is not None, distance), pairing)
-                if (False, False, ()) in found:
-                    return found[False, False, ()]
-        if found:
-            return found[min(found)]
     return None
 
 
-def _usable(judged: Judged) -> Iterator[BitsandbytesWheel]:
-    """The wheels against which nothing stands whatever torch is, the newest first."""
-    for wheel, fails in judged.wheels:
-        if not fails and not with_any_torch(judged.situation, judged.matrix, wheel):
-            yield wheel
+def considered(judged: Judged, request: Request) -> bool:
+    """Whether these candidates count for a request. Wheels do, and source builds where they are asked for.
 
-
-def kind_of(situation: Situation, build: TorchBuild) -> int:
-    """On a CPU, what is several GB of CUDA comes after any CPU build."""
-    return int(situation.backend == "cpu" and build.cuda is not None)
-
-
-def build_order(situation: Situation, build: TorchBuild) -> Key:
-    """Newest, on a CPU local, highest evidence, the default index, the newest CUDA, the preferred Python."""
-    cuda = tuple(-part for part in number(build.cuda or ""))
-    python = situation.pythons.index(torch_pythons(situation, build)[0])
-    source = _SOURCES.index(build.source)
-    level = -LEVELS.index(build.evidence.level)
-    download = situation.backend == "cpu" and build.source != "local"
-    return (_descending(build.version), download, level, source, cuda, source_key(build), python)
-
-
-@lru_cache(maxsize=4096)
-def _descending(version: str) -> Key:
-    """Newest first; the pre-releases of a version come after it."""
-    parsed = public(version)
-    release = (*parsed.release, 0, 0, 0, 0)[:4]
-    stage, count = parsed.pre or ("dev" if parsed.dev is not None else "final", 0)
-    return (*(-part for part in release), -_STAGES.index(stage), -count, -(parsed.post or 0))
-
-
-def _distance(request: Request, pairing: Pairing) -> Key:
-    """How much would change under ``minimal-change``: Python counts before torch, and torch before bitsandbytes.
-
-    Another Python means all packages anew, another torch most of their size, bitsandbytes itself alone.
+    Where nobody asks, a source build is for a GPU alone, and stands in for no wheel whose source is silent just now.
     """
-    kept, python = request.kept, pairing.python
-    if kept is None or python is None:
-        return ()
-    pairs = (
-        (kept.python, python.minor),
-        (kept.torch, pairing.torch.version),
-        (kept.bitsandbytes, pairing.wheel.version),
-    )
-    return tuple(apart(have, other) for have, other in pairs)
-
-
-def override_distance(pairing: Pairing) -> tuple[int, ...]:
-    """Of several overrides the highest CUDA not above torch's, as the loader itself would choose."""
-    if pairing.override is None or pairing.library is None:
-        return ()
-    cuda = number(library_cuda(pairing.library))
-    above = cuda > number(pairing.torch.cuda or "")[:2]
-    return (int(above), *((part if above else -part) for part in cuda))
+    situation = judged.situation
+    if request.build != "auto" or situation.request.build != "always":
+        return True
+    if situation.backend == "cpu" or not judged.wheels:
+        return False
+    if not situation.availability.unreachable:
+        return True
+    answering = msgspec.structs.replace(situation.availability, unreachable={}, torch={}, bitsandbytes=None)
+    wheels = with_request(request, build="never")
+    return try_out(situation.facts, judged.matrix, wheels, answering) is None
 
 
 def _choice(best: Pairing) -> Choice:
@@ -224,7 +110,7 @@ def _choice(best: Pairing) -> Choice:
     environment = {}
     if best.override:
         environment[best.override] = library_cuda(library).replace(".", "")
-    compiled = isinstance(wheel, SourceRelease)
+    compiled = isinstance(wheel, SourceRelease) or is_built(wheel.version)
     taken = BitsandbytesChoice(
         wheel.version, "build" if compiled else "wheel", library.name, wheel.sha256, wheel.filename
     )
@@ -236,14 +122,14 @@ def _choice(best: Pairing) -> Choice:
     )
 
 
-def _solution(judged: Judged, best: Pairing) -> Solution:
+def _solution(judged: Judged, best: Pairing, on_builds: tuple[str, ...]) -> Solution:
     return Solution(
         backend=judged.situation.backend,
         choice=_choice(best),
         covers=best.covers,
         evidence=_evidence(judged, best),
         rejected=_rejected(judged, best),
-        notes=tuple(_notes(judged, best)),
+        notes=(*_notes(judged, best), *on_builds),
         visible_devices=judged.situation.visible,
         torch_sha256=best.torch.sha256,
     )
@@ -260,7 +146,8 @@ def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
         for rule in judged.matrix.loaders
         if admits(rule.versions, wheel.version)
     ]
-    toolkit = toolkit_of(judged.matrix, build.cuda) if build.cuda and isinstance(wheel, SourceRelease) else None
+    compiled = best.library is not None and isinstance(wheel, SourceRelease)
+    toolkit = toolkit_of(judged.matrix, library_cuda(best.library)) if compiled and best.library else None
     if toolkit is not None:
         origin = toolkit.evidence
         lines.append(EvidenceLine(f"compiler of CUDA {toolkit.cuda}", origin.level, origin.source, origin.date))
@@ -305,9 +192,31 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
             yield f"{because}; the next best is {chosen}"
 
 
+def _on_builds(judged: Judged, best: Pairing, request: Request) -> Iterator[str]:
+    """Why it is compiled where nobody asked for that; or that compiling would give native code."""
+    situation, matrix = judged.situation, judged.matrix
+    if request.build != "auto":
+        return
+    if isinstance(best.wheel, SourceRelease):
+        from bnbenv.solve.refusal import conflict_of
+
+        wheels = with_request(situation.request, build="never")
+        managed = situation.availability.managed_python
+        beside = judge(situation.facts, matrix, wheels, situation.availability, managed)
+        beside = replace(beside, torch=tuple(row for row in beside.torch if row[0] == best.torch))
+        conflict, _ = conflict_of(beside)
+        yield f"no published wheel fits: {'; '.join(part.because for part in conflict)}"
+        return
+    by_ptx = [str(cover.gpu) for cover in best.covers if cover.bitsandbytes.startswith("ptx")]
+    if by_ptx:
+        wish = with_request(situation.request, build="always")
+        if try_out(situation.facts, matrix, wish, situation.availability) is not None:
+            yield f"bitsandbytes has only PTX for GPU {', '.join(by_ptx)}: --build compiles native code for it"
+
+
 def _would_win(situation: Situation, build: TorchBuild, chosen: TorchBuild) -> bool:
     ours, others = kind_of(situation, build), kind_of(situation, chosen)
-    return (ours, _descending(build.version)) < (others, _descending(chosen.version))
+    return (ours, descending(build.version)) < (others, descending(chosen.version))
 
 
 def _rejected(judged: Judged, best: Pairing) -> tuple[Rejected, ...]:
@@ -321,7 +230,7 @@ def _rejected(judged: Judged, best: Pairing) -> tuple[Rejected, ...]:
             rows += _pair_rows(judged, best.torch, wheel, best)
     newer = sorted(
         (item for item in judged.torch if _would_win(judged.situation, item[0], best.torch)),
-        key=lambda item: (_descending(item[0].version), source_key(item[0])),
+        key=lambda item: (descending(item[0].version), source_key(item[0])),
     )
     for build, fails in newer:
         rows += _rows(label(build), fails) if fails else _pair_rows(judged, build, best.wheel, best)

@@ -26,6 +26,11 @@ def public(text: str) -> Version:
     return Version(Version(text).public)
 
 
+def is_built(text: str) -> bool:
+    """Whether bitsandbytes of this version was compiled by bnbenv: ``0.50.2+bnbenv.cu130.sm87``."""
+    return (version(text).local or "").startswith("bnbenv.")
+
+
 def is_version(text: str) -> bool:
     """Whether a text is a PEP 440 version."""
     try:

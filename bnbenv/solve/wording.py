@@ -10,13 +10,16 @@ from bnbenv.solve.model import KEEP, Request, Solution
 # Options of ``bnbenv solve`` and their values; None for an option that has none.
 Arguments = dict[str, str | None]
 
+BUILD_WORDS: dict[str, Arguments] = {"auto": {}, "always": {"--build": None}, "never": {"--no-build": None}}
+
 
 def gives(solution: Solution) -> str:
     """A solution in one line: ``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2), Python 3.12``."""
     choice = solution.choice
     torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
     needs = "".join(f", {name}={value}" for name, value in choice.environment.items())
-    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}, Python {choice.python}{needs}"
+    made = " (compiled here)" if choice.bitsandbytes.source == "build" else ""
+    return f"bitsandbytes {choice.bitsandbytes.version}{made} with {torch}, Python {choice.python}{needs}"
 
 
 def arguments_of(request: Request) -> Arguments:
@@ -30,7 +33,7 @@ def arguments_of(request: Request) -> Arguments:
         "--driver": request.driver or "",
     }
     given: Arguments = {key: value for key, value in values.items() if value}
-    return {**given, "--build": None} if request.build == "always" else given
+    return {**given, **BUILD_WORDS[request.build]}
 
 
 def words_of(arguments: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -41,7 +44,7 @@ def words_of(arguments: Mapping[str, str | None]) -> tuple[str, ...]:
 def command(arguments: Mapping[str, str | None]) -> str:
     """What carries wishes out, to be pasted into a shell: ``bnbenv sync`` with them.
 
-    Where torch is kept or bitsandbytes compiled, that is ``bnbenv solve``, which says what to do by hand.
+    Where torch is kept, that is ``bnbenv solve``, which says what to do by hand.
     """
     return line(words_of(arguments))
 
@@ -49,7 +52,7 @@ def command(arguments: Mapping[str, str | None]) -> str:
 def line(words: Iterable[str]) -> str:
     """The same of ``solve_args``."""
     given = tuple(words)
-    verb = "solve" if "--build" in given or KEEP in given else "sync"
+    verb = "solve" if KEEP in given else "sync"
     return " ".join(["bnbenv", verb, *map(_quoted, given)])
 
 

@@ -19,8 +19,9 @@ from bnbenv.solve.grid_parts import MACHINES
 from bnbenv.solve.grid_platform import CONDITIONS
 from bnbenv.solve.model import Availability, Request, Solution
 from bnbenv.solve.pairs import Pairing, library_cuda, pairings
+from bnbenv.solve.preference import judge
 from bnbenv.solve.rules import label
-from bnbenv.solve.solver import choose, judge, solve
+from bnbenv.solve.solver import choose, solve
 from bnbenv.solve.versions import read_specifier
 
 pytestmark = pytest.mark.xdist_group("page")  # one page and one browser for all

@@ -74,9 +74,28 @@ def test_a_wheel_that_no_source_offers_is_no_candidate(rows: Any, shipped: Matri
     offered = frozenset(row.filename for row in shipped.bitsandbytes if row.version == "0.49.1")
     answer = solved(solve(rows.host("9.0"), shipped, Request(), Availability(bitsandbytes=offered)))
     assert answer.choice.bitsandbytes.version == "0.49.1"
-    refused = solve(rows.host("9.0"), shipped, Request(), Availability(bitsandbytes=frozenset()))
+    refused = solve(rows.host("9.0"), shipped, Request(build="never"), Availability(bitsandbytes=frozenset()))
     assert isinstance(refused, Refusal)
     assert refused.unreachable
+
+
+def test_a_wheel_that_a_mirror_has_not_is_compiled(rows: Any, shipped: Matrix) -> None:
+    answer = solved(solve(rows.host("9.0"), shipped, Request(), Availability(bitsandbytes=frozenset())))
+    assert answer.choice.bitsandbytes.source == "build"
+    assert answer.notes[0].startswith("no published wheel fits: no source here offers bitsandbytes-0.50.2-")
+
+
+def test_a_wheel_whose_source_is_silent_is_not_compiled_instead(rows: Any, shipped: Matrix) -> None:
+    """It is for a moment, and the toolchain would come from there, too."""
+    silent = Availability(
+        unreachable={"default-index": REASON}, bitsandbytes=frozenset(), torch={"default-index": frozenset({"2.15.0"})}
+    )
+    answer = solve(rows.host("9.0"), shipped, Request(), silent)
+    assert isinstance(answer, Refusal)
+    assert answer.unreachable
+    assert {part.rule for part in answer.conflict} == {"reachable"}
+    lacking = solved(solve(rows.host("9.0"), shipped, Request(build="always"), silent))
+    assert lacking.choice.bitsandbytes.source == "build"
 
 
 def test_a_refusal_for_want_of_a_source_says_so(rows: Any, shipped: Matrix) -> None:

@@ -64,9 +64,11 @@ def bare(rule: str) -> str:
     return rule.split("[")[0].split(":")[0]
 
 
-def pairs(words: list[str]) -> dict[str, str]:
-    """``--gpus 0 --torch *`` whatever the order."""
-    return dict(zip(words[::2], words[1::2], strict=True))
+def pairs(words: list[str]) -> dict[str, str | None]:
+    """``--gpus 0 --torch * --build`` whatever the order."""
+    flags = [word for word in words if word in ("--build", "--no-build")]
+    plain = [word for word in words if word not in flags]
+    return {**dict(zip(plain[::2], plain[1::2], strict=True)), **dict.fromkeys(flags)}
 
 
 def check_solved(document: dict[str, Any], expect: dict[str, Any]) -> None:
@@ -119,7 +121,7 @@ def test_case(
     assert set(expect) <= EXPECTATIONS
     facts = tmp_path / "facts.json"
     facts.write_text(json.dumps(facts_of(case, folder)))
-    code = main(["solve", "--json", "--shipped", "--no-build", "--facts", str(facts), *case["args"]])
+    code = main(["solve", "--json", "--shipped", "--facts", str(facts), *case["args"]])
     document = json.loads(capsys.readouterr().out)
     conforms(document)
     assert code == expect["exit"], document

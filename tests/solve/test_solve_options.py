@@ -16,8 +16,9 @@ from bnbenv.solve.versions import read_specifier
 
 
 def table(rows: Any, shipped: Matrix, *parts: Any) -> Matrix:
-    """These rows, and the shipped toolkits."""
-    matrix: Matrix = msgspec.structs.replace(rows.matrix(*parts), toolkits=shipped.toolkits)
+    """These rows, and the shipped toolkits and sources."""
+    known = {"toolkits": shipped.toolkits, "source_releases": shipped.source_releases}
+    matrix: Matrix = msgspec.structs.replace(rows.matrix(*parts), **known)
     return matrix
 
 
@@ -29,8 +30,8 @@ def refused(facts: Any, matrix: Matrix, request: Request, found: Availability | 
 
 def asked(words: tuple[str, ...]) -> Request:
     """The options of ``bnbenv solve`` as a request."""
-    plain = [word for word in words if word != "--build"]
-    request = Request(build="always" if "--build" in words else "auto")
+    plain = [word for word in words if word not in ("--build", "--no-build")]
+    request = Request(build="always" if "--build" in words else "never" if "--no-build" in words else "auto")
     for name, value in zip(plain[::2], plain[1::2], strict=True):
         read: Any = read_gpus if name == "--gpus" else read_specifier
         raw = name in ("--backend", "--driver") or value == "keep"
@@ -55,13 +56,45 @@ def lacking(rows: Any, shipped: Matrix) -> Matrix:
     )
 
 
-def test_a_build_is_offered_and_not_chosen(rows: Any, lacking: Matrix) -> None:
-    options = refused(rows.host("7.0"), lacking, Request())
-    assert [option.solve_args for option in options] == [("--build",), ("--backend", "cpu")]
-    assert options[0].change == "compile bitsandbytes 0.50.0 for sm_70 with CUDA 12.6"
-    assert options[0].command == "bnbenv solve --build"
+def test_a_build_is_chosen_where_no_wheel_fits(rows: Any, lacking: Matrix) -> None:
+    answer = solve(rows.host("7.0"), lacking, Request())
+    assert isinstance(answer, Solution)
+    assert (answer.choice.bitsandbytes.version, answer.choice.bitsandbytes.source) == ("0.50.0", "build")
+    (note,) = answer.notes
+    assert note.startswith("no published wheel fits: libbitsandbytes_cuda126.so of bitsandbytes 0.50.0 has no code")
+    assert solve(rows.host("7.0"), lacking, Request(build="always")).document()["choice"] == answer.document()["choice"]
+
+
+def test_a_build_is_offered_where_only_wheels_were_to_be_taken(rows: Any, lacking: Matrix) -> None:
     never = refused(rows.host("7.0"), lacking, Request(build="never"))
-    assert [option.solve_args for option in never] == [("--backend", "cpu")]
+    assert [option.solve_args for option in never] == [("--build",), ("--backend", "cpu")]
+    assert never[0].change == "compile bitsandbytes 0.50.0 for sm_70 with CUDA 12.6"
+    assert never[0].gives == "bitsandbytes 0.50.0 (compiled here) with torch 2.9.0 (CUDA 12.6), Python 3.12"
+    assert never[0].command == "bnbenv sync --build"
+    both = refused(rows.host("7.0", "8.0"), lacking, Request(build="never", torch="==2.9.0"))
+    assert both[0].command == "bnbenv sync --torch '==2.9.0' --no-build --gpus 1"
+    assert both[1].command == "bnbenv sync --torch '==2.9.0' --build"
+
+
+def test_a_wheel_comes_before_a_build(rows: Any, shipped: Matrix) -> None:
+    """Though its code is PTX, which a note tells, or it needs an override, or it is older."""
+    torch = rows.torch("2.10.0", archs="sm_80")
+    by_ptx = table(rows, shipped, torch, rows.wheel("0.49.2", {"cuda130": "sm_75 compute_75"}))
+    answer = solve(rows.host("8.0"), by_ptx, Request())
+    assert isinstance(answer, Solution)
+    assert (answer.choice.bitsandbytes.source, answer.covers[0].bitsandbytes) == ("wheel", "ptx compute_75")
+    assert answer.notes == ("bitsandbytes has only PTX for GPU 0: --build compiles native code for it",)
+    older = table(
+        rows,
+        shipped,
+        torch,
+        rows.wheel("0.50.0", {"cuda126": "sm_75"}),
+        rows.wheel("0.49.1", {"cuda131": "sm_80", "cuda126": "sm_75"}),
+    )
+    answer = solve(rows.host("8.0"), older, Request())
+    assert isinstance(answer, Solution)
+    assert (answer.choice.bitsandbytes.version, answer.choice.environment) == ("0.49.1", {"BNB_CUDA_VERSION": "131"})
+    assert solve(rows.host("8.0"), older, Request(build="never")).document() == answer.document()
 
 
 def test_a_build_is_for_exactly_these_gpus(rows: Any, lacking: Matrix) -> None:
@@ -124,7 +157,11 @@ def test_of_fewer_gpus_only_the_most(rows: Any, shipped: Matrix) -> None:
         rows.wheel("0.50.0", {"cuda130": "sm_75 sm_80", "cpu": ""}),
     )
     options = refused(rows.host("7.5", "8.0", "12.0"), matrix, Request(build="never"))
-    assert [option.change for option in options] == ["take only GPU 0, 1", "use the CPU only"]
+    assert [option.change for option in options] == [
+        "take only GPU 0, 1",
+        "compile bitsandbytes 0.50.0 for sm_75 sm_80 sm_120 with CUDA 13.0",
+        "use the CPU only",
+    ]
 
 
 def test_on_a_jetson_only_what_is_there_and_a_build(rows: Any, shipped: Matrix) -> None:
@@ -135,7 +172,10 @@ def test_on_a_jetson_only_what_is_there_and_a_build(rows: Any, shipped: Matrix) 
     answer = solve(facts, shipped, Request(), found)
     assert isinstance(answer, Refusal)
     assert [part.rule for part in answer.conflict] == ["jetson"]
-    assert answer.options[0].solve_args == ("--torch", "keep", "--build")
+    assert answer.options[0].solve_args == ("--torch", "keep")
+    assert answer.options[0].change.endswith(" for sm_87 with CUDA 12.6 for the torch that is there")
+    never = refused(facts, shipped, Request(build="never"), found)
+    assert never[0].solve_args == ("--torch", "keep", "--build")
     again = solve(facts, shipped, asked(answer.options[0].solve_args), found)
     assert isinstance(again, Solution)
     assert (again.choice.torch.source, again.choice.bitsandbytes.source) == ("existing", "build")
@@ -187,9 +227,9 @@ def test_two_cards_that_share_nothing_get_two_environments(rows: Any, shipped: M
             assert isinstance(solve(facts, matrix, asked(option.solve_args)), Solution)
 
 
-@pytest.mark.parametrize("wish", [{"torch": "keep"}, {"driver": "590.44.01"}, {"build": "always"}])
+@pytest.mark.parametrize("wish", [{"torch": "keep"}, {"driver": "590.44.01"}])
 def test_where_two_environments_are_no_option(rows: Any, shipped: Matrix, wish: dict[str, str]) -> None:
-    """One torch that is kept is in one place; a driver that is not there, and a build, are nothing to sync."""
+    """One torch that is kept is in one place; with a driver that is not there is nothing to sync."""
     matrix = table(
         rows,
         shipped,
@@ -239,13 +279,22 @@ def test_the_cpu_where_there_are_no_gpus_to_choose_from(rows: Any, shipped: Matr
 def test_the_cheapest_comes_first(rows: Any, lacking: Matrix) -> None:
     """GPUs, then wishes, then both; then a build, a driver, the CPU."""
     request = Request(torch="<2.9")
-    options = refused(rows.host("7.0", "8.0"), lacking, request)
+    options = refused(rows.host("7.0", "8.0"), lacking, with_request(request, build="never"))
     assert [option.change for option in options] == [
         "take only GPU 1 and give up the wish for torch",
         "use the CPU only, and give up the wish for torch",
     ]
-    options = refused(rows.host("7.0", "8.0", driver="520.61.05"), lacking, Request())
+    options = refused(rows.host("7.0", "8.0"), lacking, request)
+    assert [option.change for option in options] == [
+        "give up the wish for torch",
+        "use the CPU only, and give up the wish for torch",
+    ]
+    assert options[0].gives.startswith("bitsandbytes 0.50.0 (compiled here) with torch 2.9.0")
+    old = rows.host("7.0", "8.0", driver="520.61.05")
+    options = refused(old, lacking, Request(build="never"))
     assert [option.change for option in options] == ["use the CPU only"]
+    options = refused(old, lacking, Request())
+    assert "(compiled here)" in options[0].gives and options[0].change.startswith("upgrade the NVIDIA driver")
     options = refused(rows.host("8.0", driver="520.61.05"), lacking, Request())
     assert options[0].change.startswith("upgrade the NVIDIA driver to 525.60.13 or newer")
 

@@ -7,10 +7,12 @@ Links are made after all files, so that no file is written through one; where th
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,8 +25,10 @@ from bnbenv.build.files import DEEPEST, MOST_BYTES, Budget
 from bnbenv.errors import UsageError
 
 _ZIP, _GZIP, _BZIP2, _XZ = b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
-_ONCE = 8 << 20  # bytes of one read; tarfile reads the header of a long name in one, however long it claims to be
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError)
+_HEADERS = 16 << 20  # bytes of all headers together
+# What reading damaged data raises: bz2 and gzip an OSError too, one without a number.
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
+_ALSO_BROKEN = (ValueError, RuntimeError, LookupError, ArithmeticError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ def unpack(stream: IO[bytes], into: Path, asked: str) -> Path:
         raise _unsafe(asked, f"{Path(str(error.filename)).name} stands in it twice") from None
     except NotADirectoryError as error:
         raise _unsafe(asked, f"{Path(str(error.filename)).name} lies below a file") from None
-    except (*_BROKEN, UnicodeError, NotImplementedError) as error:
+    except (OSError, *_BROKEN, *_ALSO_BROKEN) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         message = f"{asked} is damaged or no archive: {str(error)[:100] or type(error).__name__}"
-        raise UsageError(
-            "unreadable-source", message, "Get it again; tar.gz, tar.xz, tar.bz2, tar and zip are known."
-        ) from None
+        step = "Get it again; tar.gz, tar.xz, tar.bz2, tar and zip are known."
+        raise UsageError("unreadable-source", message, step) from None
     inside = list(into.iterdir())
     single = len(inside) == 1 and inside[0].is_dir() and not inside[0].is_symlink()
     return inside[0] if single else into
@@ -130,18 +135,16 @@ def _unsafe(asked: str, what: str) -> UsageError:
 
 
 class _Bounded:
-    """A stream that ends where a bomb would begin: after so many bytes, or at one read that is too large."""
+    """A stream that ends where a bomb would begin: tarfile reads a header into memory, however long it says it is."""
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
-        self._stream, self._left = stream, limit
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, MOST_BYTES + _HEADERS
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _ONCE:
-            raise ValueError("a header in it is too large")
+    def read(self, size: int) -> bytes:
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise ValueError(f"unpacked, it is larger than {MOST_BYTES >> 20} MB")
+            raise ValueError(f"it is larger than {MOST_BYTES >> 20} MB")
         return data
 
 
@@ -180,7 +183,7 @@ class _Xz:
 
 
 def _tar_entries(stream: object, asked: str) -> Iterator[_Entry]:
-    bounded = _Bounded(cast(IO[bytes], stream), MOST_BYTES + (64 << 20))
+    bounded = _Bounded(cast(IO[bytes], stream))
     with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|") as tar:
         for member in tar:
             yield _tar_entry(tar, member, asked)

@@ -13,7 +13,7 @@ from bnbenv.errors import UsageError
 
 # Upstream's tree has 200 files of 2 MB; with room for forks, and none for somebody's home folder.
 MOST_FILES = 20_000
-MOST_BYTES = 256 << 20
+MOST_BYTES = 128 << 20
 DEEPEST = 40  # folders in each other
 
 # What builds, tools and version control leave in a tree. None of it is source.

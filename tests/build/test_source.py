@@ -230,7 +230,7 @@ def test_a_folder_that_has_no_end(tmp_path: Path, source_tree: Callable[..., Pat
         file.truncate(1 << 33)
     code, text = _refused(get, root)
     assert code == "source-too-large"
-    assert "256 MB" in text
+    assert "128 MB" in text
     (root / "model.safetensors").unlink()
     root.joinpath(*["deeper"] * 60).mkdir(parents=True)
     assert _refused(get, root)[0] == "source-too-large"

@@ -16,7 +16,7 @@ from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, Toolkit, TorchBuild
 from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.coverage import sass_for
-from bnbenv.solve.model import KEEP, Availability, Request, Solution
+from bnbenv.solve.model import KEEP, Availability, Buildable, Request, Solution
 from bnbenv.solve.pairs import loader_for
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import solve, try_out
@@ -57,7 +57,7 @@ class Beside(NamedTuple):
 class Planned(NamedTuple):
     """The order, and why it is that one: a line for each thing that was not asked for.
 
-    ``open``: neither the command line nor a lock says with which CUDA, so that another would do as well.
+    ``open``: the solver chose the CUDA or the version, so that another would do as well.
     """
 
     order: Order
@@ -159,7 +159,7 @@ def plan(asked: Asked, facts: HostFacts, matrix: Matrix, found: Availability, be
     if beside is not None and beside.cuda == cuda and open_ref:
         ref, open_ref = str(public(beside.bitsandbytes)), False
         because.append(f"bitsandbytes {ref}, as in {beside.called}")
-    is_open = cuda is None
+    is_open = cuda is None or open_ref
     if cuda is None or open_ref:
         fitting = _fitting(asked, facts, matrix, found, archs, cuda)
         if cuda is None:
@@ -224,18 +224,22 @@ def _fitting(
     step = _name_both(archs, toolkits, matrix)
     elsewhere = asked.archs and facts.platform.jetson is None  # for a machine whose torch is not known here
     if toolkits and (cuda is not None or elsewhere):
-        return _without_torch(toolkits, rows, matrix)
+        return _without_torch(toolkits, rows, matrix, found.builds)
     refusal = solve(hosts[-1], judged, wish, found)
     because = "nothing fits" if isinstance(refusal, Solution) else refusal.conflict[0].because
     what = "which bitsandbytes to compile" if cuda else "the CUDA release to compile with"
     raise NoCombination("no-combination", f"nothing tells {what} for {', '.join(archs)}: {because}", step)
 
 
-def _without_torch(toolkits: Iterable[Toolkit], torches: Iterable[TorchBuild], matrix: Matrix) -> _Fitting:
+def _without_torch(
+    toolkits: Iterable[Toolkit], torches: Iterable[TorchBuild], matrix: Matrix, builds: Buildable | None = None
+) -> _Fitting:
     """The newest release, by the newest compiler for these architectures of which there is a torch."""
     known = {row.cuda for row in torches}
-    best = max(toolkits, key=lambda row: (row.cuda in known, number(row.cuda)))
-    newest = max((row.version for row in matrix.bitsandbytes), key=public)
+    there = {cuda for cuda, why in builds.toolkits.items() if not why} if builds else set()
+    best = max(toolkits, key=lambda row: (row.cuda in there, row.cuda in known, number(row.cuda)))
+    offered = (builds.releases if builds else None) or {row.version for row in matrix.bitsandbytes}
+    newest = max(offered, key=public)
     return _Fitting(best.cuda, str(public(newest)), "")
 
 

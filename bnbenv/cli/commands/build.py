@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ import msgspec
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import facts_of, project_of, selected, setting_of
-from bnbenv.errors import Exit, NoCombination
+from bnbenv.errors import Exit, InputError, NoCombination
 
 if TYPE_CHECKING:
-    from bnbenv.build.model import Built
+    from bnbenv.build.model import Built, Order
     from bnbenv.build.order import Asked, Beside, Planned
     from bnbenv.build.ports import Ports
     from bnbenv.envs.project import Project
@@ -72,10 +73,15 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     facts = facts_of(ctx, args.facts)
     _check_machine(facts)
     facts = msgspec.structs.replace(facts, toolkits=_toolkits(args, ctx, facts))
+    if args.source is not None:
+        named = msgspec.structs.replace(wishes.sources, bitsandbytes_source=_placed(args.source, ctx.cwd))
+        wishes = msgspec.structs.replace(wishes, sources=named)
     setting = setting_of(project, wishes, facts, ctx)
-    source = source_of(setting) if args.source is None else _placed(args.source, ctx.cwd)
+    source = source_of(setting)
     beside = None if args.facts is not None else _beside(project, env)
     asked = order.Asked(source, args.ref, cuda, archs, _gpus(args, wishes, env), as_it_is(source))
+    if not project.root.is_dir():  # the user's own, in which nothing was made yet; programs are run somewhere
+        setting = replace(setting, project=project._replace(root=ctx.cwd))
     planned, ports = _planned(asked, setting, _found(args, ctx, facts, project), beside)
     for line in planned.because:
         ctx.progress.say(f"for {line}" if line.startswith("sm_") else f"with {line}")
@@ -84,25 +90,35 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
 
 def _planned(asked: Asked, setting: Setting, found: Availability, beside: Beside | None) -> tuple[Planned, Ports]:
-    """The order, and what its build is handed. Where several CUDA releases would do, one whose compiler is at hand."""
+    """The order, and what its build is handed. Of what would do as well, what can be had: compiler and source."""
     from bnbenv.build.order import plan
-    from bnbenv.build.toolchain import within_reach
     from bnbenv.envs.builds import survey_builds
     from bnbenv.envs.resolve import sources_of
     from bnbenv.envs.toolbox import build_ports
     from bnbenv.solve.model import Request
 
     sources = sources_of(setting)
-    cwd = setting.project.root if setting.project.root.is_dir() else Path.cwd()
-    ports = build_ports(setting.environ, setting.runner, sources, cwd, setting.progress)
+    ports = build_ports(setting.environ, setting.runner, sources, setting.project.root, setting.progress)
     planned = plan(asked, setting.facts, setting.matrix, found, beside)
-    first = planned.order
-    if planned.open and within_reach(first.cuda, first.archs, ports, setting.matrix, setting.facts.toolkits):
-        builds = survey_builds(setting, sources, Request(build="always"), found)
+    if planned.open and not _within_reach(planned.order, asked, ports, setting):
+        builds, _ = survey_builds(setting, sources, Request(build="always"), found)
         with contextlib.suppress(NoCombination):  # then the first one says what is lacking
             there = msgspec.structs.replace(found, builds=builds)
             planned = plan(asked, setting.facts, setting.matrix, there, beside)
     return planned, ports
+
+
+def _within_reach(order: Order, asked: Asked, ports: Ports, setting: Setting) -> bool:
+    """Whether compiler and source of an order can be had, as far as that is quickly known."""
+    from bnbenv.build.source import offered
+    from bnbenv.build.toolchain import within_reach
+    from bnbenv.errors import SourceUnreachable
+
+    if asked.ref is None and order.ref is not None:
+        with contextlib.suppress(SourceUnreachable):  # it may have been compiled, or fetched, before
+            if order.ref not in offered(order.source, ports, setting.matrix.upstream):
+                return False
+    return not within_reach(order.cuda, order.archs, ports, setting.matrix, setting.facts.toolkits)
 
 
 def _check_machine(facts: HostFacts) -> None:
@@ -119,9 +135,11 @@ def _check_machine(facts: HostFacts) -> None:
 
 
 def _placed(source: str, folder: Path) -> str:
-    """A path made whole; what leads nowhere may be an address."""
+    """A path made whole; what leads nowhere may be an address. Raises InputError."""
     from bnbenv.paths import exists, expand
 
+    if not source.strip():
+        raise InputError("--source", "", "expected a git URL, a folder or a tarball, found nothing")
     place, mark, digest = source.partition("#")
     path = folder / expand(place)
     return source if "://" in place or not exists(path) else f"{path.resolve()}{mark}{digest}"

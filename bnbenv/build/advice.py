@@ -34,7 +34,7 @@ _PARTS = {
     "nvjitlink": ("libnvjitlink-dev-{}", "libnvjitlink-devel-{}"),
     "cudart": ("cuda-cudart-dev-{}", "cuda-cudart-devel-{}"),
     "cuda_runtime": ("cuda-cudart-dev-{}", "cuda-cudart-devel-{}"),
-    "cub": ("cuda-cccl-{}", "cuda-cccl-{}"),
+    "cub/": ("cuda-cccl-{}", "cuda-cccl-{}"),
 }
 
 

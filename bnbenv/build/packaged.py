@@ -1,7 +1,8 @@
 """CUDA 13 toolkits, CMake and Ninja out of packages, each in an environment of its own in the user's data.
 
-``toolchains/cu130/`` is an environment, ``toolchains/cu130.json`` the record that says it is complete and names every
-file of it with its size. The record goes first and comes last: what has none, or lacks a file, is made anew.
+``toolchains/cu130/`` is an environment (``cu130-cusparse`` one with cuSPARSE), ``toolchains/cu130.json`` the record
+that says it is complete and names every file of it with its size. The record goes first and comes last: what has none,
+or lacks a file, is made anew.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _ELSEWHERE = "Look at what the package index serves, or install that toolkit: CU
 class Record(msgspec.Struct, frozen=True):
     """An environment that is complete. ``files`` maps the path of each file in it to its size in bytes.
 
-    ``root`` is the toolkit's folder in it, ``nvcc`` its compiler's version, ``sass`` what it compiles for, ``extras``
-    what it holds beside the usual; all empty for CMake and Ninja.
+    ``root`` is the toolkit's folder in it, ``nvcc`` its compiler's version, ``sass`` what it compiles for; all empty
+    for CMake and Ninja.
     """
 
     requirements: tuple[str, ...]
@@ -42,7 +43,6 @@ class Record(msgspec.Struct, frozen=True):
     root: str = ""
     nvcc: str = ""
     sass: tuple[str, ...] = ()
-    extras: tuple[str, ...] = ()
     schema: str = SCHEMA
 
 
@@ -83,8 +83,9 @@ def can_hold(cuda: str) -> bool:
 
 def kept_toolkit(cuda: str, home: Path, extras: tuple[str, ...] = ()) -> Packaged | None:
     """A toolkit that is there, whole, with these extras; None where there is none. It takes a few milliseconds."""
-    folder, record = _folder(home, _name(cuda)), _read(_record(home, _name(cuda)))
-    if record is None or not set(extras) <= set(record.extras):
+    name = _name(cuda, extras)
+    folder, record = _folder(home, name), _read(_record(home, name))
+    if record is None:
         return None
     root = folder / record.root
     return Packaged(root, record.nvcc, record.sass) if _whole(folder, record) and exists(root / "lib64") else None
@@ -101,13 +102,10 @@ def get_toolkit(
     cuda: str, ports: Ports, matrix: Matrix, machine: str, extras: tuple[str, ...] = (), wait: float = WAIT
 ) -> Packaged:
     """The same, made if need be. Raises NoCombination (``no-toolkit``), SourceUnreachable, Failed, Busy, OSError."""
-    name, what = _name(cuda), f"the compiler of CUDA {cuda}"
+    name, what = _name(cuda, extras), f"the compiler of CUDA {cuda}"
     with held(_folder(ports.home, f"{name}.lock"), what, wait, ports.progress):
         found = kept_toolkit(cuda, ports.home, extras)
         if found is None:
-            before = _read(_record(ports.home, name))
-            # What another release needed stays.
-            extras = tuple(sorted({*extras, *(before.extras if before else ())}))
             ports.progress.say(f"getting {what} from packages (1 GB or more, kept for later builds)")
             with during(ports.progress, f"getting {what}"):
                 found = _made_toolkit(cuda, ports, matrix, machine, extras)
@@ -116,7 +114,7 @@ def get_toolkit(
 
 
 def _made_toolkit(cuda: str, ports: Ports, matrix: Matrix, machine: str, extras: tuple[str, ...]) -> Packaged:
-    name, asked = _name(cuda), requirements(cuda, extras)
+    name, asked = _name(cuda, extras), requirements(cuda, extras)
     folder = _folder(ports.home, name)
     _make(ports, name, asked, f"the packages of CUDA {cuda}'s compiler")
     root = _complete(folder)
@@ -128,7 +126,7 @@ def _made_toolkit(cuda: str, ports: Ports, matrix: Matrix, machine: str, extras:
     if release_of(version) != cuda:
         raise Failed("bad-toolkit", f"the packages of CUDA {cuda} hold the compiler of CUDA {version}", _ELSEWHERE)
     sass = targets_of(root, cuda, matrix, ports.runner)
-    _write(ports, name, Record(asked, _files(folder), root.relative_to(folder).as_posix(), version, sass, extras))
+    _write(ports, name, Record(asked, _files(folder), root.relative_to(folder).as_posix(), version, sass))
     return Packaged(root, version, sass)
 
 
@@ -159,8 +157,9 @@ def kept(home: Path) -> tuple[Kept, ...]:
     return tuple(found)
 
 
-def _name(cuda: str) -> str:
-    return f"cu{cuda.replace('.', '')}"
+def _name(cuda: str, extras: tuple[str, ...]) -> str:
+    """Each set of extras has an environment of its own: none is changed while another bnbenv may compile with it."""
+    return "-".join((f"cu{cuda.replace('.', '')}", *sorted(extras)))
 
 
 def _folder(home: Path, name: str) -> Path:

@@ -138,6 +138,14 @@ def ports(toolchains: Path, bare_ports: Callable[..., Ports]) -> Ports:
 
 
 @pytest.fixture
+def own_ports(toolchains: Path, bare_ports: Callable[..., Ports]) -> Ports:
+    """``ports`` with a copy of the toolchain that may be damaged; its files are links to those of the others."""
+    made = bare_ports()
+    shutil.copytree(toolchains / "toolchains", made.home / "toolchains", symlinks=True, copy_function=os.link)
+    return made
+
+
+@pytest.fixture
 def toolchain(ports: Ports) -> Toolchain:
     """The toolchain of CUDA 13.0."""
     found = prepared(CUDA, ports)

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.xdist_group("page")  # one page and one browser for all
 
 HOSTS = sorted((Path(__file__).parent.parent / "hosts").glob("*/facts.json"))
 
+WHEELS = Request(build="never")  # the page is about published wheels
+
 # The page's own function, and its answer without what is only for people.
 ASK = """\
 ((picks) => {
@@ -113,7 +115,7 @@ def test_the_choice_is_the_solver_s(path: Path, matrix: Matrix, ask: Callable[..
     facts = host(path)
     said = ask(facts)
     try:
-        answer = solve(facts, matrix, Request())
+        answer = solve(facts, matrix, WHEELS)
     except RebootRequired as error:
         assert (said["against"], said["choice"]) == ([error.code], None)
         return
@@ -122,7 +124,7 @@ def test_the_choice_is_the_solver_s(path: Path, matrix: Matrix, ask: Callable[..
         assert said["backend"] == answer.backend
     else:
         assert said["choice"] is None
-        whole = judge(facts, matrix, Request(), Availability(), managed=True).situation.fails
+        whole = judge(facts, matrix, WHEELS, Availability(), managed=True).situation.fails
         assert said["against"] == sorted(whole or [row.rule for row in answer.conflict if row.rule == "platform"])
         if facts.driver.state == "ok":
             assert sorted(said["words"]) == sorted(why.because for why in whole.values())
@@ -133,12 +135,12 @@ def test_every_cell_is_what_the_rules_say(path: Path, matrix: Matrix, ask: Calla
     """With one torch build for each host, and for some of the hosts with all of them."""
     facts = host(path)
     try:
-        judged = judge(facts, matrix, Request(), Availability(), managed=True)
+        judged = judge(facts, matrix, WHEELS, Availability(), managed=True)
     except RebootRequired:
         return
     if not judged.torch or judged.situation.fails:
         return
-    answer = choose(facts, matrix, Request(), Availability())
+    answer = choose(facts, matrix, WHEELS, Availability())
     best = pair_of(answer)
     chosen = next((one for one, _ in judged.torch if best and label(one) == best["torch"]), judged.torch[0][0])
     older = [one for one, _ in judged.torch if one.version.startswith(("2.5.", "2.8."))][:2]
@@ -217,7 +219,7 @@ def test_machines_at_random(matrix: Matrix, ask: Callable[..., dict[str, Any]]) 
                 for index, arch in enumerate(archs[: chance.choice([1, 1, 2, 3])])
             ),
         )
-        expected = pair_of(choose(facts, matrix, Request(), Availability()))
+        expected = pair_of(choose(facts, matrix, WHEELS, Availability()))
         assert ask(facts)["choice"] == expected, facts
         solved += expected is not None
     assert 15 < solved < 75
@@ -234,6 +236,7 @@ def test_the_commands_of_green_cells_give_what_the_cells_say(
             assert words[:2] == ["bnbenv", "sync"]
             wishes = dict(zip(words[2::2], words[3::2], strict=True))
             request = Request(
+                build="never",
                 torch=read_specifier(wishes["--torch"], line, ""),
                 bitsandbytes=read_specifier(wishes["--bitsandbytes"], line, ""),
                 backend="cpu" if wishes.get("--backend") == "cpu" else "auto",
@@ -252,7 +255,9 @@ def test_where_nothing_fits_all_gpus_it_says_what_fits_some(
         gpus=tuple(Gpu(i, f"GPU-{i}", f"card {i}", cap, 0) for i, cap in enumerate(("12.0", "6.1", "12.0"))),
     )
     said = ask(facts)
-    expected = [choose(facts, matrix, Request(gpus=tuple(map(str, gpus))), Availability()) for gpus in alone]
+    expected = [
+        choose(facts, matrix, Request(build="never", gpus=tuple(map(str, gpus))), Availability()) for gpus in alone
+    ]
     assert [said["choice"], said["alone"]] == [None, [[g, pair_of(e)] for g, e in zip(alone, expected, strict=True)]]
 
 

@@ -221,6 +221,17 @@ def test_a_link_with_anything_in_it_does_no_harm(tab: Callable[..., Any]) -> Non
         assert page("document.images.length") == 0
 
 
+@pytest.mark.parametrize(
+    ("fragment", "compiles"),
+    [("#platform=linux-x86_64&driver=535.183.01&gpu=sm_70&libc=glibc-2.17", True), ("#platform=macos-x86_64", False)],
+)
+def test_where_no_wheel_fits_it_says_whether_one_might_be_compiled(
+    fragment: str, compiles: bool, tab: Callable[..., Any]
+) -> None:
+    said = tab(fragment)("byId('choice-body').textContent")
+    assert ("says whether bitsandbytes can be compiled for it" in said) == compiles, said
+
+
 def test_the_policy_of_the_page_forbids_the_network(browser: Any, page_file: Path) -> None:
     browser.open(page_file.as_uri())
     tried = browser(

@@ -139,9 +139,13 @@ function aloneNodes({ lookup, choice }) {
 function showChoice(result) {
   const { lookup, choice, closest } = result;
   const body = byId("choice-body");
+  // The tables are of published wheels alone; on Linux bnbenv compiles what they lack.
+  const compiles = closest && lookup.platform.id.startsWith("linux") && lookup.gpus.length > 0;
+  const tells = compiles ? " says whether bitsandbytes can be compiled for it, or names what else would change it."
+    : " names what would change it.";
   const more = [
     ...(choice ? [] : alone(result.picks).flatMap(aloneNodes)),
-    make("p", {}, "On that machine ", make("code", {}, "bnbenv solve"), " names what would change it."),
+    make("p", {}, "On that machine ", make("code", {}, "bnbenv solve"), tells),
   ];
   if (choice) {
     const torch = lookup.rows.torch[choice.torch.row], wheel = lookup.rows.wheels[choice.wheel];
@@ -153,7 +157,7 @@ function showChoice(result) {
   } else if (closest) {
     const torch = lookup.rows.torch[closest.torch.row], wheel = lookup.rows.wheels[closest.wheel];
     const near = `The closest is ${wheel.words.bitsandbytes} with ${torchName(torch)}, against which stands:`;
-    replace(body, make("p", { class: "verdict" }, "Nothing known to be good fits."), make("p", {}, near),
+    replace(body, make("p", { class: "verdict" }, "No published wheel fits."), make("p", {}, near),
       reasonList(closest.against), ...more);
   } else {
     replace(body, make("p", { class: "verdict" }, "No torch build that was picked can be had there."));

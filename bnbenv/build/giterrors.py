@@ -37,6 +37,7 @@ _CAUSES = tuple(
         (r"unable to access", "it does not speak as a git server does"),
     )
 )
+_PROGRESS = re.compile(r":\s{1,4}\d{1,3}% \(|^remote: (?:Enumerating|Counting|Compressing|Total) ")
 _COULD_NOT = re.compile(
     r"couldn't find remote ref|not our ref|no such remote ref|does not allow request for unadvertised"
 )
@@ -94,5 +95,5 @@ def is_no_shallow(done: Finished) -> bool:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines without the states of progress that were overwritten."""
-    return [line.rpartition("\r")[2].rstrip() for line in text.splitlines() if line.strip()]
+    """The lines without the states of progress."""
+    return [line.rstrip() for line in text.splitlines() if line.strip() and not _PROGRESS.search(line)]

@@ -27,7 +27,8 @@ class Packages(Protocol):
     def wheel(self, tree: Path, out: Path, environ: Mapping[str, str | None]) -> Path:
         """The wheel that a tree's own build backend makes, in an isolated environment, in the folder ``out``.
 
-        ``environ`` changes the environment it runs in. Raises SourceUnreachable, Failed.
+        What was said meanwhile lies there as ``wheel.log``. ``environ`` changes the environment it runs in. Raises
+        SourceUnreachable, Failed.
         """
 
 

@@ -142,7 +142,10 @@ def _packaged(work: Work, attempt: Attempt) -> Path:
         (attempt.folder / "tmp").mkdir(exist_ok=True)
         work.ports.progress.at(f"{work.what}: its own wheel, without libraries")
         environ = {**work.environment(), **prepare_for_packaging(work.tree)}
-        work.ports.packages.wheel(work.tree, folder, environ)
+        try:
+            work.ports.packages.wheel(work.tree, folder, environ)
+        finally:
+            work.log.add(_text(folder / "wheel.log"))
         done.touch()
     found = sorted(folder.glob("*.whl"))
     if len(found) != 1:

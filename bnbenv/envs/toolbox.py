@@ -26,6 +26,9 @@ from bnbenv.progress import Progress, Quiet
 _BRIEFLY: dict[str, str | None] = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
 
 
+_ITS_OWN = "The text above is its own; take another release or branch (--ref), or correct the source."
+
+
 @dataclass(frozen=True)
 class UvPackages:
     """``bnbenv.build.ports.Packages`` by uv, which asks the sources that it was given.
@@ -86,7 +89,10 @@ class UvPackages:
         out.mkdir(parents=True, exist_ok=True)
         before = set(out.glob("*.whl"))
         log = out / "wheel.log"
-        self._uv(environ).build_wheel(tree, out, self.python, lambda text: write_atomically(log, text))
+        try:
+            self._uv(environ).build_wheel(tree, out, self.python, lambda text: write_atomically(log, text))
+        except Failed as error:
+            raise _of_backend(error) if error.code == "build-failed" else error from None
         made = sorted(set(out.glob("*.whl")) - before)
         if len(made) != 1:
             found = ", ".join(path.name for path in made) or "none"
@@ -126,6 +132,16 @@ def build_ports(
         progress=told,
         offline=sources.offline,
     )
+
+
+def _of_backend(error: Failed) -> Failed:
+    """That a tree's own build backend failed, with the error that it ended with."""
+    raised = re.findall(r"^(\w[\w.]*(?:Error|Exception|Exit): .+)$", error.detail, re.M)
+    said = raised[-1] if raised else cause(error.detail)
+    if "build-system.requires" in error.detail:
+        message = f"what the source's own packaging needs cannot be had: {said}"
+        return Failed("build-failed", message, "Name an index that has it, in bnbenv.toml, uv.toml or pip.conf.")
+    return Failed("build-failed", f"the source's own packaging failed: {said}", _ITS_OWN, error.detail)
 
 
 def _lines(requirements: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""``bnbenv gc``: delete generations that are not needed."""
+"""``bnbenv gc``: delete generations that are not needed, and compilers of source builds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 SUMMARY = """\
 Delete generations that are not needed: unfinished ones, and old ones. The one in
 use is kept, and by default one more: the newest that was verified. The last one
-that was verified is never deleted."""
-EXAMPLE = "bnbenv gc --keep 0    keep only what is in use"
+that was verified is never deleted.
+
+Of source builds it deletes compilers that were not used for 30 days, and what was
+left behind; the wheels stay. With --builds all compilers go: they come back from
+packages when something is compiled again."""
+EXAMPLE = """\
+bnbenv gc --keep 0    keep only what is in use
+bnbenv gc --builds    and delete the compilers of source builds"""
 EXITS = "0 done, 2 unreadable input, 8 another bnbenv is at work"
 
 
@@ -26,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     what = "how many to keep beside the one in use (default: 1)"
     parser.add_argument("--keep", metavar="N", type=whole_number, default=1, help=what)
+    parser.add_argument("--builds", action="store_true", help="delete the compilers of source builds as well")
 
 
 def superfluous(known: list[Generation], current: int | None, keep: int) -> list[Generation]:
@@ -52,7 +59,9 @@ def _verified(generation: Generation) -> bool:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.build.tidy import tidy
     from bnbenv.envs.generations import clean_up, generations, remove
+    from bnbenv.paths import data_home
 
     project = project_of(args, ctx)
     rows = []
@@ -63,4 +72,6 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                 remove(generation)
                 removed.append(generation.number)
             rows.append({"env": env, "removed": removed, "kept": [g.number for g in generations(project, env)]})
-    return Outcome(Exit.DONE, {"schema": "bnbenv.gc/1", "environments": rows})
+    tidied = tidy(data_home(ctx.environ) / "builds", args.builds)
+    builds = {"deleted": [one._asdict() for one in tidied.deleted], "kept": list(tidied.kept)}
+    return Outcome(Exit.DONE, {"schema": "bnbenv.gc/1", "environments": rows, "builds": builds})

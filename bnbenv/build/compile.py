@@ -108,6 +108,16 @@ def compile_cuda(work: Work) -> Path:
     return _library(work, work.cuda_library, "cuda", options)
 
 
+def _nameless(work: Work) -> tuple[str, ...]:
+    """What keeps the folder that it was compiled in, and with it somebody's name, out of messages in the libraries."""
+    host, tree = work.toolchain.host, str(work.tree)
+    since = {"gcc": 8, "clang": 10}[host.kind]
+    if int(host.version.partition(".")[0]) < since or not re.fullmatch(r"[\w./+@-]+", tree):
+        return ()
+    option = f"-ffile-prefix-map={tree}=."
+    return (f"-DCMAKE_CXX_FLAGS={option}", f"-DCMAKE_CUDA_FLAGS=-Xcompiler={option}")
+
+
 def _library(work: Work, name: str, place: str, options: tuple[str, ...]) -> Path:
     folder = work.folder / place
     (work.folder / "tmp").mkdir(parents=True, exist_ok=True)
@@ -125,7 +135,8 @@ def _library(work: Work, name: str, place: str, options: tuple[str, ...]) -> Pat
 
 def _configure(work: Work, name: str, folder: Path, options: tuple[str, ...]) -> None:
     tools = (f"-DCMAKE_MAKE_PROGRAM={work.toolchain.ninja}", f"-DCMAKE_CXX_COMPILER={work.toolchain.host.path}")
-    words = (work.toolchain.cmake, "-S", str(work.tree), "-B", str(folder), "-G", "Ninja", *FLAGS, *tools, *options)
+    given = (*FLAGS, *_nameless(work), *tools, *options)
+    words = (work.toolchain.cmake, "-S", str(work.tree), "-B", str(folder), "-G", "Ninja", *given)
     work.ports.progress.at(f"{name}: configuring")
     done = _run(work, words, CONFIGURE_LIMIT, work.folder, None)
     if not done.ok:

@@ -19,7 +19,8 @@ from bnbenv.decode import convert, load_toml
 LOG_LIMIT = 16 << 20  # characters that are looked at: of a longer log its two ends
 LINE_LIMIT = 1000  # characters of a line
 LINES = 12  # of what stands before and after an error
-TOLD = 60  # lines of one message of CMake
+TOLD = 1000  # lines of one message of CMake
+SHOWN = 40  # of them
 SENTENCE = 300  # characters of the error itself
 
 
@@ -55,7 +56,7 @@ _REAL = tuple(
     for pattern in (
         r"nvcc (?:fatal|error)\s*:",
         r"(?:ptxas|nvlink|fatbinary|cudafe\+\+|cicc|bin2c)\b[^:\n]{0,300}(?:error|fatal)\s*:",
-        r"[^\s:][^:\n]{0,400}(?::\d+){1,2}: (?:fatal |internal compiler )?error:",  # gcc, clang
+        r"(?:[^\s:][^:\n]{0,400}(?::\d+){1,2}|<[\w-]{1,30}>): (?:fatal |internal compiler )?error:",  # gcc, clang
         r"[^\s:][^(\n]{0,400}\(\d+\): (?:catastrophic |internal )?error\b[^:\n]{0,80}:",  # nvcc's front end
         r"\{standard input\}:(?:\d+:)? (?:Fatal )?[Ee]rror:",
         _TOOL + r"(?:as|cc1plus|cc1|lto1|lto-wrapper|g\+\+|gcc|c\+\+|cc|clang(?:\+\+)?)(?:-[\d.]{1,9})?: "
@@ -84,15 +85,9 @@ def first_failure(log: str) -> Failure | None:
     lines = list(_lines(log))
     real = next((number for number, line in enumerate(lines) if _is_real(line)), None)
     cmake = next((number for number, line in enumerate(lines) if _CMAKE.match(line)), None)
-    told = [] if cmake is None else _told(lines, cmake)
-    # A compiler that CMake tried out tells more than CMake does, which quotes it.
-    if real is not None and (cmake is None or real < cmake + len(told)):
-        return _failure(lines[real].strip()[:SENTENCE], _around(lines, real))
-    if cmake is None:
-        return None
-    said = re.split(r"(?<=[.!])\s", " ".join(" ".join(told[1:]).split()), maxsplit=1)[0] or "CMake failed"
-    head = _CMAKE.match(told[0])
-    return _failure(f"{said[:SENTENCE]} ({head[1]})" if head else said, "\n".join(told))
+    if real is not None and (cmake is None or real < cmake):
+        return _failure(lines[real].strip(), _around(lines, real))
+    return None if cmake is None else _of_cmake(_told(lines, cmake))
 
 
 def out_of_memory(log: str) -> bool:
@@ -101,7 +96,25 @@ def out_of_memory(log: str) -> bool:
     return any(pattern.search(line) for line in _lines(log) if _is_real(line) for pattern in patterns)
 
 
+def _of_cmake(told: list[str]) -> Failure:
+    """A message of CMake. A compiler that CMake tried out tells more than CMake does, which quotes it line by line."""
+    quoted = _paragraphs(told[1:])
+    real = next((number for number, line in enumerate(quoted) if _is_real(line)), None)
+    if real is not None:
+        return _failure(quoted[real], _around(quoted, real))
+    said = re.split(r"(?<=[.!])\s", " ".join(quoted), maxsplit=1)[0] or "CMake failed"
+    head = _CMAKE.match(told[0])
+    return _failure(f"{said[:SENTENCE]} ({head[1]})" if head else said, "\n".join(told[:SHOWN]))
+
+
+def _paragraphs(lines: list[str]) -> list[str]:
+    """CMake breaks long lines of what it quotes, and sets an empty line between two of them."""
+    text = "\n".join(line.strip() for line in lines)
+    return [" ".join(part.split()) for part in re.split(r"\n\n+", text) if part.strip()]
+
+
 def _failure(error: str, around: str) -> Failure:
+    error = error[:SENTENCE]
     for text in (error, around):
         for cause in _known():
             found = next((match for pattern in _compiled(cause) if (match := pattern.search(text))), None)

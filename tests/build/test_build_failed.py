@@ -122,6 +122,14 @@ KNOWN = {
         " supported!",
         "host-compiler-too-new",
     ),
+    "a line that CMake breaks": (
+        "CMake Error at /c/CMakeDetermineCompilerId.cmake:966 (message):\n"
+        '  Compiling the CUDA compiler identification source file\n  "CMakeCUDACompilerId.cu" failed.\n\n'
+        "  <built-in>: fatal error: when writing output to\n  tmp/CMakeCUDACompilerId.cpp4.ii: No space left on"
+        " device\n\n  compilation terminated.\n\n\n-- Configuring incomplete, errors occurred!\n",
+        "<built-in>: fatal error: when writing output to tmp/CMakeCUDACompilerId.cpp4.ii: No space left on device",
+        "no-space",
+    ),
     "Ninja": (
         "ninja: error: '/t/csrc/gone.cu', needed by 'gone.o', missing and no known rule to make it\n",
         "ninja: error: '/t/csrc/gone.cu', needed by 'gone.o', missing and no known rule to make it",

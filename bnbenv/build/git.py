@@ -29,7 +29,8 @@ PROTOCOLS = ("https", "http", "ssh", "file")
 
 _SCP = re.compile(r"(?:[\w.+-]{1,64}@)?(?:[\w.-]{1,255}|\[[0-9a-fA-F:]{2,45}\]):(?!//)[^\s:]\S{0,1024}")
 _PERCENT = re.compile(r"(?:Receiving|Counting|Resolving)[^:\r\n]{0,40}:\s{0,3}(\d{1,3})%")
-# Line ends as in a checkout; no filter runs, and nothing is left out of the archive or filled in.
+# Line ends as the tree itself wants them; no filter runs (git before 2.32 knows no GIT_CONFIG_GLOBAL), and nothing is
+# left out of the archive or filled in.
 _ATTRIBUTES = "* -filter -export-ignore -export-subst\n"
 # A hook, a pager, an editor or a prompt of the user's configuration has no place here.
 _OPTIONS = (
@@ -197,7 +198,8 @@ class Git:
     def _own(self, words: tuple[str, ...], place: Path | None = None, may_fail: bool = False) -> Finished:
         """A question to a repository of bnbenv's own, for which the user's configuration counts nothing."""
         alone: dict[str, str | None] = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-        done = self._run(words, LONG, alone, place)
+        alone["GIT_ATTR_NOSYSTEM"] = "1"
+        done = self._run(("-c", f"core.attributesFile={os.devnull}", *words), LONG, alone, place)
         if not done.ok and not may_fail:
             raise explain(done, self.asked, secrets_of((self.address,)))
         return done

@@ -279,7 +279,14 @@ def test_nothing_of_the_surroundings_counts(
         f'attributesFile = {tmp_path}/attributes\n[init]\ntemplateDir = {hooks}\n[filter "x"]\nsmudge = rev\n'
     )
     (tmp_path / "attributes").write_text("* filter=x\n")
-    foreign = {"GIT_DIR": str(other / ".git"), "GIT_INDEX_FILE": str(tmp_path / "index"), "GIT_TRACE": "1"}
+    (tmp_path / "xdg" / "git").mkdir(parents=True)
+    (tmp_path / "xdg" / "git" / "attributes").write_text("* text eol=crlf\n")
+    foreign = {
+        "XDG_CONFIG_HOME": str(tmp_path / "xdg"),
+        "GIT_DIR": str(other / ".git"),
+        "GIT_INDEX_FILE": str(tmp_path / "index"),
+        "GIT_TRACE": "1",
+    }
     plain = fetch(server.url("smart/bnb.git"), "0.50.1", own, "")
     shutil.rmtree(own.home)
     strange = replace(

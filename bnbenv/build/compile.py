@@ -13,6 +13,7 @@ from bnbenv.build.parallel import CUDA_JOB, Resources, resources
 from bnbenv.build.ports import Ports
 from bnbenv.errors import Failed
 from bnbenv.process import Command, Finished
+from bnbenv.redact import redact
 
 CONFIGURE_LIMIT = 900.0  # seconds
 COMPILE_LIMIT = 4 * 3600.0
@@ -43,13 +44,13 @@ _LINK = re.compile(r"^build [^\n:]+: \w*_LINKER__", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Log:
-    """The log of one build, in a file. It grows while programs run, so that it is there however they end."""
+    """The log of one build, in a file, without credentials. It grows while programs run, so that a kill leaves it."""
 
     path: Path
 
     def add(self, text: str) -> None:
         with self.path.open("a", encoding="utf-8", errors="replace") as stream:
-            stream.write(text)
+            stream.write(redact(text))
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ def _make(order: Order, tree: Tree, ports: Ports, toolchain: Toolchain, inputs: 
         made = _assembled(order, tree, work, attempt, began)
         made = cache.store(ports.home, inputs, made, attempt.folder / "out")
     except (BnbenvError, OSError) as error:
+        if isinstance(error, Failed) and str(log.path) not in error.next_step:
+            error.next_step = f"{error.next_step} The full log: {log.path}".strip()
         if not (isinstance(error, BnbenvError) and error.code in _GO_ON):
             attempt.discard()
         raise

@@ -6,10 +6,8 @@ Links are made after all files, so that no file is written through one; where th
 
 from __future__ import annotations
 
-import bz2
 import errno
 import gzip
-import lzma
 import os
 import shutil
 import struct
@@ -26,9 +24,10 @@ from bnbenv.errors import UsageError
 
 _ZIP, _GZIP, _BZIP2, _XZ = b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _HEADERS = 16 << 20  # bytes of all headers together
+_MEMORY = 256 << 20  # bytes for unpacking xz; xz -9 takes 65 MB
 # What reading damaged data raises: bz2 and gzip an OSError too, one without a number.
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError)
-_ALSO_BROKEN = (ValueError, RuntimeError, LookupError, ArithmeticError, NotImplementedError)
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError)
+_ALSO_BROKEN = (ValueError, RuntimeError, LookupError, ArithmeticError, NotImplementedError, ImportError)
 
 
 @dataclass(frozen=True)
@@ -156,20 +155,23 @@ def _entries(stream: IO[bytes], asked: str) -> Iterator[_Entry]:
     elif start.startswith(_GZIP):
         yield from _tar_entries(gzip.GzipFile(fileobj=stream), asked)
     elif start.startswith(_BZIP2):
+        import bz2  # a Python can have been built without it
+
         yield from _tar_entries(bz2.BZ2File(stream), asked)
     elif start.startswith(_XZ):
-        # Whoever made it says how much memory unpacking takes; xz -9 takes 65 MB.
-        decoder = lzma.LZMADecompressor(memlimit=256 << 20)
-        yield from _tar_entries(_Xz(stream, decoder), asked)
+        yield from _tar_entries(_Xz(stream), asked)
     else:
         yield from _tar_entries(stream, asked)
 
 
 class _Xz:
-    """Reads a single xz stream; lzma.LZMAFile knows no limit of memory."""
+    """Reads a single xz stream; lzma.LZMAFile knows no limit of memory, and whoever packed it says what it takes."""
 
-    def __init__(self, stream: IO[bytes], decoder: lzma.LZMADecompressor) -> None:
-        self._stream, self._decoder = stream, decoder
+    def __init__(self, stream: IO[bytes]) -> None:
+        import lzma  # a Python can have been built without it
+
+        self._stream, self._decoder = stream, lzma.LZMADecompressor(memlimit=_MEMORY)
+        self._broken = lzma.LZMAError
 
     def read(self, size: int) -> bytes:
         parts, left = [], size
@@ -177,7 +179,10 @@ class _Xz:
             fresh = self._stream.read(1 << 16) if self._decoder.needs_input else b""
             if self._decoder.needs_input and not fresh:
                 raise EOFError("it is cut off")
-            parts.append(self._decoder.decompress(fresh, left))
+            try:
+                parts.append(self._decoder.decompress(fresh, left))
+            except self._broken as error:
+                raise ValueError(str(error)) from None
             left -= len(parts[-1])
         return b"".join(parts)
 

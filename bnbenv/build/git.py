@@ -186,7 +186,9 @@ class Git:
         """The address without its credentials, and an environment in which git puts them back."""
         clean = without_userinfo(self.address)
         env: dict[str, str | None] = {}
-        if clean == self.address or self.address.startswith("ssh://"):
+        if "://" not in self.address or self.address.startswith("ssh://"):
+            return self.address, self._ssh() if looks_remote(self.address) else env
+        if clean == self.address:
             return self.address, env
         count = self.environ.get("GIT_CONFIG_COUNT", "")
         number = int(count) if count.isdigit() else 0
@@ -194,6 +196,16 @@ class Git:
         env[f"GIT_CONFIG_KEY_{number}"] = f"url.{self.address}.insteadOf"
         env[f"GIT_CONFIG_VALUE_{number}"] = clean
         return clean, env
+
+    def _ssh(self) -> dict[str, str | None]:
+        """ssh as the user has it for git, though it asks nothing."""
+        command = self.environ.get("GIT_SSH_COMMAND")
+        if command is None and "GIT_SSH" not in self.environ:
+            command = self._run(("config", "--get", "core.sshCommand"), QUICK, {}).stdout.strip() or "ssh"
+        program = (command or "").split()[:1]
+        if not program or Path(program[0]).name != "ssh":  # another program has other options
+            return {}
+        return {"GIT_SSH_COMMAND": f"{command} -oBatchMode=yes -oConnectTimeout=10"}
 
     def _own(self, words: tuple[str, ...], place: Path | None = None, may_fail: bool = False) -> Finished:
         """A question to a repository of bnbenv's own, for which the user's configuration counts nothing."""
@@ -238,11 +250,6 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str | None]:
     changes |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS": None}
     changes |= {"SSH_ASKPASS_REQUIRE": "never", "GCM_INTERACTIVE": "never", "GIT_LFS_SKIP_SMUDGE": "1"}
     changes |= {"GIT_ALLOW_PROTOCOL": ":".join(PROTOCOLS), "GIT_PAGER": "cat", "GIT_NO_REPLACE_OBJECTS": "1"}
-    ssh = environ.get("GIT_SSH_COMMAND")
-    if ssh is None and "GIT_SSH" not in environ:
-        ssh = "ssh"
-    if ssh is not None and Path(ssh.split()[0] if ssh.split() else "").name == "ssh":
-        changes["GIT_SSH_COMMAND"] = f"{ssh} -oBatchMode=yes -oConnectTimeout=15"
     return changes
 
 

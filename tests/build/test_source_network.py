@@ -298,6 +298,19 @@ def test_nothing_of_the_surroundings_counts(
     assert not (tmp_path / "ran").exists()
 
 
+def test_ssh_is_the_users_own_and_asks_nothing(tmp_path: Path, server: Server, own: Ports) -> None:
+    """Here "ssh" is a program that runs what it is given on this machine."""
+    ssh, config = tmp_path / "ssh", tmp_path / "gitconfig"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    config.write_text(f"[core]\nsshCommand = {ssh} -i work.key\n")
+    ports = replace(own, runner=Changed({"GIT_CONFIG_GLOBAL": str(config), "GIT_CONFIG_NOSYSTEM": "1"}))
+    tree = fetch(f"somebody@host.example:{server.root}/bnb.git", "0.50.1", ports, "")
+    assert (tree.version, tree.origin.asked) == ("0.50.1", f"somebody@host.example:{server.root}/bnb.git")
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said and all(line.startswith("-i work.key -oBatchMode=yes") for line in said)
+
+
 @pytest.mark.parametrize(
     ("text", "code", "exit_code"),
     [

@@ -185,7 +185,7 @@ def decide(setting: Setting, request: Request, found: Availability, sources: Pac
     facts, asked = setting.ahead(request)
     answer = solve(facts, setting.matrix, asked, found)
     no_source = None
-    if _would_compile(answer, asked):
+    if would_compile(answer, asked):
         from bnbenv.envs.builds import survey_builds
 
         builds, no_source = survey_builds(setting, sources, request, found)
@@ -217,7 +217,7 @@ def decide(setting: Setting, request: Request, found: Availability, sources: Pac
     raise NoCombination("no-combination", message, _first_option(answer), detail)
 
 
-def _would_compile(answer: Solution | Refusal, request: Request) -> bool:
+def would_compile(answer: Solution | Refusal, request: Request) -> bool:
     """Whether an answer hangs on what can be compiled here, which the solver was not told yet."""
     if isinstance(answer, Solution):
         return answer.choice.bitsandbytes.source == "build"

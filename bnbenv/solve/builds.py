@@ -145,15 +145,18 @@ def _toolkits(situation: Situation, matrix: Matrix, cuda: str, fails: Fails) -> 
     """The toolkits that may compile for a torch of a CUDA release, the preferred first; adds why there is none."""
     rows = {row.cuda: row for row in matrix.toolkits}
     builds = situation.availability.builds
-    if builds is None or not builds.toolkits.get(cuda, "none"):
+    unknown = f"the matrix does not say what the compiler of CUDA {cuda} can compile"
+    if builds is None:
         if cuda not in rows:
-            because = f"the matrix does not say what the compiler of CUDA {cuda} can compile"
-            fails["toolkit"] = Reason(because, "the matrix")
+            fails["toolkit"] = Reason(unknown, "the matrix")
         return [rows[cuda]] if cuda in rows else []
-    others = [other for other, why in builds.toolkits.items() if not why and other in rows]
-    found = _nearest((other for other in others if number(other)[:1] == number(cuda)[:1]), cuda)
+    had = [other for other, why in builds.toolkits.items() if not why and other in rows]
+    if cuda in had:
+        return [rows[cuda]]
+    found = _nearest((other for other in had if number(other)[:1] == number(cuda)[:1]), cuda)
     if not found:
-        why = builds.toolkits.get(cuda) or f"no toolkit of CUDA {cuda} is within reach"
+        none = f"no toolkit of CUDA {cuda} is within reach" if cuda in rows else unknown
+        why = builds.toolkits.get(cuda) or none
         because = f"bitsandbytes cannot be compiled here for a torch of CUDA {cuda}: {why}"
         fails["build-toolkit"] = Reason(because, ASKED_NOW)
     return [rows[other] for other in found]

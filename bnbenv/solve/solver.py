@@ -97,7 +97,7 @@ def considered(judged: Judged, request: Request) -> bool:
         return True
     if situation.backend == "cpu" or not judged.wheels:
         return False
-    if not situation.availability.unreachable:
+    if all(key.startswith("pytorch-index/") for key in situation.availability.unreachable):  # has torch alone
         return True
     answering = msgspec.structs.replace(situation.availability, unreachable={}, torch={}, bitsandbytes=None)
     wheels = with_request(request, build="never")

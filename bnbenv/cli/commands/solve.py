@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.common import add_wishes, check_driver, facts_of, project_of, setting_of
+from bnbenv.cli.common import add_build, add_wishes, check_driver, facts_of, project_of, setting_of
 from bnbenv.errors import Exit
 from bnbenv.solve.model import KEEP, Availability, Request, Solution
 from bnbenv.solve.situation import with_request
@@ -20,8 +20,9 @@ SUMMARY = """\
 Say which torch and bitsandbytes fit this host (or recorded facts), and on
 which evidence; or why none do, and what would change that.
 
-It judges on the compatibility matrix alone; with --reachable it takes only what
-the package sources offer now, as plan, lock and sync always do. With --torch keep
+Where no published wheel fits, bitsandbytes is compiled. It judges on the
+compatibility matrix alone; with --reachable it takes only what the package
+sources offer now, as plan, lock and sync always do, and compiles only what it can. With --torch keep
 the torch that is there (a container's, a cluster's, conda's) is measured where it
 lies, and bitsandbytes is chosen for it."""
 EXAMPLE = """\
@@ -36,32 +37,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
     )
-    build = parser.add_mutually_exclusive_group()
-    build.add_argument("--build", action="store_true", help="ask for a source build of bitsandbytes")
-    build.add_argument("--no-build", action="store_true", help="published wheels only")
+    add_build(parser)
     parser.add_argument("--reachable", action="store_true", help="take only what the package sources offer now")
     parser.add_argument("--shipped", action="store_true", help="judge by what came with bnbenv alone")
     parser.add_argument("--all", action="store_true", help="list everything passed over, and whole digests")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.resolve import survey, user_matrix
+    from bnbenv.envs.resolve import survey, user_matrix, would_compile
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
     from bnbenv.solve.ahead import driver_change
     from bnbenv.solve.solver import solve
 
     request = request_of(args)
-    request = with_request(request, build="always" if args.build else "never" if args.no_build else "auto")
+    request = with_request(request, build=args.build or "auto")
     facts = facts_of(ctx, args.facts)
     matrix = load_matrix() if args.shipped else user_matrix(ctx.environ)
     found = Availability()
     if args.reachable:  # only then it matters for which project
         setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), facts, ctx)
-        found, _, setting = survey(setting)
+        found, sources, setting = survey(setting)
         matrix = matrix if args.shipped else setting.matrix
     found = with_existing(found, request, facts, args, ctx)
     answer = solve(facts, matrix, request, found)
+    if args.reachable and would_compile(answer, request):
+        from bnbenv.envs.builds import survey_builds
+
+        found = msgspec.structs.replace(found, builds=survey_builds(setting, sources, request, found)[0])
+        answer = solve(facts, matrix, request, found)
     solved = isinstance(answer, Solution)
     change = driver_change(facts, matrix, request, found, answer)
     view = {

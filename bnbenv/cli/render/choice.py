@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from bnbenv.cli.render.text import describe, listed, wrap
+from bnbenv.matrix.native import library_cuda
 
 _FEW = 4  # of what was passed over, unless all is asked for; the most telling stand first
 
@@ -22,10 +23,25 @@ def details(solution: dict[str, Any]) -> list[str]:
     """Where torch is from, the library that bitsandbytes loads, and what runs on which GPU."""
     choice = solution["choice"]
     lines = wrap(f"torch is from {_origin(choice['torch'])}", "  ")
-    lines += wrap(f"bitsandbytes loads {choice['bitsandbytes']['library']}", "  ")
+    lines += wrap(f"bitsandbytes {_made(solution)}loads {choice['bitsandbytes']['library']}", "  ")
     for name, value in choice["environment"].items():
         lines += wrap(f"it needs {name}={value} in the environment, which bnbenv sync sets there", "  ")
     return lines + covered(solution)
+
+
+def compiled_for(solution: dict[str, Any]) -> tuple[str, list[str]]:
+    """The CUDA release of the compiler of a source build, and the architectures that it is for, the lowest first."""
+    archs = {cover["bitsandbytes"].removeprefix("sass ") for cover in solution["covers"]}
+    cuda = library_cuda(solution["choice"]["bitsandbytes"]["library"]) or solution["choice"]["torch"]["cuda"]
+    return cuda, sorted(archs, key=lambda arch: (len(arch), arch))
+
+
+def _made(solution: dict[str, Any]) -> str:
+    """Of a source build what it is compiled for."""
+    if solution["choice"]["bitsandbytes"]["source"] != "build":
+        return ""
+    cuda, archs = compiled_for(solution)
+    return f"is compiled here for {' '.join(archs)} with CUDA {cuda}, and "
 
 
 def covered(solution: dict[str, Any]) -> list[str]:
@@ -54,7 +70,7 @@ def why(solution: dict[str, Any], prefer: str | None, asked: bool = True) -> lis
     if choice["bitsandbytes"]["source"] == "wheel":
         reasons.append("bitsandbytes is a published wheel: nothing has to be compiled")
     elif choice["bitsandbytes"]["source"] == "build":
-        reasons.append("bitsandbytes is compiled, as was asked for, for these GPUs and with the CUDA of torch")
+        reasons.append("bitsandbytes is compiled here: no published wheel fits, or that was asked for")
     needs = " and ".join(f"{name}={value}" for name, value in choice["environment"].items())
     reasons.append(f"nothing as good fits without {needs}" if needs else "no variable has to be set for it")
     if choice["torch"]["source"] == "existing":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from bnbenv.cli.render.choice import chosen, passed_over, rests_on, short_source, why
+from bnbenv.cli.render.choice import chosen, compiled_for, passed_over, rests_on, short_source, why
 from bnbenv.cli.render.text import wrap
-from bnbenv.solve.wording import by_hand, line
+from bnbenv.solve.wording import line
 
 
 def render(
@@ -19,37 +19,33 @@ def render(
     """``asked``: the package sources were; ``elsewhere``: of recorded facts; ``driver``: as if it were installed."""
     if document["status"] != "solved":
         return "\n".join(_refused(document, everything, elsewhere))
-    by_people = _by_people(document["choice"])
-    next_step = by_people or _to_make_it(asked, elsewhere, driver)
-    return "\n".join([*_solved(document, everything, asked), f"next: {next_step}"])
+    next_step = _by_people(document) or [f"next: {_to_make_it(document, asked, elsewhere, driver)}"]
+    return "\n".join([*_solved(document, everything, asked), *next_step])
 
 
-def _by_people(choice: dict[str, Any]) -> str | None:
-    """What bnbenv does not do itself."""
-    if choice["bitsandbytes"]["source"] == "build":
-        return "compile it with the Python of that environment"
-    if choice["torch"]["source"] == "existing":
-        version = choice["bitsandbytes"]["version"]
-        return f"with the Python of that torch: python -m pip install --no-deps bitsandbytes=={version}"
-    return None
-
-
-def compiling(document: dict[str, Any]) -> list[str]:
-    """How to compile what a solution needs compiled; nothing for a wheel."""
+def _by_people(document: dict[str, Any]) -> list[str]:
+    """What bnbenv does not do itself: it changes nothing in the environment of a torch that is kept."""
     choice = document["choice"]
-    if choice["bitsandbytes"]["source"] != "build":
+    if choice["torch"]["source"] != "existing":
         return []
-    archs = [cover["bitsandbytes"].partition(" ")[2] for cover in document["covers"]]
-    cuda = choice["torch"]["cuda"]
-    head = f"bnbenv does not compile yet; by hand, with the nvcc of CUDA {cuda}, in a clone of bitsandbytes:"
-    return [*wrap(head), *(f"    {line}" for line in by_hand(choice, archs))]
+    version, with_python = choice["bitsandbytes"]["version"], "with the Python of that torch"
+    if choice["bitsandbytes"]["source"] != "build":
+        install = f"python -m pip install --no-deps bitsandbytes=={version}"
+        return [f"next: {with_python}: {install}"]
+    cuda, archs = compiled_for(document)
+    build = f"bnbenv build --ref {version} --cuda {cuda} {' '.join(f'--arch {arch}' for arch in archs)}"
+    return [*wrap(f"what follows makes a wheel; install it {with_python}, without dependencies"), f"next: {build}"]
 
 
-def _to_make_it(asked: bool, elsewhere: bool, driver: str | None) -> str:
+def _to_make_it(document: dict[str, Any], asked: bool, elsewhere: bool, driver: str | None) -> str:
     """What makes it, and on what that depends."""
     where = " there" if elsewhere else ""
     if driver is not None:
         return f"bnbenv sync{where}, once driver {driver} is installed"
+    if document["choice"]["bitsandbytes"]["source"] == "build":
+        _, archs = compiled_for(document)
+        took = "about a minute" if len(archs) == 1 else f"about {len(archs)} minutes"
+        return f"bnbenv sync{where} with these wishes compiles it, {took} on two cores"
     if elsewhere:
         return "bnbenv sync there, with these wishes, makes it, if its sources offer it"
     offer = "" if asked else ", if the package sources offer it"
@@ -62,7 +58,6 @@ def _solved(document: dict[str, Any], everything: bool, asked: bool) -> list[str
         lines += wrap(document["driver_change"], "  ")
     for note in document["notes"]:
         lines += wrap(f"note: {note}", "  ")
-    lines += compiling(document)
     lines += why(document, "newest", asked)
     lines += passed_over(document["rejected"], everything)
     return lines + rests_on(document["evidence"], everything)

@@ -82,9 +82,8 @@ def read_archs(words: Iterable[str], matrix: Matrix) -> tuple[str, ...]:
     Raises UsageError ``unknown-architecture``, which names those that are near.
     """
     known = known_archs(matrix)
-    given = list(words)
-    texts = [part.strip() for word in given for part in re.split("[,;]", word) if part.strip()]
-    if given and not texts:
+    texts = [part.strip() for word in words for part in re.split("[,;]", word) if part.strip() or not word.strip(",; ")]
+    if "" in texts:
         raise UsageError("unknown-architecture", "an empty text is no architecture", _NAME_ARCH)
     found = {_read_arch(text, known, matrix) for text in texts}
     return tuple(sorted(found, key=_number))

@@ -160,7 +160,7 @@ def test_what_people_see_of_a_refusal(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_build_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """The newest release for torch's own CUDA and exactly this GPU; how to compile it is said."""
+    """The newest release for torch's own CUDA and exactly this GPU; what compiles it is said."""
     words = ["solve", "--shipped", "--facts", str(V100), "--build"]
     assert main([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -169,7 +169,9 @@ def test_a_build_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert taken["library"] == f"libbitsandbytes_cuda{cuda.replace('.', '')}.so"
     assert [cover["bitsandbytes"] for cover in document["covers"]] == ["sass sm_70"]
     assert main(words) == 0
-    assert '    cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY="70" -S . -B build\n' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"  bitsandbytes is compiled here for sm_70 with CUDA {cuda}, and loads\n" in said
+    assert said.endswith("next: bnbenv sync there with these wishes compiles it, about a minute on two cores\n")
 
 
 def test_a_build_that_nothing_can_compile(capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,11 +200,16 @@ def test_a_build_for_another_torch_than_was_asked_for(capsys: pytest.CaptureFixt
     """Where neither another torch nor a build helps alone: its glibc is too old for all wheels of bitsandbytes."""
     host = HOSTS / "linux-x86_64__535.183.01__v100-sm70__glibc2.17" / "facts.json"
     base = ["solve", "--json", "--shipped", "--facts", str(host)]
-    assert main([*base, "--torch", "==2.9.1"]) == 4
+    assert main([*base, "--no-build", "--torch", "==2.9.1"]) == 4
     (option,) = json.loads(capsys.readouterr().out)["options"]
     assert option["change"].endswith(", and give up the wish for torch")
-    assert option["command"] == "bnbenv solve --torch '*' --build"
+    assert option["command"] == "bnbenv sync --torch '*' --build"
     assert main([*base, *option["solve_args"]]) == 0
+    capsys.readouterr()
+    assert main([*base, "--torch", "==2.9.1"]) == 4  # where it may be compiled, that need not be asked for
+    (option,) = json.loads(capsys.readouterr().out)["options"]
+    assert (option["change"], option["command"]) == ("give up the wish for torch", "bnbenv sync --torch '*'")
+    assert "(compiled here)" in option["gives"]
 
 
 def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +220,7 @@ def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture
     for option in options:
         assert shlex.split(option["command"]) == ["bnbenv", "sync", *option["solve_args"]]
     assert "bnbenv sync --torch '*' --bitsandbytes '<0.51' --python '==3.12.*'" in [one["command"] for one in options]
-    # What hangs on a driver that is not there yet, or on a line in bnbenv.toml, has no command.
+    # What hangs on a driver that is not there yet has no command.
     assert main([*base, "--torch", ">=2.15", "--driver", "570"]) == 4
     options = json.loads(capsys.readouterr().out)["options"]
     ahead = [option for option in options if "--driver" in option["solve_args"]]
@@ -221,7 +228,7 @@ def test_the_commands_of_a_refusal_hold_all_wishes(capsys: pytest.CaptureFixture
     assert ahead[0]["change"].endswith(", with the NVIDIA driver 570")
     assert main([*base, "--build", "--backend", "cpu"]) == 4
     options = json.loads(capsys.readouterr().out)["options"]
-    assert [(option["command"], option["solve_args"]) for option in options] == [(None, ["--backend", "cpu"])]
+    assert [option["command"] for option in options] == ["bnbenv sync --backend cpu --no-build"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnbenv.build.ports import Ports
+from bnbenv.envs.filesystem import uv_cache
 from bnbenv.envs.project import env_python
 from bnbenv.envs.sources import PackageSources
 from bnbenv.envs.uv import Uv
@@ -65,20 +66,24 @@ class UvPackages:
 
         A second or less where the sources answer. Raises nothing.
         """
-        uv, lines = self._uv(_BRIEFLY), _lines(requirements)
+        uv = self._uv(_BRIEFLY)
         try:
-            locked = uv.compile(lines, self.python)
+            locked = uv.compile(_lines(requirements), self.python)
             if self.sources.offline is None or re.search(r"\b(?:path = |url = .file:)", locked):
                 return ""
-            with tempfile.TemporaryDirectory(prefix="bnbenv-") as nowhere:
-                account = uv.add(lines, Path(self.python), ("--dry-run", "--target", nowhere))
+            # In the cache itself, so that links can be made and nothing is copied.
+            with tempfile.TemporaryDirectory(prefix=".bnbenv-", dir=uv_cache(uv)) as nowhere:
+                lock = Path(nowhere, "pylock.toml")
+                lock.write_text(locked, encoding="utf-8")
+                cached = uv.has_cached(lock, self.python)
+        except OSError as error:
+            return f"uv's cache cannot be used: {error.strerror}"
         except BnbenvError as error:
             # Of a version that nobody offers, uv says so only in the cause.
             said = re.search(r"only (\S+ is available)", cause(error.detail)) if error.code == "unsatisfiable" else None
             return f"of its packages, only {said[1]}" if said else error.message
-        if "Would download" not in account:
-            return ""
-        return f"it was not downloaded before, and the network is switched off ({self.sources.offline})"
+        why = f"it was not downloaded before, and the network is switched off ({self.sources.offline})"
+        return "" if cached else why
 
     def wheel(self, tree: Path, out: Path, environ: Mapping[str, str | None]) -> Path:
         """The wheel that a tree's own build backend makes, in an isolated environment, in the folder ``out``.

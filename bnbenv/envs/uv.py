@@ -87,6 +87,15 @@ class Uv:
         if not self._call((*words, "--offline"), INSTALL_LIMIT, "install the packages from its cache").ok:
             self._run(words, INSTALL_LIMIT, "install the packages")
 
+    def has_cached(self, lock: Path, python: str) -> bool:
+        """Whether all files that a lock names are in the cache. The lock's folder gets links to them.
+
+        A dry run does not say so: it calls what was installed by a lock something to be downloaded.
+        """
+        form = ("-r", str(lock), "--no-deps", "--offline", "--link-mode", "hardlink", "--target", str(lock.parent))
+        words = ("pip", "install", "--python", python, "--no-compile-bytecode", *form, *self.arguments)
+        return self._call(words, COMPILE_LIMIT, "look into its cache").ok
+
     def add(self, requirements: str, python: Path, options: tuple[str, ...] = (), limit: float = INSTALL_LIMIT) -> str:
         """Install requirements into an environment that is there; with ``--dry-run`` only resolve them.
 

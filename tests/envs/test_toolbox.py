@@ -1,0 +1,139 @@
+"""Packages for a build by the real uv, from an index that runs here: environments, questions, and a tree's wheel."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnbenv.build.ports import Ports
+from bnbenv.envs.project import Project
+from bnbenv.envs.resolve import sources_for
+from bnbenv.envs.toolbox import build_ports
+from bnbenv.envs.wishes import SourcesWish
+from bnbenv.errors import Failed, NoCombination, SourceUnreachable
+from bnbenv.matrix.load import load_matrix
+from bnbenv.process import Command, Finished, SystemRunner
+
+# A build backend in the tree itself, so that nothing has to be fetched for it.
+BACKEND = """\
+import os, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    if os.environ.get("TREE_FAILS"):
+        print("looking around")
+        raise RuntimeError("this tree does not like it here")
+    with zipfile.ZipFile(os.path.join(folder, "tree-1-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("tree.txt", os.environ.get("TREE_SAYS", "") + str(os.environ.get("TREE_GONE")))
+        wheel.writestr("tree-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: tree\\nVersion: 1\\n")
+        wheel.writestr("tree-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("tree-1.dist-info/RECORD", "")
+    return "tree-1-py3-none-any.whl"
+"""
+
+
+@dataclass(frozen=True)
+class Within:
+    """Runs everything for real, in this environment."""
+
+    environ: dict[str, str]
+
+    def run(self, command: Command) -> Finished:
+        gone = dict.fromkeys(name for name in os.environ if name not in self.environ)
+        return SystemRunner().run(replace(command, env={**gone, **self.environ, **command.env}))
+
+
+@pytest.fixture
+def ports_of(tmp_path: Path) -> Callable[..., Ports]:
+    """``ports_of(index_url, **variables)``: ports of a user with that index and an empty cache."""
+
+    def make(url: str, **variables: str) -> Ports:
+        environ = {name: text for name, text in os.environ.items() if not name.startswith(("UV_", "PIP_", "BNB"))}
+        own = {"UV_CACHE_DIR": str(tmp_path / "cache"), "XDG_CONFIG_HOME": str(tmp_path), "UV_DEFAULT_INDEX": url}
+        environ |= {**own, "PIP_CONFIG_FILE": os.devnull, "UV_NO_PROGRESS": "1", "BNBENV_HOME": str(tmp_path / "home")}
+        environ |= variables
+        project = tmp_path / "project"
+        project.mkdir(exist_ok=True)
+        sources = sources_for(Project(project, project), SourcesWish(), load_matrix(), environ)
+        return build_ports(environ, Within(environ), sources, project)
+
+    return make
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / "backend.py").write_text(BACKEND)
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "tree"\nversion = "1"\n'
+    )
+    (folder / "uv.toml").write_text("no settings at all\n")  # a tree's own is not read
+    return folder
+
+
+def test_an_environment_is_made_in_place_of_what_was_there(ports_of: Callable[..., Ports], index: Any) -> None:
+    index.add("smallthing", "1.0", ("otherthing",))
+    index.add("otherthing", "2.0")
+    ports = ports_of(index.url("simple"), UV_LINK_MODE="symlink", UV_REQUIRE_HASHES="1", UV_COMPILE_BYTECODE="1")
+    folder = ports.home / "toolchains" / "x"
+    folder.mkdir(parents=True)
+    (folder / "left").write_text("")
+    ports.packages.environment(folder, ("smallthing",))
+    assert not (folder / "left").exists()
+    (module,) = folder.glob("lib/python3*/site-packages/otherthing.py")
+    assert not module.is_symlink() and 'name = "otherthing"' in (folder / "pylock.toml").read_text()
+    with pytest.raises(NoCombination):
+        ports.packages.environment(folder, ("nosuchthing",))
+    assert module.is_file()  # what cannot be replaced is not deleted
+
+
+def test_why_packages_cannot_be_had(ports_of: Callable[..., Ports], index: Any) -> None:
+    index.add("smallthing", "1.0")
+    packages = ports_of(index.url("simple")).packages
+    assert packages.missing(("smallthing==1.*",)) == ""
+    assert packages.missing(("nosuchthing",)) == "no package source offers nosuchthing"
+    assert packages.missing(("smallthing==2.*",)) == "of its packages, only smallthing==1.0 is available"
+    gone = ports_of(index.url("status-403")).packages
+    assert "403" in gone.missing(("smallthing",))
+
+
+def test_without_a_network_only_what_was_downloaded_is_there(ports_of: Callable[..., Ports], index: Any) -> None:
+    index.add("smallthing", "1.0")
+    there = ports_of(index.url("simple"))
+    away = ports_of(index.url("simple"), BNBENV_OFFLINE="1")
+    assert there.packages.missing(("smallthing",)) == ""
+    assert "the network is switched off (BNBENV_OFFLINE)" in away.packages.missing(("smallthing",))
+    there.packages.environment(there.home / "x", ("smallthing",))
+    assert away.packages.missing(("smallthing",)) == ""
+    away.packages.environment(away.home / "y", ("smallthing",))
+    with pytest.raises((SourceUnreachable, NoCombination)):
+        away.packages.environment(away.home / "z", ("otherthing",))
+
+
+def test_a_trees_own_backend_makes_its_wheel(ports_of: Callable[..., Ports], index: Any, tree: Path) -> None:
+    ports = ports_of(index.url("simple"), TREE_GONE="1")
+    out = tree.parent / "out"
+    made = ports.packages.wheel(tree, out, {"TREE_SAYS": "hello ", "TREE_GONE": None})
+    assert made == out / "tree-1-py3-none-any.whl"
+    assert zipfile.ZipFile(made).read("tree.txt") == b"hello None"
+    assert (out / "wheel.log").is_file() and not (out / ".gitignore").exists()
+
+
+def test_a_backend_that_fails_is_told_with_its_own_error(
+    ports_of: Callable[..., Ports], index: Any, tree: Path
+) -> None:
+    packages, out = ports_of(index.url("simple")).packages, tree.parent / "out"
+    with pytest.raises(Failed) as caught:
+        packages.wheel(tree, out, {"TREE_FAILS": "1"})
+    assert caught.value.message == ("the source's own packaging failed: RuntimeError: this tree does not like it here")
+    assert "looking around" in (out / "wheel.log").read_text()
+    text = (tree / "pyproject.toml").read_text()
+    (tree / "pyproject.toml").write_text(text.replace("requires = []", 'requires = ["nosuchthing"]'))
+    with pytest.raises(Failed, match=r"what the source's own packaging needs cannot be had: .*nosuchthing"):
+        packages.wheel(tree, out, {})

@@ -11,6 +11,8 @@ from bnbenv.build.refs import TAGS, Refs, find, is_commit, may_be_commit, newest
 from bnbenv.build.store import Store
 from bnbenv.errors import BnbenvError, Failed, SourceUnreachable, UsageError
 
+BRIEFLY = 8.0  # seconds for the list of tags, where others wait for the answer
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -52,7 +54,7 @@ def what_is_there(place: Repository, git: Git, store: Store, offline: str | None
             raise not_here(place.asked, offline)
         return refs
     try:
-        return git.refs()
+        return git.refs(BRIEFLY)
     except (SourceUnreachable, Failed):
         refs = store.refs(place.address)
         if not refs.tags():

@@ -152,12 +152,12 @@ def _check_build(locked: Locked, file: str) -> None:
 def locked_build(locked: Locked) -> Path | None:
     """Where a lock says that its compiled bitsandbytes lies: one wheel on a disk; None where it says otherwise."""
     files = locked.files["bitsandbytes"]
-    place = files[0].place
-    if len(files) != 1 or files[0].kind != "wheels" or not place.startswith("file:"):
+    if len(files) != 1 or files[0].kind == "sdist":
         return None
-    from bnbenv.envs.sources import local_path
+    from bnbenv.envs.provenance import local_file
 
-    return local_path(place)
+    path = local_file(files[0].place)
+    return path if path is not None and path.is_absolute() else None
 
 
 def known_wheels(matrix: Matrix, version: str, platform: Platform) -> tuple[BitsandbytesWheel, ...]:

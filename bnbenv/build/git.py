@@ -40,6 +40,7 @@ _OPTIONS = (
     *("-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=30", "-c", "advice.detachedHead=false"),
 )
 _KEPT = ("GIT_SSH", "GIT_SSL_", "GIT_PROXY_", "GIT_CONFIG_", "GIT_EXEC_PATH", "GIT_HTTP_", "GIT_CREDENTIAL_")
+_PROXIES = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
 _INSTALL = {
     "apt": "apt-get install",
     "dnf": "dnf install",
@@ -188,6 +189,7 @@ class Git:
         env: dict[str, str | None] = {}
         if "://" not in self.address or self.address.startswith("ssh://"):
             return self.address, self._ssh() if looks_remote(self.address) else env
+        env |= self._certificates()
         if clean == self.address:
             return self.address, env
         count = self.environ.get("GIT_CONFIG_COUNT", "")
@@ -196,6 +198,15 @@ class Git:
         env[f"GIT_CONFIG_KEY_{number}"] = f"url.{self.address}.insteadOf"
         env[f"GIT_CONFIG_VALUE_{number}"] = clean
         return clean, env
+
+    def _certificates(self) -> dict[str, str | None]:
+        """Those that uv and requests take, unless git has its own: it does not look at SSL_CERT_FILE."""
+        names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        file = next((self.environ[name] for name in names if self.environ.get(name)), "")
+        if not self.address.startswith("https:") or "GIT_SSL_CAINFO" in self.environ or not Path(file).is_file():
+            return {}
+        named = self._run(("config", "--get-urlmatch", "http.sslCAInfo", without_userinfo(self.address)), QUICK, {})
+        return {} if named.stdout.strip() else {"GIT_SSL_CAINFO": file}
 
     def _ssh(self) -> dict[str, str | None]:
         """ssh as the user has it for git, though it asks nothing."""
@@ -247,6 +258,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str | None]:
     for name in environ:
         if name.startswith("GIT_") and not name.startswith(_KEPT):
             changes[name] = None
+    changes |= {name: environ[name] for name in _PROXIES if name in environ}  # pip's, where it is pip that has one
     changes |= {"LC_ALL": "C", "LANGUAGE": "", "GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS": None}
     changes |= {"SSH_ASKPASS_REQUIRE": "never", "GCM_INTERACTIVE": "never", "GIT_LFS_SKIP_SMUDGE": "1"}
     changes |= {"GIT_ALLOW_PROTOCOL": ":".join(PROTOCOLS), "GIT_PAGER": "cat", "GIT_NO_REPLACE_OBJECTS": "1"}

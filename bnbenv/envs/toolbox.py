@@ -129,7 +129,7 @@ def build_ports(
     """
     told, mode = progress or Quiet(), environ.get("UV_LINK_MODE")
     return Ports(
-        environ=environ,
+        environ={**sources.network.changes, **environ},  # git and the like take pip's proxy and certificates too
         runner=runner,
         sysroot=Sysroot.from_environment(environ),
         packages=UvPackages(runner, sources, cwd, told, link_mode=mode if mode == "copy" else "hardlink"),

@@ -22,6 +22,13 @@ SCHEMA = "bnbenv.lock/1"
 ANEW = "Write it anew with: bnbenv lock"
 
 
+class CompiledWheel(BitsandbytesWheel, frozen=True, kw_only=True):
+    """A row in TOML, which has no null: what is absent is left out."""
+
+    libc_tag: str | None = None
+    requires_python: str | None = None
+
+
 class Decision(msgspec.Struct, frozen=True):
     """What stands under ``[tool.bnbenv]``: for what the lock was made, and what was chosen on which evidence.
 
@@ -34,7 +41,7 @@ class Decision(msgspec.Struct, frozen=True):
     solution: Solution
     torch: TorchBuild
     schema: str = SCHEMA
-    wheel: BitsandbytesWheel | None = None
+    wheel: CompiledWheel | None = None
 
 
 @dataclass(frozen=True)

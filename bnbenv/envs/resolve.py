@@ -12,7 +12,7 @@ import msgspec
 
 from bnbenv.build.model import Built
 from bnbenv.envs.fresh import take_in
-from bnbenv.envs.lockfile import Decision, Locked, compose, read_lock
+from bnbenv.envs.lockfile import CompiledWheel, Decision, Locked, compose, read_lock
 from bnbenv.envs.overlay import overlay
 from bnbenv.envs.project import Project
 from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
@@ -275,9 +275,8 @@ def make_lock(
     ]
     text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python, keep))
     torch = chosen_torch(setting, found, solution)
-    decision = Decision(
-        env, setting.wishes.digest(env), _kept(solution), torch, wheel=built.row if built is not None else None
-    )
+    wheel = CompiledWheel(**msgspec.structs.asdict(built.row)) if built is not None else None
+    decision = Decision(env, setting.wishes.digest(env), _kept(solution), torch, wheel=wheel)
     locked = read_lock(compose(text, decision), setting.project.lock(env).name)
     _check_lock(locked, solution)
     return locked

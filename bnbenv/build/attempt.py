@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from bnbenv.paths import Sysroot, write_atomically
 
 STATE = "state.json"
 KEPT = 24 * 3600.0  # seconds for which what was interrupted is kept
+FETCHED = 2 * 3600.0  # and a tree that was fetched: longer than anybody waits with one for another bnbenv
 MOST_LOGS = 30
 _PROCESSES = 100_000  # that are looked at
 
@@ -66,6 +66,7 @@ def begin(home: Path, order_key: str, key: str, source: Path, sysroot: Sysroot) 
         if path not in found[:1]:
             shutil.rmtree(path, ignore_errors=True)
     if found:
+        shutil.rmtree(source, ignore_errors=True)
         return Attempt(found[0], resumed=True)
     attempt = Attempt(place / str(int(earlier[-1].name) + 1 if earlier else 1), resumed=False)
     while True:
@@ -80,11 +81,13 @@ def begin(home: Path, order_key: str, key: str, source: Path, sysroot: Sysroot) 
 
 
 def clear_old(home: Path, now: float | None = None) -> None:
-    """Delete what builds left that nobody took up again, and old logs. Never raises."""
-    before = (time.time() if now is None else now) - KEPT
+    """Delete what builds left that nobody took up again, and old logs; ``now`` in seconds since 1970. Never raises."""
+    now = time.time() if now is None else now
     for path in _listed(home / "work"):
-        # What is at work changes something in its folders at least every few minutes.
-        if max((_changed(one) for one in (path, *_listed(path), *_listed_twice(path))), default=before) < before:
+        attempts = [one for one in _listed(path) if (one / STATE).is_file()]
+        # What is at work changes something in its folders long before that.
+        changed = max(_changed(one) for one in (path, *attempts, *(file for one in attempts for file in _listed(one))))
+        if changed < now - (KEPT if attempts else FETCHED):
             shutil.rmtree(path, ignore_errors=True)
     logs = sorted(_listed(home / "logs"), key=_changed, reverse=True)
     for path in logs[MOST_LOGS:]:
@@ -121,10 +124,6 @@ def _listed(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
-
-
-def _listed_twice(folder: Path) -> Iterable[Path]:
-    return (below for one in _listed(folder) for below in _listed(one))
 
 
 def _changed(path: Path) -> float:

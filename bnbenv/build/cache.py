@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from bnbenv.build.model import Built, Order, Origin, Toolchain, Tree
+from bnbenv.paths import exists
 
 FORMAT = 1  # of the record, and of everything that makes a wheel: another number makes all anew
 RECORD = "build.json"
@@ -148,7 +149,8 @@ def _read(folder: Path) -> _Record | None:
 
 
 def _located(built: Built, folder: Path) -> Built:
-    return msgspec.structs.replace(built, wheel=str(folder / Path(built.wheel).name), cached=True)
+    log = built.log if built.log and exists(Path(built.log)) else None  # old ones are deleted
+    return msgspec.structs.replace(built, wheel=str(folder / built.wheel), cached=True, log=log)
 
 
 def _digest(value: object) -> str:

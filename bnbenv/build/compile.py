@@ -105,8 +105,15 @@ def compile_cuda(work: Work) -> Path:
         f"-DCUDAToolkit_ROOT={root}",
         f"-DCMAKE_CUDA_COMPILER={root / 'bin' / 'nvcc'}",
         f"-DCMAKE_CUDA_HOST_COMPILER={toolchain.host.path}",
+        *_spaced(root),
     )
     return _library(work, work.cuda_library, "cuda", options)
+
+
+def _spaced(root: Path) -> tuple[str, ...]:
+    """CMake reads no folders with spaces out of what nvcc says of its own, so that the linker has to be told."""
+    given = next(flag for flag in FLAGS if flag.startswith("-DCMAKE_SHARED_LINKER_FLAGS="))
+    return (f'{given} "-L{root}/lib64"',) if re.search(r"\s", str(root)) else ()
 
 
 def _nameless(work: Work) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bnbenv.errors import Failed
-from bnbenv.matrix.elf import exported, machine_of, run_paths
+from bnbenv.matrix.elf import exported, run_paths
 from bnbenv.matrix.measure import measure_bitsandbytes
 from bnbenv.matrix.model import BitsandbytesWheel, NativeLibrary
 from bnbenv.matrix.native import read_native
@@ -46,11 +46,6 @@ def read_cpu(data: bytes, name: str) -> NativeLibrary:
     """The row of the CPU library. Raises Failed ``not-as-asked``; ``bad-binary``."""
     _check_paths(data, name)
     return read_native(data, name)
-
-
-def machine(data: bytes, name: str) -> str:
-    """The machine that a library is for (``x86_64``). Raises Failed ``bad-binary``."""
-    return machine_of(data, name)
 
 
 def read_wheel(path: Path, version: str, libraries: Iterable[NativeLibrary]) -> BitsandbytesWheel:

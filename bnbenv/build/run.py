@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from bnbenv.build.toolkit import EXTRAS
 from bnbenv.errors import BnbenvError, Failed, NoCombination
 from bnbenv.facts.model import Toolkit
 from bnbenv.matrix.drivers import number
+from bnbenv.matrix.elf import machine_of
 from bnbenv.matrix.model import Matrix
 
 WAIT = 1800.0  # seconds that are waited for another bnbenv that builds the same
@@ -116,7 +116,8 @@ def _assembled(order: Order, tree: Tree, work: Work, attempt: Attempt, began: fl
     version = wheel.local_version(tree.version, order.cuda, order.archs)
     out = attempt.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    path = wheel.assemble(base, version, libraries, wheel.platform_tag(rows, platform.machine()), out)
+    tag = wheel.platform_tag(rows, machine_of(libraries[cuda.name], cuda.name))
+    path = wheel.assemble(base, version, libraries, tag, out)
     row = readback.read_wheel(path, version, rows)
     return Built(
         wheel=path.name,

@@ -24,7 +24,8 @@ import msgspec
 import pytest
 
 from bnbenv.build import cache
-from bnbenv.build.model import Built, Order
+from bnbenv.build.attempt import clear_old
+from bnbenv.build.model import Built, Order, Toolchain
 from bnbenv.build.ports import Ports
 from bnbenv.build.readback import read_cuda
 from bnbenv.build.run import build
@@ -133,6 +134,17 @@ def test_the_wheel_holds_what_was_asked(made: Made, told: Any) -> None:
     assert "libcublas.so.13" in libraries["libbitsandbytes_cuda130.so"].needed
     assert one.row.sha256 == one.sha256 == hashlib.sha256(made.wheel.read_bytes()).hexdigest()
     assert os.listdir(made.home / "work") == []  # nothing is left of it
+
+
+def test_its_library_is_loaded_and_called(made: Made, toolchain: Toolchain, tmp_path: Path) -> None:
+    with zipfile.ZipFile(made.wheel) as archive:
+        library = archive.extract(f"bitsandbytes/{made.both[0].library}", tmp_path)
+    # What needs no GPU in it is called; RTLD_NOW has every name that it uses looked up.
+    code = f"import ctypes, os; print(ctypes.CDLL({library!r}, mode=os.RTLD_NOW).ccublaslt_version())"
+    environ = {**os.environ, "LD_LIBRARY_PATH": str(Path(toolchain.root) / "lib")}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=60, env=environ)
+    assert int(done.stdout) >= 130000
 
 
 def test_the_wheel_is_in_order(made: Made) -> None:
@@ -275,6 +287,25 @@ def test_killed_while_compiling_and_again(
     assert before == [] and list(_home.glob("work/*/*/state.json"))
     built = build(order, own(), matrix, ())
     assert built.sass == ("sm_75",) and built.ptx == ("compute_75",) and cache.sound(built)
+
+
+def test_what_nobody_takes_up_is_cleared(tmp_path: Path) -> None:
+    now = time.time()
+    hours = {"work/fetched": 3, "work/fetching": 1, "work/left": 25, "work/stopped": 23}
+    for name in ("fetched/CMakeLists.txt", "fetching/CMakeLists.txt", "left/1/state.json", "stopped/1/state.json"):
+        path = tmp_path / "work" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "logs").mkdir()
+    for number in range(40):
+        (tmp_path / "logs" / f"{number}.log").touch()
+        hours[f"logs/{number}.log"] = number
+    for name, age in hours.items():
+        for path in (tmp_path / name, *(tmp_path / name).rglob("*")):
+            os.utime(path, (now - age * 3600, now - age * 3600))
+    clear_old(tmp_path, now)
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["fetching", "stopped"]
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {f"{number}.log" for number in range(30)}
 
 
 def test_a_kernel_that_does_not_compile(own: Callable[..., Ports], matrix: Matrix, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ or lacks a file, is made anew.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,8 +191,9 @@ def _whole(folder: Path, record: Record) -> bool:
 def _make(ports: Ports, name: str, asked: tuple[str, ...], what: str) -> None:
     """The environment, without a record. Raises as ``get_toolkit``."""
     _record(ports.home, name).unlink(missing_ok=True)
+    folder = _folder(ports.home, name)
     try:
-        ports.packages.environment(_folder(ports.home, name), asked)
+        ports.packages.environment(folder, asked)
     except NoCombination as error:
         if ports.offline is not None:
             message = f"{what} were not downloaded before, and the network is switched off ({ports.offline})"
@@ -200,7 +202,8 @@ def _make(ports: Ports, name: str, asked: tuple[str, ...], what: str) -> None:
         raise NoCombination("no-toolkit", f"no package source offers {what}", step, error.detail) from None
     except BnbenvError as error:
         if error.code == "no-space":
-            error.next_step = f"Free some space for {_folder(ports.home, '')}, or set BNBENV_HOME to a larger disk."
+            error.next_step = f"Free some space for {folder.parent}, or set BNBENV_HOME to a larger disk."
+        shutil.rmtree(folder, ignore_errors=True)  # a disk that is full gets it back
         raise
 
 

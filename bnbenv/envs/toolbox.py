@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnbenv.build.ports import Ports
-from bnbenv.envs.filesystem import uv_cache
-from bnbenv.envs.project import env_python
+from bnbenv.envs.filesystem import forget, uv_cache
+from bnbenv.envs.integrity import Damage, examine, package_of, read_records
+from bnbenv.envs.lockfile import normalized
+from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.sources import PackageSources
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.uverrors import cause
@@ -26,6 +28,8 @@ from bnbenv.progress import Progress, Quiet
 # A question whether packages can be had is no reason to wait long: the sources were asked before.
 _BRIEFLY: dict[str, str | None] = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
 
+
+ROOM = 1 << 30  # bytes; the largest file of a toolkit is half as large, and uv leaves what it could not finish
 
 _ITS_OWN = "The text above is its own; take another release or branch (--ref), or correct the source."
 
@@ -53,6 +57,20 @@ class UvPackages:
         """
         uv = self._uv()
         locked = uv.compile(_lines(requirements), self.python)
+        damage = self._fill(uv, folder, locked)
+        packages = {one.package for one in damage if one.package}
+        if packages and not _is_full(folder) and forget(uv, frozenset(packages)):  # changed in uv's cache
+            damage = self._fill(uv, folder, locked)
+        if not damage:
+            return
+        if _is_full(folder):  # uv does not always say so
+            message = f"no space left on the device to install the packages at {folder}"
+            raise Failed("no-space", message, "Free some space, then run it again; uv cache prune may help.")
+        message = f"what was installed is not what its packages brought: {'; '.join(map(str, damage[:3]))}"
+        raise Failed("damaged-files", message, f"Load it again: uv cache clean {' '.join(sorted(packages))}".strip())
+
+    def _fill(self, uv: Uv, folder: Path, locked: str) -> tuple[Damage, ...]:
+        """Make the environment of a lock; what is wrong with its files then."""
         if os.path.lexists(folder):
             shutil.rmtree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -60,14 +78,21 @@ class UvPackages:
         lock = folder / "pylock.toml"
         write_atomically(lock, locked)
         uv.install(lock, env_python(folder))
+        site = site_packages(folder)
+        if site is None:
+            return (Damage("site-packages", None, "is missing"),)
+        records, _ = read_records(site)
+        wanted = {normalized(name) for name in re.findall(r'^name = "([^"]+)"', locked, re.M)}
+        gone = sorted(wanted - {package_of(name) for name in records})
+        return (*(Damage(name, name, "is missing") for name in gone), *examine(site, folder, every_byte=False))
 
     def missing(self, requirements: tuple[str, ...]) -> str:
         """Why these packages cannot be had, asked without downloading them; empty where they can.
 
         A second or less where the sources answer. Raises nothing.
         """
-        uv = self._uv(_BRIEFLY)
         try:
+            uv = self._uv(_BRIEFLY)
             locked = uv.compile(_lines(requirements), self.python)
             if self.sources.offline is None or re.search(r"\b(?:path = |url = .file:)", locked):
                 return ""
@@ -147,6 +172,10 @@ def _of_backend(error: Failed) -> Failed:
         message = f"what the source's own packaging needs cannot be had: {said}"
         return Failed("build-failed", message, "Name an index that has it, in bnbenv.toml, uv.toml or pip.conf.")
     return Failed("build-failed", f"the source's own packaging failed: {said}", _ITS_OWN, error.detail)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < ROOM
 
 
 def _lines(requirements: tuple[str, ...]) -> str:

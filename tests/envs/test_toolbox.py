@@ -93,6 +93,19 @@ def test_an_environment_is_made_in_place_of_what_was_there(ports_of: Callable[..
     assert module.is_file()  # what cannot be replaced is not deleted
 
 
+def test_what_was_changed_in_uvs_cache_is_loaded_again(
+    ports_of: Callable[..., Ports], index: Any, tmp_path: Path
+) -> None:
+    index.add("smallthing", "1.0")
+    ports = ports_of(index.url("simple"))
+    ports.packages.environment(ports.home / "x", ("smallthing",))
+    (cached,) = (tmp_path / "cache").glob("archive-v0/*/smallthing.py")
+    cached.write_text("")
+    ports.packages.environment(ports.home / "y", ("smallthing",))
+    (module,) = (ports.home / "y").glob("lib/python3*/site-packages/smallthing.py")
+    assert module.read_text() == "VERSION = '1.0'\n"
+
+
 def test_why_packages_cannot_be_had(ports_of: Callable[..., Ports], index: Any) -> None:
     index.add("smallthing", "1.0")
     packages = ports_of(index.url("simple")).packages

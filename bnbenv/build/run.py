@@ -64,13 +64,11 @@ def _check_cuda(order: Order, tree: Tree) -> None:
     too_old = tree.cuda_min is not None and cuda < number(tree.cuda_min)
     too_new = tree.cuda_end is not None and cuda >= number(tree.cuda_end)
     if too_old or too_new:
-        takes = f"{tree.cuda_min or 'any'} up to {f'(without) {tree.cuda_end}' if tree.cuda_end else 'any'}"
-        message = (
-            f"bitsandbytes {tree.version} does not compile with CUDA {order.cuda}: its CMakeLists.txt takes {takes}"
-        )
-        step = (
-            "Take a newer release (--ref)." if too_new else "Take an older release (--ref), or a newer CUDA (--cuda)."
-        )
+        lowest, end = f"from {tree.cuda_min}" * bool(tree.cuda_min), f"to below {tree.cuda_end}" * bool(tree.cuda_end)
+        takes = f"{lowest} {end}".strip()
+        message = f"bitsandbytes {tree.version} compiles with CUDA {takes}, not with {order.cuda}"
+        other = ("a newer", "an older") if too_new else ("an older", "a newer")
+        step = f"Take {other[0]} release (--ref), or {other[1]} CUDA (--cuda)."
         raise NoCombination("source-cuda", message, step)
 
 

@@ -24,6 +24,7 @@ from bnbenv.errors import BnbenvError, Failed
 from bnbenv.paths import Sysroot, data_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import Progress, Quiet
+from bnbenv.redact import strip_credentials
 
 # A question whether packages can be had is no reason to wait long: the sources were asked before.
 _BRIEFLY: dict[str, str | None] = {"UV_HTTP_RETRIES": "0", "UV_HTTP_TIMEOUT": "5"}
@@ -56,7 +57,7 @@ class UvPackages:
         source offers them), Failed, OSError.
         """
         uv = self._uv()
-        locked = uv.compile(_lines(requirements), self.python)
+        locked = strip_credentials(uv.compile(_lines(requirements), self.python))
         damage = self._fill(uv, folder, locked)
         packages = {one.package for one in damage if one.package}
         if packages and not _is_full(folder) and forget(uv, frozenset(packages)):  # changed in uv's cache
@@ -120,7 +121,9 @@ class UvPackages:
         before = set(out.glob("*.whl"))
         log = out / "wheel.log"
         try:
-            self._uv(environ).build_wheel(tree, out, self.python, lambda text: write_atomically(log, text))
+            self._uv(environ).build_wheel(
+                tree, out, self.python, lambda text: write_atomically(log, self.sources.redact(text))
+            )
         except Failed as error:
             raise _of_backend(error) if error.code == "build-failed" else error from None
         made = sorted(set(out.glob("*.whl")) - before)

@@ -25,7 +25,7 @@ BACKEND = """\
 import os, zipfile
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     if os.environ.get("TREE_FAILS"):
-        print("looking around")
+        print("looking around", os.environ["TREE_FAILS"])
         raise RuntimeError("this tree does not like it here")
     with zipfile.ZipFile(os.path.join(folder, "tree-1-py3-none-any.whl"), "w") as wheel:
         wheel.writestr("tree.txt", os.environ.get("TREE_SAYS", "") + str(os.environ.get("TREE_GONE")))
@@ -104,6 +104,19 @@ def test_what_was_changed_in_uvs_cache_is_loaded_again(
     ports.packages.environment(ports.home / "y", ("smallthing",))
     (module,) = (ports.home / "y").glob("lib/python3*/site-packages/smallthing.py")
     assert module.read_text() == "VERSION = '1.0'\n"
+
+
+def test_a_login_gets_in_and_into_no_file(ports_of: Callable[..., Ports], index: Any, tree: Path) -> None:
+    login = "reader:pa55-w0rd"
+    index.add("smallthing", "1.0")
+    ports = ports_of(index.url("auth", login))
+    folder, out = ports.home / "x", tree.parent / "out"
+    ports.packages.environment(folder, ("smallthing",))
+    assert 'name = "smallthing"' in (folder / "pylock.toml").read_text()
+    with pytest.raises(Failed):
+        ports.packages.wheel(tree, out, {"TREE_FAILS": index.url("auth", login)})
+    for path in (folder / "pylock.toml", out / "wheel.log"):
+        assert "pa55-w0rd" not in path.read_text()
 
 
 def test_why_packages_cannot_be_had(ports_of: Callable[..., Ports], index: Any) -> None:

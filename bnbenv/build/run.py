@@ -138,7 +138,9 @@ def _packaged(work: Work, attempt: Attempt) -> Path:
     """The wheel that the tree's own backend makes of it, with what lies in it before anything was compiled."""
     folder, done = attempt.folder / "base", attempt.folder / "base" / "made"
     if not done.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+        # setuptools takes what an interrupted run copied there for whole.
+        for path in (folder, work.tree / "build"):
+            shutil.rmtree(path, ignore_errors=True)
         folder.mkdir()
         (attempt.folder / "tmp").mkdir(exist_ok=True)
         work.ports.progress.at(f"{work.what}: its own wheel, without libraries")

@@ -24,6 +24,7 @@ from bnbenv.errors import UsageError
 
 _ZIP, _GZIP, _BZIP2, _XZ = b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 _HEADERS = 16 << 20  # bytes of all headers together
+_LONGEST = 1000  # bytes of a name, or of what a link says
 _MEMORY = 256 << 20  # bytes for unpacking xz; xz -9 takes 65 MB
 # What reading damaged data raises: bz2 and gzip an OSError too, one without a number.
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError)
@@ -108,6 +109,8 @@ def _linked(entry: _Entry, into: Path, asked: str) -> Path:
 
 def _place_link(target: Path, text: str, into: Path, asked: str) -> None:
     """Below a link no link is made: it would come to lie where that one leads."""
+    if not 0 < len(os.fsencode(text)) <= _LONGEST:
+        raise _unsafe(asked, f"{target.name[:80]!r} is a link to nothing that has a name")
     if any(parent.is_symlink() for parent in target.parents if parent != into and into in parent.parents):
         raise _unsafe(asked, f"{target.name[:80]!r} lies below a link")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,7 @@ def _safe_name(name: str, asked: str) -> PurePosixPath:
     drive = len(name) > 1 and name[1] == ":"
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or drive:
         raise _unsafe(asked, f"{name[:80]!r} would lie outside of it")
-    if len(path.parts) > DEEPEST or len(name) > 1000 or any(len(os.fsencode(part)) > 255 for part in path.parts):
+    if len(path.parts) > DEEPEST or len(name) > _LONGEST or any(len(os.fsencode(part)) > 255 for part in path.parts):
         raise _unsafe(asked, f"{name[:80]!r}... lies too deep")
     return path
 
@@ -226,7 +229,7 @@ def _zip_entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo, asked: str) ->
     mode = member.external_attr >> 16
     kind = mode & 0o170000
     if kind == 0o120000:
-        if member.file_size > 4096:
+        if member.file_size > _LONGEST:
             raise _unsafe(asked, f"{member.filename[:80]!r} is a link that is too long")
         return _Entry(member.filename, "link", 0, link=os.fsdecode(archive.read(member)))
     if kind not in (0, 0o100000):

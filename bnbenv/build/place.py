@@ -130,9 +130,13 @@ def _split_sha256(source: str) -> tuple[str, str | None]:
 
 
 def _local(plain: str) -> Path:
-    if plain.lower().startswith("file:"):
-        return Path(unquote(urlsplit(plain).path))
-    return expand(plain)
+    if not plain.lower().startswith("file:"):
+        return expand(plain)
+    match = re.fullmatch(r"file:(?://(?:localhost)?)?(/[^?#]*)", plain, re.IGNORECASE)
+    if match is None:
+        message = f'"{strip_credentials(plain)[:200]}" names no file of this machine'
+        raise UsageError("bad-source", message, "Such an address begins with file:///.")
+    return Path(unquote(match[1]))
 
 
 def _path_of(url: str) -> str:

@@ -146,6 +146,8 @@ def test_a_ref_that_does_not_exist(repository: Path, get: Callable[..., Tree], r
         ("/", "not-bitsandbytes", "no CMakeLists.txt"),
         ("/dev/null", "bad-source", "neither a folder nor a file"),
         ("  ", "bad-source", "an empty text"),
+        ("file://host.example/x", "bad-source", "names no file of this machine"),
+        ("file://]/x", "bad-source", "names no file of this machine"),
         ("ext::sh -c id", "bad-source", "a program of its own"),
         ("git://host.example/x", "bad-source", 'not by "git"'),
         ("ssh://-oProxyCommand=id/x", "bad-source", "names no host"),

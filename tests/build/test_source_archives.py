@@ -64,6 +64,8 @@ def _tar(file: Path, tree: Path, *entries: tarfile.TarInfo) -> Path:
         (_entry(f"{TOP}/out", tarfile.SYMTYPE, "."), _entry(f"{TOP}/out/evil", tarfile.SYMTYPE, "x")),
         # each looks as if it stayed inside
         (_entry(f"{TOP}/csrc/up", tarfile.SYMTYPE, ".."), _entry(f"{TOP}/x", tarfile.SYMTYPE, "csrc/up/../../..")),
+        (_entry(f"{TOP}/nothing", tarfile.SYMTYPE, ""),),
+        (_entry(f"{TOP}/long", tarfile.SYMTYPE, "csrc/" * 300),),
         (_entry(f"{TOP}/hard", tarfile.LNKTYPE, "/etc/hostname"),),
         (_entry(f"{TOP}/hard", tarfile.LNKTYPE, f"{TOP}/nothing"),),
         (_entry(f"{TOP}/device", tarfile.CHRTYPE),),

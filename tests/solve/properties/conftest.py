@@ -30,14 +30,15 @@ FAMILY_MIN = {
     "linux": {"11": "450.80.02", "12": "525.60.13", "13": "580"},
     "windows": {"11": "452.39", "12": "528.33", "13": "580"},
 }
-JSON_TABLES = ("torch.json", "torch-declared.json", "bitsandbytes.json", "toolkits.json")
+JSON_TABLES = ("torch.json", "torch-declared.json", "bitsandbytes.json", "toolkits.json", "source-releases.json")
 LEVELS = ("declared", "measured", "resolved", "verified")
 
 
 class Case(Protocol):
     """A host and what is wished for on it; ``gpus`` are compute capabilities, ``pythons`` minors.
 
-    ``build``: bitsandbytes is to be compiled; ``kept``: version and source of the torch that is to be kept.
+    ``build``: whether bitsandbytes is to be compiled; ``toolkits``: the CUDA releases whose toolkits can be had (None:
+    all); ``kept``: version and source of the torch that is to be kept.
     """
 
     os: str
@@ -49,7 +50,8 @@ class Case(Protocol):
     torch: str
     wheel: str
     python: str
-    build: bool
+    build: str
+    toolkits: tuple[str, ...] | None
     kept: tuple[str, str] | None
 
     @property
@@ -66,6 +68,7 @@ class Tables:
     archs: dict[str, dict[str, Any]]
     advisories: tuple[dict[str, Any], ...]
     compiles: dict[str, list[str]]
+    sources: tuple[dict[str, Any], ...]
 
 
 def read_tables() -> Tables:
@@ -84,6 +87,7 @@ def read_tables() -> Tables:
         archs={row["compute_capability"]: row for row in toml["gpus.toml"]["arch"]},
         advisories=tuple(toml["advisories.toml"]["advisory"]),
         compiles={row["cuda"]: row["sass"] for row in loads["toolkits.json"]},
+        sources=tuple(loads["source-releases.json"]),
     )
 
 
@@ -134,32 +138,39 @@ class Search:
         self.tables, self.case = tables, case
 
     def best(self) -> Found | None:
-        """The preferred combination: with a Python that is there, else with one to download."""
+        """The preferred combination: a wheel before a build, with a Python that is there before one to download."""
         wish = self.case.python
         if self.case.kept is not None:
-            return min(self.all(["3.12"] if admits(wish, "3.12.5") else []), key=lambda one: one.key, default=None)
-        there = [minor for minor in self.case.pythons if admits(wish, f"{minor}.5")]
-        every = [f"3.{number}" for number in range(8, 16)]
-        download = [minor for minor in every if any(admits(wish, f"{minor}.{patch}") for patch in (0, 99))]
-        for pythons in (there, [*there, *download]):
-            found = sorted(self.all(pythons), key=lambda one: one.key)
-            if found:
-                return found[0]
+            steps = [["3.12"] if admits(wish, "3.12.5") else []]
+        else:
+            there = [minor for minor in self.case.pythons if admits(wish, f"{minor}.5")]
+            every = [f"3.{number}" for number in range(8, 16)]
+            download = [minor for minor in every if any(admits(wish, f"{minor}.{patch}") for patch in (0, 99))]
+            steps = [there, [*there, *download]]
+        for compiled in self.ways():
+            for pythons in steps:
+                found = sorted(self.all(pythons, compiled), key=lambda one: one.key)
+                if found:
+                    return found[0]
         return None
+
+    def ways(self) -> tuple[bool, ...]:
+        """Whether it is compiled, the preferred first."""
+        return {"never": (False,), "always": (True,), "auto": (False, True)}[self.case.build]
 
     def find(
         self, python: str, torch: tuple[str, str, str | None], bitsandbytes: tuple[str, str, str, str | None]
     ) -> Found | None:
         """A combination by torch's version, source and index, and version, wheel, library and override."""
-        for one in self.all([python]):
+        for one in self.all([python], compiled=not bitsandbytes[1]):
             source = one.torch["source"] if self.case.kept is None else "existing"
             build = (one.torch["version"], source, one.torch.get("index"))
-            filename = "" if self.case.build else one.wheel["filename"]
+            filename = one.wheel["filename"] if bitsandbytes[1] else ""
             if (build, (one.wheel["version"], filename, one.library, one.override)) == (torch, bitsandbytes):
                 return one
         return None
 
-    def all(self, pythons: list[str]) -> Iterator[Found]:
+    def all(self, pythons: list[str], compiled: bool) -> Iterator[Found]:
         case = self.case
         if case.cuda and not (case.gpus and self.driver_knows_gpus()):
             return
@@ -168,7 +179,7 @@ class Search:
         if case.kept is not None:
             builds = [kept_row(row) for row in here if (row["version"], row["source"]) == case.kept][:1]
         wheels = [row for row in self.tables.wheels if (row["os"], row["machine"]) == (case.os, case.machine)]
-        wheels = self.releases() if case.build else [row for row in wheels if self.libc(row["libc_tag"])]
+        wheels = self.releases() if compiled else [row for row in wheels if self.libc(row["libc_tag"])]
         wheels = [row for row in wheels if admits(case.wheel, row["version"])]
         for build, wheel in itertools.product(builds, wheels):
             if not any(self.python_fits(minor, build, wheel) for minor in pythons):
@@ -176,14 +187,14 @@ class Search:
             if not self.requirement(build, wheel):
                 continue
             if case.cuda:
-                yield from self.compiled(build, wheel) if case.build else self.on_gpus(build, wheel)
-            elif not case.build:
+                yield from self.compiled(build, wheel) if compiled else self.on_gpus(build, wheel)
+            elif not compiled:
                 yield from self.on_cpu(build, wheel)
 
     def releases(self) -> list[dict[str, Any]]:
         """One row of each version that can be compiled, with the oldest architecture that it was published for."""
         rows: dict[str, dict[str, Any]] = {}
-        for row in self.tables.wheels:
+        for row in self.tables.wheels if self.case.os == "linux" else ():
             archs = [
                 name[3:].rstrip("af") for one in row["libraries"] if "_cuda" in one["name"] for name in one["sass"]
             ]
@@ -194,17 +205,28 @@ class Search:
         return [row for row in rows.values() if Version(row["version"]) >= Version("0.45") and row["oldest"] < 999]
 
     def compiled(self, build: dict[str, Any], release: dict[str, Any]) -> Iterator[Found]:
-        """A release compiled by the toolkit of torch's CUDA for these GPUs."""
+        """A release compiled for these GPUs by the toolkit of torch's CUDA, or by another one of its major."""
         cuda, case = build["cuda"], self.case
-        if cuda not in self.tables.compiles or not self.driver_runs(cuda):
+        if cuda is None or not self.driver_runs(cuda):
             return
+        had = [one for one in self.tables.compiles if case.toolkits is None or one in case.toolkits]
+        toolkits = [cuda] if cuda in had else []
+        if case.toolkits is not None and not toolkits:
+            toolkits = [one for one in had if one.split(".")[0] == cuda.split(".")[0]]
+        version = Version(release["version"])
+        known = [row for row in self.tables.sources if Version(row["version"]) <= version]
+        source = max(known, key=lambda row: Version(row["version"]))
         torch = [code(build["arch_list"], gpu, self.ptx_compiles(cuda)) for gpu in case.gpus]
-        plain = [name for name in self.tables.compiles[cuda] if name[-1].isdigit()]
-        own = [code(plain, gpu, False) for gpu in case.gpus]
         old = [gpu for gpu in case.gpus if int(gpu.replace(".", "")) < release["oldest"]]
-        name = f"libbitsandbytes_cuda{cuda.replace('.', '')}.{'dll' if case.os == 'windows' else 'so'}"
-        if not (None in torch or None in own or old or self.bad(build, release, name, None)):
-            yield Found(self.key(build, release, "ptx" in torch, False), build, release, name, None)
+        for toolkit in toolkits:
+            plain = [name for name in self.tables.compiles[toolkit] if name[-1].isdigit()]
+            own = [code(plain, gpu, False) for gpu in case.gpus]
+            name = f"libbitsandbytes_cuda{toolkit.replace('.', '')}.so"
+            override = toolkit.replace(".", "") if toolkit != cuda and version < Version("0.50") else None
+            takes = dotted(source["cuda_min"]) <= dotted(toolkit) < dotted(source["cuda_end"])
+            if takes and not (None in torch or None in own or old or self.bad(build, release, name, override)):
+                key = self.key(build, release, "ptx" in torch, override is not None)
+                yield Found(key, build, release, name, override)
 
     def driver_runs(self, cuda: str) -> bool:
         return dotted(self.case.driver) >= dotted(FAMILY_MIN[self.case.os][cuda.split(".")[0]])

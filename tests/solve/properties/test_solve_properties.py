@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.matrix.model import Matrix
-from bnbenv.solve.model import KEEP, Availability, Existing, Refusal, Request, Solution
+from bnbenv.solve.model import KEEP, Availability, Buildable, Existing, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
 DRIVERS = (
@@ -44,6 +44,8 @@ KEPT = (
     *(("2.6.0", "default-index"), ("2.9.1", "default-index"), ("2.13.0", "default-index"), ("2.15.0", "default-index")),
     *(("2.9.1+cu126", "pytorch-index"), ("2.5.1+cu118", "pytorch-index"), ("2.1.2", "default-index")),
 )
+ROWS = ("bitsandbytes", "torch", "drivers", "archs", "toolkits", "source_releases")
+TOOLKITS = (("11.8", "12.4", "13.1"), ("12.8",), ())
 PYTHON_WISHES = (">=3.10", "==3.9.*", "==3.12.*", ">=3.13", ">=3.10,<3.12")
 
 
@@ -61,7 +63,8 @@ class Case:
     wheel: str
     python: str
     backend: str
-    build: bool = False
+    build: str = "auto"
+    toolkits: tuple[str, ...] | None = None
     kept: tuple[str, str] | None = None
 
     @property
@@ -83,18 +86,19 @@ class Case:
     def request(self) -> Request:
         backend: Any = self.backend
         torch = self.torch if self.kept is None else KEEP
-        build: Any = "always" if self.build else "auto"
+        build: Any = self.build
         return Request(torch=torch, bitsandbytes=self.wheel, python=self.python, backend=backend, build=build)
 
     def availability(self, matrix: Matrix) -> Availability:
         """The torch that is kept is a row of the matrix as if it were there."""
+        builds = None if self.toolkits is None else Buildable(dict.fromkeys(self.toolkits, ""))
         here = (self.kept, self.os, self.machine)
         for row in matrix.torch:
             if ((row.version, row.source), row.os, row.machine) == here:
                 changes: dict[str, Any] = {"source": "existing", "pythons": ("cp312",), "path": "there"}
                 row = msgspec.structs.replace(row, **changes, index=None, libc_tag=None, requires_python=None)
-                return Availability(existing=Existing(row, "3.12.5"))
-        return Availability()
+                return Availability(existing=Existing(row, "3.12.5"), builds=builds)
+        return Availability(builds=builds)
 
     @property
     def cuda(self) -> bool:
@@ -106,36 +110,57 @@ def some(values: tuple[str, ...], first: int) -> st.SearchStrategy[str]:
     return st.one_of(st.just(values[first]), st.sampled_from(values))
 
 
-CASES = st.builds(
-    Case,
-    os=st.sampled_from(("linux", "linux", "windows")),
-    machine=st.just("x86_64"),
-    glibc=st.sampled_from(("2.17", "2.24", "2.27", "2.28", "2.31", "2.34", "2.36", "2.39")),
-    driver=st.sampled_from(DRIVERS),
-    gpus=st.lists(st.sampled_from(CAPABILITIES), max_size=3).map(tuple),
-    pythons=st.sets(st.sampled_from(("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")), max_size=3).map(
-        lambda found: tuple(sorted(found))
-    ),
-    torch=some(TORCH_WISHES, 0),
-    wheel=some(WHEEL_WISHES, 0),
-    python=some(PYTHON_WISHES, 0),
-    backend=some(("auto", "cpu", "cuda"), 0),
-    build=st.sampled_from((False, False, True)),
-    kept=st.one_of(st.none(), st.none(), st.sampled_from(KEPT)),
-) | st.builds(
-    Case,
-    os=st.just("linux"),
-    machine=st.just("aarch64"),
-    glibc=st.sampled_from(("2.27", "2.28", "2.35", "2.39")),
-    driver=st.sampled_from(DRIVERS[7:]),
-    gpus=st.lists(st.sampled_from(("7.5", "8.0", "8.7", "9.0", "10.3", "11.0", "12.1")), max_size=2).map(tuple),
-    pythons=st.just(("3.10", "3.12")),
-    torch=some(TORCH_WISHES, 0),
-    wheel=some(WHEEL_WISHES, 0),
-    python=st.just(">=3.10"),
-    backend=some(("auto", "cpu", "cuda"), 0),
-    build=st.sampled_from((False, False, True)),
-    kept=st.one_of(st.none(), st.none(), st.sampled_from(KEPT)),
+CASES = (
+    st.builds(
+        Case,
+        os=st.sampled_from(("linux", "linux", "windows")),
+        machine=st.just("x86_64"),
+        glibc=st.sampled_from(("2.17", "2.24", "2.27", "2.28", "2.31", "2.34", "2.36", "2.39")),
+        driver=st.sampled_from(DRIVERS),
+        gpus=st.lists(st.sampled_from(CAPABILITIES), max_size=3).map(tuple),
+        pythons=st.sets(st.sampled_from(("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")), max_size=3).map(
+            lambda found: tuple(sorted(found))
+        ),
+        torch=some(TORCH_WISHES, 0),
+        wheel=some(WHEEL_WISHES, 0),
+        python=some(PYTHON_WISHES, 0),
+        backend=some(("auto", "cpu", "cuda"), 0),
+        build=st.sampled_from(("auto", "auto", "always", "never")),
+        toolkits=st.one_of(st.none(), st.sampled_from(TOOLKITS)),
+        kept=st.one_of(st.none(), st.none(), st.sampled_from(KEPT)),
+    )
+    | st.builds(
+        Case,
+        os=st.just("linux"),
+        machine=st.just("aarch64"),
+        glibc=st.sampled_from(("2.27", "2.28", "2.35", "2.39")),
+        driver=st.sampled_from(DRIVERS[7:]),
+        gpus=st.lists(st.sampled_from(("7.5", "8.0", "8.7", "9.0", "10.3", "11.0", "12.1")), max_size=2).map(tuple),
+        pythons=st.just(("3.10", "3.12")),
+        torch=some(TORCH_WISHES, 0),
+        wheel=some(WHEEL_WISHES, 0),
+        python=st.just(">=3.10"),
+        backend=some(("auto", "cpu", "cuda"), 0),
+        build=st.sampled_from(("auto", "auto", "always", "never")),
+        toolkits=st.one_of(st.none(), st.sampled_from(TOOLKITS)),
+        kept=st.one_of(st.none(), st.none(), st.sampled_from(KEPT)),
+    )
+    | st.builds(  # where a build is likely
+        Case,
+        os=st.just("linux"),
+        machine=st.just("x86_64"),
+        glibc=st.sampled_from(("2.39", "2.17")),
+        driver=st.sampled_from(("580.65.06", "570.133.20")),
+        gpus=st.lists(st.sampled_from(("5.2", "6.1", "7.0", "8.7", "9.0", "12.0")), min_size=1, max_size=2).map(tuple),
+        pythons=st.just(("3.12",)),
+        torch=some(("*", ">=2.4,<2.8", "==2.10.*", "==2.6.0+cu126"), 0),
+        wheel=some(("*", "==0.46.0", "==0.49.2", ">=0.50"), 0),
+        python=st.just(">=3.10"),
+        backend=st.just("auto"),
+        build=st.sampled_from(("auto", "always")),
+        toolkits=st.one_of(st.none(), st.sampled_from(TOOLKITS)),
+        kept=st.one_of(st.none(), st.sampled_from(KEPT)),
+    )
 )
 
 
@@ -156,7 +181,8 @@ def test_the_answer_is_that_of_an_exhaustive_search(case: Case, shipped: Matrix,
     assert isinstance(answer, Solution), answer
     assert answer.backend == ("cuda" if case.cuda else "cpu")
     choice = answer.choice
-    assert choice.bitsandbytes.source == ("build" if case.build else "wheel")
+    assert case.build == "auto" or choice.bitsandbytes.source == ("build" if case.build == "always" else "wheel")
+    assert (choice.bitsandbytes.filename == "") == (choice.bitsandbytes.source == "build")
     assert (choice.torch.source == "existing") == (case.kept is not None)
     torch = (choice.torch.version, choice.torch.source, choice.torch.index)
     override = choice.environment.get("BNB_CUDA_VERSION")
@@ -190,6 +216,9 @@ def restricted(case: Case) -> Iterator[Case]:
             yield replace(case, **changed)
     if case.backend == "auto":
         yield replace(case, backend="cuda")
+    if case.build == "auto":
+        yield replace(case, build="never")
+        yield replace(case, build="always")
     if case.gpus:
         yield replace(case, gpus=(*case.gpus, "8.0"))
     yield replace(case, glibc="2.17")
@@ -242,7 +271,7 @@ def test_a_wish_in_the_conflict_can_be_given_up(case: Case, shipped: Matrix) -> 
 @given(case=CASES, seed=st.integers(0, 1 << 30))
 def test_the_order_of_the_rows_changes_nothing(case: Case, seed: int, shipped: Matrix) -> None:
     """Neither the choice nor the words of a refusal: whoever asks the same again is told the same."""
-    shuffled = {name: list(getattr(shipped, name)) for name in ("bitsandbytes", "torch", "drivers", "archs")}
+    shuffled = {name: list(getattr(shipped, name)) for name in ROWS}
     for rows in shuffled.values():
         random.Random(seed).shuffle(rows)
     other = msgspec.structs.replace(shipped, **{name: tuple(rows) for name, rows in shuffled.items()})
@@ -251,14 +280,15 @@ def test_the_order_of_the_rows_changes_nothing(case: Case, seed: int, shipped: M
 
 
 def pairs(words: tuple[str, ...]) -> dict[str, str]:
-    plain = [word for word in words if word != "--build"]
+    plain = [word for word in words if word not in ("--build", "--no-build")]
     return dict(zip(plain[::2], plain[1::2], strict=True))
 
 
 def request_of(words: tuple[str, ...]) -> Request:
     """Options of ``bnbenv solve`` as a request."""
     names = {"--torch": "torch", "--bitsandbytes": "bitsandbytes", "--python": "python", "--backend": "backend"}
-    changes: dict[str, Any] = {"build": "always"} if "--build" in words else {}
+    build = "always" if "--build" in words else "never" if "--no-build" in words else "auto"
+    changes: dict[str, Any] = {"build": build}
     for name, value in pairs(words).items():
         if name == "--gpus":
             changes["gpus"] = tuple(value.split(","))

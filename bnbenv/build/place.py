@@ -132,7 +132,7 @@ def _split_sha256(source: str) -> tuple[str, str | None]:
 def _local(plain: str) -> Path:
     if not plain.lower().startswith("file:"):
         return expand(plain)
-    match = re.fullmatch(r"file:(?://(?:localhost)?)?(/[^?#]*)", plain, re.IGNORECASE)
+    match = re.fullmatch(r"file:(?://(?:localhost)?)?(/(?!/)[^?#]*)", plain, re.IGNORECASE)
     if match is None:
         message = f'"{strip_credentials(plain)[:200]}" names no file of this machine'
         raise UsageError("bad-source", message, "Such an address begins with file:///.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from bnbenv.solve.model import KEEP, Request, Solution
 
@@ -58,18 +57,3 @@ def line(words: Iterable[str]) -> str:
 
 def _quoted(word: str) -> str:
     return f"'{word}'" if set(word) & set("<>*!= ~") else word
-
-
-def by_hand(choice: Mapping[str, Any], archs: Iterable[str]) -> list[str]:
-    """The commands that compile a choice with ``source`` build, in a checkout of that release's tag.
-
-    ``archs`` are the targets, such as ``sm_70``. From upstream's CMakeLists.txt and setup.py.
-    """
-    numbers = dict.fromkeys(arch.removeprefix("sm_") for arch in archs)
-    capability = ";".join(sorted(numbers, key=int))
-    return [
-        f"git checkout {choice['bitsandbytes']['version']}",
-        f'cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY="{capability}" -S . -B build',
-        "cmake --build build --config Release",
-        "BNB_SKIP_CMAKE=1 python -m pip install --no-deps .",
-    ]

@@ -42,7 +42,7 @@ def resolve(place: Repository, ref: str | None, git: Git, store: Store, ports: P
     except (SourceUnreachable, Failed) as error:
         if error.code not in ("source-unreachable", "access-refused", "no-git"):
             raise
-        return _known(place, ref, store, ports, "it cannot be asked now", error)
+        return _known(place, ref, store, ports, error.message, error)
     return _among(refs, ref, place, store)
 
 

@@ -13,13 +13,13 @@ from bnbenv.errors import UsageError
 from bnbenv.matrix.cmakelists import read_cmakelists
 
 PACKAGE = "bitsandbytes"
-LARGEST = 1 << 20  # bytes of a text that is looked at
+LARGEST = 1 << 18  # bytes of a text that is looked at
 
 # The text of a file of the tree, by its name; None where there is none.
 Read = Callable[[str], str | None]
 
 _ASSIGNED = r"^{name}\s*(?::\s*[\w.\[\]]+\s*)?=\s*[\"']([^\"'\n]{{1,80}})[\"']"
-_IN_SETUP = re.compile(r"(?:^|[(,{])\s*[\"']?version[\"']?\s*[=:]\s*[\"']([^\"'\n]{1,80})[\"']", re.MULTILINE)
+_IN_SETUP = re.compile(r"(?<![\w.])[\"']?version[\"']?\s{0,8}[=:]\s{0,8}[\"']([^\"'\n]{1,80})[\"']")
 _STEP = "Name a checkout of bitsandbytes' repository, a mirror of it, or a tarball of one of its tags."
 
 

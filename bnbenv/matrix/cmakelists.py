@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# A quoted argument is kept whole: a hash in it begins no comment.
-_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|#\[(=*)\[.*?\]\2\]|#[^\n]*', re.DOTALL)
+# A quoted argument is kept whole: a hash in it begins no comment. What is never closed reaches to the end, so that a
+# text of any kind is read in linear time.
+_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*(?:"|\\?\Z))|#\[(=*)\[(?:.*?\]\2\]|.*)|#[^\n]*', re.DOTALL)
 _CMAKE = re.compile(
-    r"^\s*cmake_minimum_required\s*\(\s*VERSION\s+([0-9]+(?:\.[0-9]+){0,3})", re.IGNORECASE | re.MULTILINE
+    r"^[ \t]*cmake_minimum_required\s*\(\s*VERSION\s+([0-9]+(?:\.[0-9]+){0,3})", re.IGNORECASE | re.MULTILINE
 )
-_PROJECT = re.compile(r"^\s*project\s*\(\s*\"?([\w.-]+)", re.IGNORECASE | re.MULTILINE)
+_PROJECT = re.compile(r"^[ \t]*project\s*\(\s*\"?([\w.-]+)", re.IGNORECASE | re.MULTILINE)
 # if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS "11.8")
 #     message(FATAL_ERROR "CUDA Version < 11.8 is not supported")
 _REFUSES = re.compile(

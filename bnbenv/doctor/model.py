@@ -289,7 +289,10 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text says of the machine that it comes from; null where it says nothing. ``os`` as in the facts."""
+    """What a text says of the machine that it comes from; null where it says nothing. ``os`` as in the facts.
+
+    ``compiling``: what is known about the first error of a build, as a sentence on what to do.
+    """
 
     os: str | None = None
     python: str | None = None
@@ -304,6 +307,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True):
     override: str | None = None
     memory_wanted: int | None = None
     memory_total: int | None = None
+    compiling: str | None = None
 
 
 class TextDiagnosis(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,6 +30,7 @@ from bnbenv.doctor.model import (
     Target,
     Torch,
 )
+from bnbenv.doctor.text import diagnose
 from bnbenv.facts.model import Driver, Gpu, HostFacts, Libc, Platform
 from bnbenv.matrix.load import load_matrix
 
@@ -209,6 +212,30 @@ def test_what_bnbenv_compiled_is_as_good_as_a_published_wheel_and_is_made_again_
     ):
         other = environment(torch=torch, cuda=cuda, bitsandbytes=version)
         assert not decide(other, None, load_matrix()).stays, version
+
+
+@pytest.mark.parametrize(
+    ("printed", "known", "command"),
+    [
+        ("nvcc-host-compiler", "This CUDA takes GNU compilers up to version 15: install an older one", "bnbenv build"),
+        ("nvcc-without-cublas", "The CUDA toolkit is not whole", "bnbenv build"),
+        ("nvcc-no-memory", "The compiler ran out of memory", "bnbenv build"),
+        ("nvcc-architecture", "This CUDA does not compile for that architecture", "bnbenv build"),
+        ("cmake-without-cuda", "", "bnbenv build"),
+        ("ninja-kernel-error", "", "bnbenv solve"),
+    ],
+)
+def test_a_build_that_failed_is_told_by_its_first_error_and_what_compiles_without_a_toolkit(
+    printed: str, known: str, command: str
+) -> None:
+    text = (Path(__file__).parent / "printed" / f"{printed}.txt").read_bytes()
+    found = diagnose(io.BytesIO(text))
+    fix = prescribe(found.seen[0].code, found.seen[0].cause, None, found.said, None)
+    assert (found.said.compiling or "").startswith(known)
+    assert any(step.startswith(known) for step in fix.steps)
+    assert not any("it is then taken" in step for step in fix.steps), "that is what bnbenv build does"
+    assert fix.command == command
+    assert any("bnbenv build" in step for step in fix.steps)
 
 
 def test_memory_limits_are_of_this_machine_and_the_code_can_be_pasted() -> None:

@@ -60,6 +60,7 @@ def host_compiler(patient: Patient) -> Treatment:
     """nvcc refuses the C++ compiler."""
     return told(
         "Compile with an older C++ compiler beside the new one; the message names the newest that this CUDA takes.",
+        _known(patient),
         _ITSELF,
         "By hand, on Debian and Ubuntu: apt-get install g++-12, then CUDAHOSTCXX=g++-12 (CMake), or nvcc -ccbin g++-12",
         "Not -allow-unsupported-compiler: what it lets through may compute wrongly.",
@@ -71,6 +72,7 @@ def architecture(patient: Patient) -> Treatment:
     """nvcc does not know the GPU."""
     return told(
         "Compile with a CUDA release that knows this GPU, and take a torch of that release.",
+        _known(patient),
         _ITSELF,
         "CUDA 12.8 is the first for Blackwell (sm_100, sm_120); 12.9 the last for Maxwell, Pascal and Volta.",
         "The torch beside it has to be of that CUDA major: bnbenv solve names one.",
@@ -82,6 +84,7 @@ def compiler_killed(patient: Patient) -> Treatment:
     """Too little memory for the compilers."""
     return told(
         "Compile with fewer jobs at once: one takes up to 3 GB.",
+        _known(patient),
         "bnbenv build counts the memory that is free, and the container's limit, before it says how many.",
         "By hand: cmake --build build -j 1, or MAX_JOBS=1 pip install ... (extensions of torch)",
         "In a container the limit counts, not the machine's memory: docker run --memory",
@@ -93,6 +96,7 @@ def no_toolkit(patient: Patient) -> Treatment:
     """No CUDA toolkit, or half of one."""
     return told(
         "Take a version that has a wheel: then nothing is compiled. bnbenv solve names it.",
+        _known(patient),
         _ITSELF,
         "Another package: install the toolkit of torch's own CUDA (cuda-toolkit-12-8 and the like, from NVIDIA's "
         "repository) and set CUDA_HOME to it.",
@@ -105,12 +109,18 @@ def failed_build(patient: Patient) -> Treatment:
     """Something had to be compiled and could not."""
     return told(
         "Take a version that has a wheel: then nothing is compiled. bnbenv solve names it.",
+        _known(patient),
         _ITSELF,
         "Another package: a compiler (apt-get install build-essential cmake), and the nvcc of torch's own CUDA.",
         "The first error in the build's output counts, not the last line.",
         "python -m pip install --only-binary=:all: PACKAGE refuses to compile, and says what there is.",
         command="bnbenv solve",
     )
+
+
+def _known(patient: Patient) -> str:
+    """What is known about the first error; what ``bnbenv build`` does by itself, other builds have to be told."""
+    return (patient.said.compiling or "").replace(", it is then taken", "")
 
 
 def _build(patient: Patient) -> str:

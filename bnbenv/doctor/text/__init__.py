@@ -29,9 +29,18 @@ def diagnose(stream: BinaryIO) -> TextDiagnosis:
     reading = read(stream)
     forms = views(reading.parts)
     found = hits(forms)
+    spoken = said(forms)
+    if any(hit.signature.code.startswith("build-") for hit in found):
+        from msgspec.structs import replace
+
+        from bnbenv.build.failed import first_failure
+
+        lines = (line.text.decode("utf-8", "replace") for part in reading.parts for line in part)
+        failure = first_failure("\n".join(lines))
+        spoken = replace(spoken, compiling=failure.next_step or None) if failure is not None else spoken
     return TextDiagnosis(
         seen=judge(forms, found),
-        said=said(forms),
+        said=spoken,
         harmless=tuple(hit.signature.title for hit in found if hit.signature.role == "harmless"),
         read=reading.read,
         skipped=reading.skipped,

@@ -76,6 +76,9 @@ FOUND: list[tuple[str, str, bytes, bool]] = [
         REFUSED,
     ),
     ("an architecture of 5000 digits", "toolkit-texts", b"'sm_" + NINES + b"','compute_75'", REFUSED),
+    ("a tag of 5000 digits", "git-refs", b"a" * 40 + b"\trefs/tags/0." + NINES, READ),
+    ("the address of a file on no host", "source-names", b"file://]/x", REFUSED),
+    ("lines without end before a project", "source-trees", b"\n" * 200_000, READ),
 ]
 
 

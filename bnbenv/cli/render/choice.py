@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 from bnbenv.cli.render.text import describe, listed, wrap
-from bnbenv.matrix.native import library_cuda
 
 _FEW = 4  # of what was passed over, unless all is asked for; the most telling stand first
 
@@ -31,6 +30,8 @@ def details(solution: dict[str, Any]) -> list[str]:
 
 def compiled_for(solution: dict[str, Any]) -> tuple[str, list[str]]:
     """The CUDA release of the compiler of a source build, and the architectures that it is for, the lowest first."""
+    from bnbenv.matrix.native import library_cuda  # not for a sync with nothing to do
+
     archs = {cover["bitsandbytes"].removeprefix("sass ") for cover in solution["covers"]}
     cuda = library_cuda(solution["choice"]["bitsandbytes"]["library"]) or solution["choice"]["torch"]["cuda"]
     return cuda, sorted(archs, key=lambda arch: (len(arch), arch))

@@ -2,7 +2,7 @@
 """Speed, memory and disk of what people wait for, as ratios measured in one run, with bytecode cached.
 
 usage: .test-env/bin/python scripts/bench.py [--rounds N] [--hosts N] [--log-megabytes N] [--keep DIR] [--json FILE]
-                                             [--enforce]
+                                             [--builds] [--enforce]
 
 It makes a project in a temporary folder (beside uv's cache, so that files can be linked), syncs it once, and then
 measures by turns, so that a slow minute of the machine falls on both sides of a ratio. The figures are medians. "CPU"
@@ -28,6 +28,7 @@ from typing import Any
 from bench_run import REPO, Bench, Cold, Cost, busy, by_turns, disk, many, training_log, uv, uv_sources
 
 MANY = (1, 10, 50)  # environments in one project
+UPSTREAM_REF = "0.50.1"
 EXIT_REFUSED = 4
 EXIT_FOUND = 3
 
@@ -239,6 +240,33 @@ def growth(bench: Bench) -> Iterator[Row]:
         shutil.rmtree(folder)
 
 
+def compiling(bench: Bench) -> Iterator[Row]:
+    """Source builds with CUDA 13.0: of the small tree of the tests, or of upstream's if a source is given."""
+    upstream = os.environ.get("BNBENV_TEST_BNB_SOURCE")
+    source = ("--source", upstream, "--ref", UPSTREAM_REF) if upstream else ("--source", str(REPO / "tests/build/tree"))
+    name = f"bitsandbytes {UPSTREAM_REF}" if upstream else "a small tree"
+    builds, cold = bench.folder / "home" / "builds", bench.folder / "cold-cache"
+
+    def build(*archs: str, **changes: str) -> Cost:
+        words = [word for arch in archs for word in ("--arch", arch)]
+        return bench.run(*bench.bnbenv, "build", *source, "--cuda", "13.0", *words, changes=changes)
+
+    def anew(*archs: str) -> Cost:
+        shutil.rmtree(builds / "wheels", ignore_errors=True)
+        return build(*archs)
+
+    shutil.rmtree(builds, ignore_errors=True)
+    first = build("9.0", UV_CACHE_DIR=str(cold))
+    shutil.rmtree(cold)
+    yield Row(f"build, {name}, nothing in any cache", first.seconds, "s", 180, remark="compiler and all")
+    times = 1 if upstream else min(3, bench.rounds)
+    one, three = by_turns(times, lambda: anew("9.0"), lambda: anew("8.0", "9.0", "12.0"))
+    yield Row(f"build, {name}, one architecture", one.seconds, "s", 90 if upstream else None, cpu_ms=one.cpu * 1000)
+    yield ratio("build, three architectures / one", three, one, 3)
+    (again,) = by_turns(bench.rounds, lambda: build("8.0", "9.0", "12.0"))
+    yield row("build, the second time", again, 2000)
+
+
 def shown(row: Row) -> str:
     """One line: what, how much, the limit, and what else there is to say."""
     digits = 0 if row.value >= 20 else 1 if row.value >= 1 else 2
@@ -264,6 +292,7 @@ def main() -> int:
     parser.add_argument("--log-megabytes", type=int, default=100, help="the log that the doctor reads (default: 100)")
     parser.add_argument("--keep", metavar="DIR", help="use and keep this folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures into a file, too")
+    parser.add_argument("--builds", action="store_true", help="measure source builds alone (loads 1.2 GB)")
     parser.add_argument("--enforce", action="store_true", help="exit 1 if a limit is missed")
     args = parser.parse_args()
     folder = Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve()
@@ -275,8 +304,10 @@ def main() -> int:
     rows: list[Row] = []
     try:
         (bench.project / "bnbenv.toml").touch()
-        bench.tool("sync")()
-        for part in (quick_commands, diagnosing, guarding, solving, reading, growth, syncing):
+        if not args.builds:
+            bench.tool("sync")()
+        parts = (quick_commands, diagnosing, guarding, solving, reading, growth, syncing)
+        for part in (compiling,) if args.builds else parts:
             for one in part(bench):
                 rows.append(one)
                 print(shown(one), flush=True)

@@ -4,8 +4,9 @@
     python scripts/derive_sources.py --git CLONE
 
 CLONE is a clone of upstream's repository with its tags. Of each release from 0.43.0 on, the first that CMake compiles,
-CMakeLists.txt and pyproject.toml are read at its tag. Known rows are kept, and so is the day on which they were read;
-one whose tag names another commit now is read anew and told. Exits 1 where a tag could not be read.
+CMakeLists.txt, pyproject.toml and the compute capabilities that csrc/common.cuh names are read at its tag. Known rows
+are kept, and so is the day on which they were read; one whose tag names another commit now is read anew and told. Exits
+1 where a tag could not be read.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from bnbenv.paths import write_atomically
 from bnbenv.process import Command, SystemRunner
 
 FIRST = Version("0.43.0")
+KERNELS = "csrc/common.cuh"
 MATRICES = Path(__file__).resolve().parent.parent / "matrices"
 _TAG = re.compile(r"[0-9]+(?:\.[0-9]+)+(?:\.?post[0-9]+)?")
+_CAPABILITY = re.compile(r"^#define\s+BNB_CC_\w+\s+([0-9]{2,3})0\s*$", re.MULTILINE)
 
 
 class Clone:
@@ -65,6 +68,9 @@ class Clone:
     def read(self, commit: str, path: str) -> str:
         return self.ask("show", f"{commit}:{path}")
 
+    def has(self, commit: str, path: str) -> bool:
+        return bool(self.ask("ls-tree", "--name-only", commit, "--", path))
+
 
 def measure(clone: Clone, tag: str, version: Version, upstream: str) -> SourceTag:
     """One row. Raises BnbenvError."""
@@ -74,6 +80,9 @@ def measure(clone: Clone, tag: str, version: Version, upstream: str) -> SourceTa
         raise Failed("bad-source", f"the CMakeLists.txt of {tag} is not bitsandbytes' as it was until now")
     if not (said.cuda_min and said.cuda_end and said.cmake):
         raise Failed("bad-source", f"the CMakeLists.txt of {tag} does not say which CUDA and CMake it takes: {said}")
+    kernels = clone.read(commit, KERNELS) if clone.has(commit, KERNELS) else ""
+    named = [int(number) for number in _CAPABILITY.findall(kernels)]
+    files = f"CMakeLists.txt, pyproject.toml and {KERNELS}" if kernels else "CMakeLists.txt and pyproject.toml"
     project: dict[str, Any] = read_toml(clone.read(commit, "pyproject.toml"), "pyproject.toml").get("project", {})
     return SourceTag(
         version=str(version),
@@ -82,10 +91,11 @@ def measure(clone: Clone, tag: str, version: Version, upstream: str) -> SourceTa
         cuda_min=said.cuda_min,
         cuda_end=said.cuda_end,
         cmake=said.cmake,
+        sass_min=f"sm_{min(named)}" if named else None,
         requires_python=project.get("requires-python"),
         evidence=Evidence(
             "measured",
-            f"{upstream} CMakeLists.txt and pyproject.toml at {tag}, commit {commit}",
+            f"{upstream} {files} at {tag}, commit {commit}",
             datetime.now(timezone.utc).date().isoformat(),
         ),
     )
@@ -108,7 +118,9 @@ def derive(clone: Clone, path: Path) -> int:
             continue
         if known is not None and msgspec.structs.replace(row, evidence=known.evidence) == known:
             continue
-        print(f"{'changed' if known else 'added':<8} {tag}: CUDA {row.cuda_min} to before {row.cuda_end}", flush=True)
+        print(
+            f"{'changed' if known else 'added':<8} {tag}: CUDA {row.cuda_min} to before {row.cuda_end}, {row.sass_min}"
+        )
         rows[tag] = row
     write(path, rows)
     return failures

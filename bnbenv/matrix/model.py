@@ -159,8 +159,9 @@ class SourceTag(msgspec.Struct, frozen=True, kw_only=True):
     """One release of bitsandbytes in upstream's repository, and what its own files say of compiling it.
 
     ``tag`` names ``commit``. ``cuda_min`` is the oldest CUDA that its CMakeLists.txt takes (``11.8``), ``cuda_end`` the
-    first that is too new for it (``14.0``), ``cmake`` the oldest CMake; ``requires_python`` is that of its
-    pyproject.toml, null where it names none.
+    first that is too new for it (``14.0``), ``cmake`` the oldest CMake; ``sass_min`` the oldest target that its kernels
+    know (``sm_50``), null where they name none; ``requires_python`` is that of its pyproject.toml, null where it names
+    none.
     """
 
     version: str
@@ -169,6 +170,7 @@ class SourceTag(msgspec.Struct, frozen=True, kw_only=True):
     cuda_min: str
     cuda_end: str
     cmake: str
+    sass_min: str | None
     requires_python: str | None
     evidence: Evidence
 

@@ -3,7 +3,7 @@
 Upstream's ``cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY=...`` names the library after its compiler's CUDA, which
 the loader takes where that is torch's own; one of another release of the same major by its rules, or with an override.
 What a compiler can do is known from the matrix' toolkits; which CUDA a release takes, from its CMakeLists.txt; what it
-can be compiled for, from the oldest architecture in any library that was published of it.
+can be compiled for, from the oldest architecture that its kernels name, else from what was published of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FIRST = public("0.45.0")
 class SourceRelease(BitsandbytesWheel, frozen=True, kw_only=True):
     """The source of a release. It has no libraries yet.
 
-    ``oldest`` is the lowest compute capability published of it; ``tag`` what was read in its source, or in that of the
+    ``oldest`` is the lowest compute capability that it is for; ``tag`` what was read in its source, or in that of the
     newest release before it of which that is known.
     """
 
@@ -73,7 +73,8 @@ def _capabilities(wheel: BitsandbytesWheel) -> list[tuple[int, int]]:
 def _release(
     row: BitsandbytesWheel, system: str, machine: str, oldest: tuple[int, int], tag: SourceTag
 ) -> SourceRelease:
-    evidence = tag.evidence
+    """``oldest`` is the lowest compute capability published of it."""
+    evidence, named = tag.evidence, target(tag.sass_min or "")
     if tag.version != row.version:
         said = f"the source of bitsandbytes {row.version}, taken to be as that of {tag.version}: {evidence.source}"
         evidence = Evidence("declared", said, evidence.date)
@@ -89,7 +90,7 @@ def _release(
         requires_dist=row.requires_dist,
         libraries=(),
         evidence=evidence,
-        oldest=oldest,
+        oldest=(named.major, named.minor) if named else oldest,
         tag=tag,
     )
 

@@ -185,6 +185,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (first("source_releases", requires_python=">=3.9"), "source 0.50.1 is for Python >=3.9, its wheels for >=3.10"),
     (first("source_releases", cuda_end="14"), "source 0.50.1: 11.8 to 14 is no range"),
     (first("source_releases", cuda_min="14.0"), "source 0.50.1 compiles with no toolkit"),
+    (first("source_releases", sass_min="sm_75"), "source 0.50.1 is for sm_75 and newer, a wheel of it has sm_60"),
     (first("source_releases", evidence=Evidence("measured", "a file", "today")), "source 0.50.1: the date of its"),
     (first("toolkits", evidence=Evidence("measured", "a file", "2026-11-21")), "toolkit 13.5: measured, but"),
     (table("families", repeat), "the family bitsandbytes stands 2 times"),

@@ -35,11 +35,17 @@ def row(version: str) -> SourceTag:
 
 
 @pytest.mark.parametrize(
-    ("version", "cuda_min", "cuda_end"),
-    [("0.43.0", "11.0", "13.0"), ("0.47.0", "11.4", "13.0"), ("0.48.0", "11.8", "14.0"), ("0.50.1", "11.8", "14.0")],
+    ("version", "cuda_min", "cuda_end", "sass_min"),
+    [
+        ("0.43.0", "11.0", "13.0", None),
+        ("0.47.0", "11.4", "13.0", "sm_50"),
+        ("0.48.2", "11.8", "14.0", "sm_50"),  # its wheels have sm_60 and newer, its kernels still compile for Maxwell
+        ("0.50.1", "11.8", "14.0", "sm_60"),
+    ],
 )
-def test_which_cuda_compiles_a_release(version: str, cuda_min: str, cuda_end: str) -> None:
-    assert (row(version).cuda_min, row(version).cuda_end) == (cuda_min, cuda_end)
+def test_which_cuda_compiles_a_release(version: str, cuda_min: str, cuda_end: str, sass_min: str | None) -> None:
+    found = row(version)
+    assert (found.cuda_min, found.cuda_end, found.sass_min) == (cuda_min, cuda_end, sass_min)
 
 
 @pytest.fixture
@@ -55,7 +61,12 @@ def clone(tmp_path: Path):
 
     git("init", "--quiet")
 
-    def tagged(tag: str, cmakelists: str, pyproject: str = '[project]\nrequires-python = ">=3.10"\n') -> Path:
+    def tagged(
+        tag: str, cmakelists: str, pyproject: str = '[project]\nrequires-python = ">=3.10"\n', kernels: str = ""
+    ) -> Path:
+        if kernels:
+            (folder / "csrc").mkdir(exist_ok=True)
+            (folder / "csrc" / "common.cuh").write_text(kernels)
         (folder / "CMakeLists.txt").write_text(cmakelists)
         (folder / "pyproject.toml").write_text(pyproject)
         git("add", ".")
@@ -76,18 +87,20 @@ def test_the_tags_are_read_and_known_rows_kept(clone, tmp_path: Path) -> None:
     clone("continuous-release_main", "nothing that counts")
     clone("0.50.0rc1", "nothing that counts")
     clone("0.49.0", CMAKELISTS.replace("14.0", "13.0"), "")
-    folder = clone("0.50.0", CMAKELISTS)
+    folder = clone("0.50.0", CMAKELISTS, kernels="#define BNB_CC_PASCAL 600\n#define BNB_CC_AMPERE 800\n")
     done = derive(folder, tmp_path)
-    assert done.stdout == "added    0.50.0: CUDA 11.8 to before 14.0\nadded    0.49.0: CUDA 11.8 to before 13.0\n"
+    assert done.stdout == (
+        "added    0.50.0: CUDA 11.8 to before 14.0, sm_60\nadded    0.49.0: CUDA 11.8 to before 13.0, None\n"
+    )
     rows = msgspec.json.decode((tmp_path / "source-releases.json").read_bytes(), type=SourceTable).rows
-    assert [(one.tag, one.cmake, one.requires_python) for one in rows] == [
-        ("0.50.0", "3.22.1", ">=3.10"),
-        ("0.49.0", "3.22.1", None),
+    assert [(one.tag, one.cmake, one.requires_python, one.sass_min) for one in rows] == [
+        ("0.50.0", "3.22.1", ">=3.10", "sm_60"),
+        ("0.49.0", "3.22.1", None, None),
     ]
     assert all(one.commit in one.evidence.source for one in rows)
     clone("0.49.0", CMAKELISTS.replace("3.22.1", "3.30"), "")
     again = derive(folder, tmp_path)
-    assert (again.returncode, again.stdout) == (0, "changed  0.49.0: CUDA 11.8 to before 14.0\n"), again.stderr
+    assert (again.returncode, again.stdout) == (0, "changed  0.49.0: CUDA 11.8 to before 14.0, sm_60\n"), again.stderr
 
 
 def test_a_file_of_another_shape_is_no_row(clone, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def build_ports(
         runner=runner,
         sysroot=Sysroot.from_environment(environ),
         packages=UvPackages(runner, sources, cwd, told, link_mode=mode if mode == "copy" else "hardlink"),
-        home=data_home(environ) / "builds",
+        home=(data_home(environ) / "builds").absolute(),
         progress=told,
         offline=sources.offline,
     )

@@ -368,6 +368,7 @@ def test_a_disk_that_is_full(ports: Ports, made: Made, matrix: Matrix) -> None:
         subprocess.run(["umount", "-l", work], check=False)
 
 
+@pytest.mark.timeout(1800)  # a minute of work on two free cores
 def test_upstream(own: Callable[..., Ports], matrix: Matrix) -> None:
     source = os.environ.get("BNBENV_TEST_BNB_SOURCE")
     if not source:

@@ -69,6 +69,12 @@ def ratio(what: str, one: Cost, other: Cost, limit: float | None, at_least: bool
     return Row(what, one.seconds / other.seconds, "x", limit, judged, at_least)
 
 
+def long(what: str, cost: Cost, limit: float | None, remark: str = "") -> Row:
+    """A line about what takes many seconds, most of them on all processors. What others use of them is left out."""
+    judged = cost.cpu if limit is not None and busy() else None
+    return Row(what, cost.seconds, "s", limit, judged, cpu_ms=cost.cpu * 1000, remark=remark)
+
+
 def quick_commands(bench: Bench) -> Iterator[Row]:
     """Commands that answer at once."""
     python = str(bench.project / ".venv-bnb/bin/python")
@@ -258,10 +264,10 @@ def compiling(bench: Bench) -> Iterator[Row]:
     shutil.rmtree(builds, ignore_errors=True)
     first = build("9.0", UV_CACHE_DIR=str(cold))
     shutil.rmtree(cold)
-    yield Row(f"build, {name}, nothing in any cache", first.seconds, "s", 180, remark="compiler and all")
+    yield long(f"build, {name}, nothing in any cache", first, 180, "compiler and all")
     times = 1 if upstream else min(3, bench.rounds)
     one, three = by_turns(times, lambda: anew("9.0"), lambda: anew("8.0", "9.0", "12.0"))
-    yield Row(f"build, {name}, one architecture", one.seconds, "s", 90 if upstream else None, cpu_ms=one.cpu * 1000)
+    yield long(f"build, {name}, one architecture", one, 90 if upstream else None)
     yield ratio("build, three architectures / one", three, one, 3)
     (again,) = by_turns(bench.rounds, lambda: build("8.0", "9.0", "12.0"))
     yield row("build, the second time", again, 2000)

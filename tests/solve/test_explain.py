@@ -168,3 +168,18 @@ def test_a_refusal_of_solve_is_one_here(rows: Any, matrix: Any) -> None:
     facts = {part.because for part in refusal.conflict if not part.rule.endswith("-wish")}
     answer = why_not(rows.host("7.0"), matrix, request, Availability())
     assert {part.because for part in answer.conflict} == facts
+
+
+def test_what_has_to_be_compiled_fits_and_a_wheel_comes_before_it(shipped: Any) -> None:
+    """Of 0.48.2 no wheel is for Maxwell, and its source is; that of 0.50.2 is not."""
+    path = HOSTS / "linux-x86_64__535.183.01__gtx970-sm52" / "facts.json"
+    facts = decode_facts(path.read_bytes(), "a host")
+    answer = asked(facts, shipped, bitsandbytes="==0.48.2")
+    assert answer.fits and answer.chosen is not None and answer.preferred is not None
+    assert (answer.chosen.bitsandbytes.source, answer.preferred.bitsandbytes.source) == ("build", "wheel")
+    assert answer.because == "it is a published wheel, where the other one has to be compiled"
+    assert answer.notes[0].startswith("no published wheel fits: ") and "has no code for GPU 0" in answer.notes[0]
+    answer = asked(facts, shipped, bitsandbytes="==0.50.2")
+    assert not answer.fits
+    assert [part.rule for part in answer.conflict] == ["build-arch[0]", "library-arch[0]"]
+    assert "is for sm_60 and newer; GPU 0 (NVIDIA GeForce GTX 970, sm_52) is older" in answer.conflict[0].because

@@ -84,7 +84,8 @@ def _fact(because: str, source: str, everything: bool) -> list[str]:
 
 
 def _needs(choice: dict[str, Any]) -> str:
-    return "".join(f", {name}={value}" for name, value in choice["environment"].items())
+    made = ", compiled here" if choice["bitsandbytes"]["source"] == "build" else ""
+    return made + "".join(f", {name}={value}" for name, value in choice["environment"].items())
 
 
 def _next(document: dict[str, Any], elsewhere: bool) -> str:

@@ -22,10 +22,11 @@ from bnbenv.envs.sources import PackageSources
 from bnbenv.envs.toolbox import build_ports
 from bnbenv.envs.wishes import UPSTREAM
 from bnbenv.errors import BnbenvError, Failed, SourceUnreachable, UsageError
+from bnbenv.facts.model import Toolkit as CudaToolkit
 from bnbenv.matrix.drivers import number, too_old
 from bnbenv.matrix.model import BitsandbytesWheel, Matrix, Toolkit, TorchBuild
 from bnbenv.matrix.native import library_cuda
-from bnbenv.paths import data_home, expand
+from bnbenv.paths import Sysroot, data_home, expand
 from bnbenv.progress import About, during
 from bnbenv.solve.coverage import sass_for
 from bnbenv.solve.model import KEEP, Availability, Buildable, EvidenceLine, Request, Solution
@@ -75,11 +76,13 @@ def _toolkits(
     rows = {row.cuda: row for row in setting.matrix.toolkits}
     wanted = sorted({build.cuda for build in _torches(setting, situation, found) if build.cuda}, key=number)
 
+    toolkits = toolkits_of(setting)
+
     def why_not(cuda: str) -> str:
         archs = _targets(situation, rows[cuda])
         if archs is None:
             return f"the compiler of CUDA {cuda} is not for these GPUs"
-        return within_reach(cuda, archs, ports, setting.matrix, setting.facts.toolkits)
+        return within_reach(cuda, archs, ports, setting.matrix, toolkits)
 
     def each(releases: list[str]) -> dict[str, str]:
         return dict(zip(releases, pool.map(why_not, releases), strict=True))
@@ -144,6 +147,15 @@ def source_of(setting: Setting) -> str | None:
     return text if _ADDRESS.match(text) else str(setting.project.root / expand(text))
 
 
+def toolkits_of(setting: Setting) -> tuple[CudaToolkit, ...]:
+    """The CUDA toolkits of this machine, which compiles, whatever machine the facts were recorded on."""
+    if not setting.environ.get("BNBENV_FACTS"):
+        return setting.facts.toolkits
+    from bnbenv.facts.toolkits import find_toolkits
+
+    return find_toolkits(setting.environ, Sysroot.from_environment(setting.environ), setting.runner)[0]
+
+
 def ports_of(setting: Setting, sources: PackageSources, env: str = "") -> Ports:
     """What a build is handed. Raises UsageError where this user has no place for data."""
     progress = About(setting.progress, env) if env else setting.progress
@@ -172,7 +184,7 @@ def build_for(
     from bnbenv.build.run import build
 
     order = order_of(setting, solution)
-    built = build(order, ports_of(setting, sources, env), setting.matrix, setting.facts.toolkits)
+    built = build(order, ports_of(setting, sources, env), setting.matrix, toolkits_of(setting))
     how = "was compiled before" if built.cached else f"was compiled in {built.seconds:.0f} s"
     setting.progress.say(f"{env}: bitsandbytes {built.version} {how}")
     facts, request = setting.ahead(request)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bnbenv.envs.project import Project
     from bnbenv.envs.resolve import Setting
     from bnbenv.envs.wishes import Wishes
-    from bnbenv.facts.model import HostFacts, Toolkit
+    from bnbenv.facts.model import HostFacts
     from bnbenv.matrix.model import Matrix
     from bnbenv.solve.model import Availability
 
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.build import order
     from bnbenv.build.run import build
     from bnbenv.build.source import as_it_is
-    from bnbenv.envs.builds import source_of
+    from bnbenv.envs.builds import source_of, toolkits_of
+    from bnbenv.envs.project import DEFAULT_ENV
     from bnbenv.envs.resolve import user_matrix
     from bnbenv.envs.wishes import load_wishes
 
@@ -69,15 +70,17 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     cuda = None if args.cuda is None else order.read_cuda(args.cuda, matrix)
     project = project_of(args, ctx)
     wishes = load_wishes(project)
-    env = selected(wishes, args.env, project)[0]
+    names = selected(wishes, args.env, project)
+    env = DEFAULT_ENV if DEFAULT_ENV in names else names[0]
     facts = facts_of(ctx, args.facts)
     _check_machine(facts)
-    facts = msgspec.structs.replace(facts, toolkits=_toolkits(args, ctx, facts))
     if args.source is not None:
         named = msgspec.structs.replace(wishes.sources, bitsandbytes_source=_placed(args.source, ctx.cwd))
         wishes = msgspec.structs.replace(wishes, sources=named)
-    setting = setting_of(project, wishes, facts, ctx)
-    source = source_of(setting)
+    recorded = ctx if args.facts is None else ctx._replace(environ={**ctx.environ, "BNBENV_FACTS": args.facts})
+    setting = setting_of(project, wishes, facts, recorded)
+    facts = msgspec.structs.replace(facts, toolkits=toolkits_of(setting))
+    setting, source = replace(setting, facts=facts), source_of(setting)
     beside = None if args.facts is not None else _beside(project, env)
     asked = order.Asked(source, args.ref, cuda, archs, _gpus(args, wishes, env), as_it_is(source))
     if not project.root.is_dir():  # the user's own, in which nothing was made yet; programs are run somewhere
@@ -173,16 +176,6 @@ def _found(args: argparse.Namespace, ctx: Context, facts: HostFacts, project: Pr
         return Availability()
     existing, why = find_existing(ctx.environ, facts, ctx.runner, project)
     return Availability(existing=existing, no_existing=why)
-
-
-def _toolkits(args: argparse.Namespace, ctx: Context, facts: HostFacts) -> tuple[Toolkit, ...]:
-    """The toolkits of this machine, which compiles, whatever machine the facts were recorded on."""
-    if args.facts is None and not ctx.environ.get("BNBENV_FACTS"):
-        return facts.toolkits
-    from bnbenv.facts.toolkits import find_toolkits
-    from bnbenv.paths import Sysroot
-
-    return find_toolkits(ctx.environ, Sysroot.from_environment(ctx.environ), ctx.runner)[0]
 
 
 def _view(made: Built, matrix: Matrix, facts: HostFacts, beside: Beside | None) -> dict[str, Any]:

@@ -152,10 +152,10 @@ def test_what_was_compiled_here_is_judged_as_its_release(rows: Any, shipped: Mat
     answer = solve(facts, matrix, Request(torch="keep", build="never", bitsandbytes=f"==={other.version}"), there)
     assert isinstance(answer, Solution)
     assert answer.choice.environment == {"BNB_CUDA_VERSION": "124"}
-    bad = built("0.49.2+bnbenv.cu132.sm87", "libbitsandbytes_cuda132.so", "sm_87")
+    bad = built("0.49.2+bnbenv.cu130.sm87", "libbitsandbytes_cuda130.so", "sm_87")
     matrix = msgspec.structs.replace(shipped, bitsandbytes=(bad, *shipped.bitsandbytes))
-    later = Existing(msgspec.structs.replace(torch, version="2.11.0", cuda="13.2"), "3.12.3")
-    pinned = Request(torch="keep", build="never", bitsandbytes=f"==={bad.version}", driver="590.48.01")
+    later = Existing(msgspec.structs.replace(torch, version="2.11.0", cuda="13.0"), "3.12.3")
+    pinned = Request(torch="keep", build="never", bitsandbytes=f"==={bad.version}", driver="580.65.06")
     answer = solve(facts, matrix, pinned, Availability(existing=later))
     assert isinstance(answer, Refusal)
     assert "advisory:nvjitlink-13" in [part.rule for part in answer.conflict]

@@ -57,7 +57,7 @@ _REAL = tuple(
         r"nvcc (?:fatal|error)\s*:",
         r"(?:ptxas|nvlink|fatbinary|cudafe\+\+|cicc|bin2c)\b[^:\n]{0,300}(?:error|fatal)\s*:",
         r"(?:[^\s:][^:\n]{0,400}(?::\d+){1,2}|<[\w-]{1,30}>): (?:fatal |internal compiler )?error:",  # gcc, clang
-        r"[^\s:][^(\n]{0,400}\(\d+\): (?:catastrophic |internal )?error\b[^:\n]{0,80}:",  # nvcc's front end
+        r"(?:[^\s:][^(\n]{0,400}\(\d+\)|At end of source): (?:catastrophic |internal )?error\b[^:\n]{0,80}:",  # nvcc
         r"\{standard input\}:(?:\d+:)? (?:Fatal )?[Ee]rror:",
         _TOOL + r"(?:as|cc1plus|cc1|lto1|lto-wrapper|g\+\+|gcc|c\+\+|cc|clang(?:\+\+)?)(?:-[\d.]{1,9})?: "
         r"(?:fatal |[Ff]atal |internal compiler )?error:",

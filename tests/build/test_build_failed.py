@@ -20,6 +20,11 @@ KNOWN = {
         '/t/ops.cu(14): error: identifier "foo" is undefined',
         "",
     ),
+    "end of a file": (
+        NINJA + 'At end of source: error: expected a "}"\n\n1 error detected in the compilation of "ops.cu".\n',
+        'At end of source: error: expected a "}"',
+        "",
+    ),
     "gcc": (
         "In file included from a.h:3,\n                 from b.cpp:1:\n"
         "a.h:7:5: warning: unused variable [-Wunused-variable]\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bnbenv.build.model import Built, Order, Origin, Toolchain, Tree
+from bnbenv.facts.kernel import glibc
 from bnbenv.paths import exists
 
 FORMAT = 1  # of the record, and of everything that makes a wheel: another number makes all anew
@@ -24,8 +26,13 @@ RECORD_LIMIT = 1 << 20  # bytes
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """What a wheel is made of. ``flags`` are what CMake is told beside the architectures."""
+    """What a wheel is made of. ``flags`` are what CMake is told beside the architectures.
 
+    ``system`` is the machine that compiles and its C library (``x86_64 glibc 2.36``): what is linked against a newer
+    one does not run with an older, and several machines may share a home folder.
+    """
+
+    system: str
     source: str
     cuda: str
     archs: tuple[str, ...]
@@ -40,7 +47,7 @@ class Inputs(msgspec.Struct, frozen=True):
         return self._order() == other._order()
 
     def _order(self) -> tuple[object, ...]:
-        return self.source, self.cuda, self.archs, self.flags, self.format
+        return self.system, self.source, self.cuda, self.archs, self.flags, self.format
 
     def key(self) -> str:
         return _digest(self)
@@ -59,7 +66,8 @@ def inputs_of(order: Order, tree: Tree, flags: tuple[str, ...], toolchain: Toolc
     """What a wheel would be made of; without a toolchain the compilers are left empty."""
     host = f"{toolchain.host.kind} {toolchain.host.version}" if toolchain else ""
     nvcc, origin = (toolchain.nvcc, toolchain.origin) if toolchain else ("", "")
-    return Inputs(tree.origin.digest, order.cuda, order.archs, flags, nvcc, origin, host)
+    system = f"{platform.machine()} {glibc()}"
+    return Inputs(system, tree.origin.digest, order.cuda, order.archs, flags, nvcc, origin, host)
 
 
 def find(home: Path, wanted: Inputs, origin: Origin | None = None) -> Built | None:

@@ -1,13 +1,14 @@
 """CUDA 13 toolkits, CMake and Ninja out of packages, each in an environment of its own in the user's data.
 
-``toolchains/cu130/`` is an environment (``cu130-cusparse`` one with cuSPARSE), ``toolchains/cu130.json`` the record
-that says it is complete and names every file of it with its size. The record goes first and comes last: what has none,
-or lacks a file, is made anew.
+``toolchains/x86_64/cu130/`` is an environment (``cu130-cusparse`` one with cuSPARSE), ``cu130.json`` beside it the
+record that says it is complete and names every file of it with its size. The record goes first and comes last: what has
+none, or lacks a file, is made anew. A home folder may be shared by machines of several kinds.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -148,7 +149,9 @@ def get_tools(ports: Ports, wait: float = WAIT) -> Tools:
 def kept(home: Path) -> tuple[Kept, ...]:
     """All that is kept, for who wants to delete it: the record first, then the folder, while nobody holds its lock."""
     found = []
-    for name in sorted({path.name.split(".")[0] for path in _folder(home, "").glob("*")}):
+    # What begins with a dot is left of a write that was killed, and names nothing.
+    names = {path.name.split(".")[0] for path in _folder(home, "").glob("*") if not path.name.startswith(".")}
+    for name in sorted(names):
         folder, record = _folder(home, name), _record(home, name)
         try:
             used = max(path.lstat().st_mtime for path in (folder, record) if os.path.lexists(path))
@@ -164,7 +167,7 @@ def _name(cuda: str, extras: tuple[str, ...]) -> str:
 
 
 def _folder(home: Path, name: str) -> Path:
-    return home / "toolchains" / name
+    return home / "toolchains" / platform.machine() / name
 
 
 def _record(home: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ DAY = 24 * 3600.0
 
 def toolchain(home: Path, name: str, days: float) -> Path:
     """A toolchain that was used last some days ago: a file of its own, and one that a cache holds as well."""
-    folder = home / "toolchains" / name
+    folder = home / "toolchains" / platform.machine() / name
     folder.mkdir(parents=True)
     record = folder.with_name(f"{name}.json")
     record.write_text("{}")
@@ -37,6 +38,15 @@ def test_a_compiler_goes_when_it_was_not_used_for_a_month_and_what_was_used_stay
     assert not old.exists() and not old.with_name("cu130.json").exists()
     assert (new / "own").exists()
     assert tidy(home).deleted == ()
+
+
+def test_what_a_kill_left_beside_the_compilers_is_none_of_them(tmp_path: Path) -> None:
+    home = tmp_path / "builds"
+    folder = toolchain(home, "cu130", 0)
+    folder.with_name(".cu130.json.123.part").touch()
+    os.utime(folder.parent, (0, 0))
+    assert tidy(home) == ((), ("cu130",))
+    assert (folder / "own").exists()
 
 
 def test_all_go_when_asked_but_not_while_something_is_compiled(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -139,7 +140,7 @@ def test_kill_9_leaves_nothing_that_is_taken_for_whole(
     toolchains: Path, bare_ports: Callable[..., Ports], build_environ: dict[str, str], tmp_path: Path, matrix: Matrix
 ) -> None:
     ports = bare_ports()
-    folder = ports.home / "toolchains" / "cu130"
+    folder = ports.home / "toolchains" / platform.machine() / "cu130"
     environ = {**build_environ, "BNBENV_HOME": str(tmp_path)}  # its builds are those of these ports
     child = subprocess.Popen([sys.executable, "-c", CHILD], env=environ, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None and child.stdout.readline() == "filled\n"
@@ -154,7 +155,7 @@ def test_kill_9_leaves_nothing_that_is_taken_for_whole(
 
 
 def test_two_at_once_make_one(own_ports: Ports, matrix: Matrix, bare_ports: Callable[..., Ports]) -> None:
-    for record in (own_ports.home / "toolchains").glob("*.json"):
+    for record in (own_ports.home / "toolchains").glob("*/*.json"):
         record.unlink()
     packages = Counting(own_ports.packages)
     found: list[Toolchain] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
@@ -67,7 +68,7 @@ def test_cuda_13_of_the_system_compiles_where_its_packages_cannot_be_had(
     packaged, root = prepared("13.0", own_ports), tmp_path / "cuda-13.0"
     assert packaged is not None
     shutil.copytree(packaged.root, root, symlinks=True, copy_function=os.link)
-    (own_ports.home / "toolchains" / "cu130.json").unlink()
+    (own_ports.home / "toolchains" / platform.machine() / "cu130.json").unlink()
     away = {"BNBENV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "cache"), "PIP_FIND_LINKS": None}
     ports = bare_ports({**away, "PIP_CONFIG_FILE": os.devnull})  # they share a home
     assert within_reach("13.0", ("sm_90",), ports, matrix, found(root)) == ""

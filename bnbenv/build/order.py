@@ -17,7 +17,6 @@ from bnbenv.matrix.model import Matrix, Toolkit, TorchBuild
 from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.coverage import sass_for
 from bnbenv.solve.model import KEEP, Availability, Buildable, Request, Solution
-from bnbenv.solve.pairs import loader_for
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import solve, try_out
 from bnbenv.solve.versions import is_version, public
@@ -86,13 +85,18 @@ def read_archs(words: Iterable[str], matrix: Matrix) -> tuple[str, ...]:
     if "" in texts:
         raise UsageError("unknown-architecture", "an empty text is no architecture", _NAME_ARCH)
     found = {_read_arch(text, known, matrix) for text in texts}
-    return tuple(sorted(found, key=_number))
+    return ordered(found)
 
 
 def known_archs(matrix: Matrix) -> tuple[str, ...]:
     """Every architecture of a GPU or of a toolkit's compiler that the matrix knows, the lowest first."""
     compiled = {name for toolkit in matrix.toolkits for name in toolkit.sass if name[-1].isdigit()}
-    return tuple(sorted(compiled | {row.arch for row in matrix.archs}, key=_number))
+    return ordered(compiled | {row.arch for row in matrix.archs})
+
+
+def ordered(archs: Iterable[str]) -> tuple[str, ...]:
+    """Targets such as ``sm_90`` as an order has them: each once, the lowest first."""
+    return tuple(sorted(set(archs), key=_number))
 
 
 def _number(arch: str) -> int:
@@ -178,7 +182,7 @@ def _compiled_as(archs: tuple[str, ...], cuda: str, matrix: Matrix) -> tuple[str
     toolkit = next((row for row in matrix.toolkits if row.cuda == cuda), None)
     plain = tuple(name for name in toolkit.sass if name[-1].isdigit()) if toolkit else ()
     found = {sass_for((_number(arch) // 10, _number(arch) % 10), plain) or arch for arch in archs}
-    return tuple(sorted(found, key=_number))
+    return ordered(found)
 
 
 def _of_gpus(asked: Asked, facts: HostFacts, matrix: Matrix) -> tuple[tuple[str, ...], list[str]]:
@@ -195,7 +199,7 @@ def _of_gpus(asked: Asked, facts: HostFacts, matrix: Matrix) -> tuple[tuple[str,
         absent = facts.driver.state == "absent" or not unknown
         why = "there is no NVIDIA GPU here" if absent else f"the GPUs of this machine are not known ({unknown})"
         raise UsageError("no-architecture", f"{why}, so nothing tells what to compile for", _NAME_ARCH)
-    archs = tuple(sorted({gpu.arch for gpu in gpus}, key=_number))
+    archs = ordered(gpu.arch for gpu in gpus)
     return archs, [f"{', '.join(archs)}, as the GPUs here"]
 
 
@@ -265,19 +269,6 @@ def _with_gpus(facts: HostFacts, archs: tuple[str, ...], matrix: Matrix, own_dri
 
 
 # ---- what comes of it ------------------------------------------------------------------------------------------
-
-
-def override_for(matrix: Matrix, version: str, toolkit: str, torch_cuda: str | None) -> str | None:
-    """The ``BNB_CUDA_VERSION`` with which a torch of another CUDA release loads what was built; None: it needs none.
-
-    A torch of another major cannot load it at all, which this does not say.
-    """
-    if torch_cuda is None or torch_cuda == toolkit or torch_cuda.split(".")[0] != toolkit.split(".")[0]:
-        return None
-    rule = loader_for(matrix, str(public(version)))
-    if rule is None or rule.override is None or rule.rule == "same-major":
-        return None
-    return toolkit.replace(".", "")
 
 
 def of_version(version: str) -> Order | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from bnbenv.build.model import Built, Order
+from bnbenv.build.order import ordered
 from bnbenv.build.ports import Ports
 from bnbenv.envs.lockfile import Locked, locked_build
 from bnbenv.envs.plan import judged_again
@@ -112,11 +112,6 @@ def _targets(situation: Situation, toolkit: Toolkit) -> tuple[str, ...] | None:
     plain = tuple(name for name in toolkit.sass if name[-1:].isdigit())
     found = {sass_for(gpu.capability, plain) for gpu in situation.gpus}
     return None if None in found else ordered(name for name in found if name)
-
-
-def ordered(archs: Iterable[str]) -> tuple[str, ...]:
-    """Targets such as ``sm_90``, each once, the lowest first."""
-    return tuple(sorted(set(archs), key=lambda name: int(name.removeprefix("sm_"))))
 
 
 def _major(cuda: str) -> str:

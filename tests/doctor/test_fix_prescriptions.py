@@ -199,6 +199,13 @@ def test_where_no_wheel_fits_bitsandbytes_is_compiled_for_just_this_card() -> No
     assert refused.command == line, "it says what to install"
 
 
+def test_cards_of_one_kind_are_compiled_for_once_and_the_lowest_first() -> None:
+    old = without_a_wheel()
+    gpus = tuple(Gpu(n, f"GPU-{n}", "a GPU", capability, 0) for n, capability in enumerate(("9.0", "8.0", "9.0")))
+    several = msgspec.structs.replace(old, facts=msgspec.structs.replace(old.facts, gpus=gpus))
+    assert decide(several, None, load_matrix()).build_archs == ("sm_80", "sm_90")
+
+
 def test_what_bnbenv_compiled_is_as_good_as_a_published_wheel_and_is_made_again_when_damaged() -> None:
     built = environment(torch="2.9.1", cuda="12.8", bitsandbytes="0.50.2+bnbenv.cu128.sm80.sm90")
     chosen = decide(built, None, load_matrix())

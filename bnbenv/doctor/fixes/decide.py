@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from bnbenv.build.order import of_version
+from bnbenv.build.order import of_version, ordered
 from bnbenv.doctor.fixes.model import Chosen
 from bnbenv.doctor.model import Cause, Examination, Said
 from bnbenv.errors import BnbenvError
@@ -60,9 +60,11 @@ def _for_existing(
     chosen = msgspec.structs.replace(chosen, kept=kept.choice if kept else None, no_kept=why)
     if kept is not None:
         return chosen
-    build, why = _asked(facts, matrix, msgspec.structs.replace(keep, build="always"), found)
-    archs = tuple(cover.bitsandbytes.removeprefix("sass ") for cover in build.covers) if build else ()
-    return msgspec.structs.replace(chosen, build=build.choice if build else None, no_build=why, build_archs=archs)
+    build, _ = _asked(facts, matrix, msgspec.structs.replace(keep, build="always"), found, reason=False)
+    if build is None:
+        return chosen
+    archs = ordered(cover.bitsandbytes.removeprefix("sass ") for cover in build.covers)
+    return msgspec.structs.replace(chosen, build=build.choice, build_archs=archs)
 
 
 def _with_compiled(matrix: Matrix, facts: HostFacts, version: str) -> Matrix:

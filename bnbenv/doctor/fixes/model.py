@@ -38,7 +38,6 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     pair: Choice | None = None
     no_pair: str = ""
     build: Choice | None = None
-    no_build: str = ""
     build_archs: tuple[str, ...] = ()
     driver: str | None = None
     checked: dict[str, str] = {}

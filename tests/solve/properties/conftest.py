@@ -111,7 +111,8 @@ def code(targets: list[str], capability: str, ptx_allowed: bool) -> str | None:
         suffix, number = number[-1] if number[-1].isalpha() else "", number.rstrip("af")
         here = (int(number[:-1]), int(number[-1]))
         if kind == "sm":
-            exact = suffix == "a" or (major, minor) == (8, 7) or here == (8, 7)  # Orin is a Tegra
+            integrated = {(8, 7), (10, 1)}  # Orin, and Thor as it was called before CUDA 13
+            exact = suffix == "a" or not integrated.isdisjoint({(major, minor), here})
             if here[0] == major and (here[1] == minor if exact else here[1] <= minor):
                 kinds.add("sass")
         elif here <= (major, minor) and ptx_allowed:
@@ -192,7 +193,7 @@ class Search:
                 yield from self.on_cpu(build, wheel)
 
     def releases(self) -> list[dict[str, Any]]:
-        """One row of each version that can be compiled, with the oldest architecture that it was published for."""
+        """One row of each version that can be compiled, with the oldest architecture that it is for."""
         rows: dict[str, dict[str, Any]] = {}
         for row in self.tables.wheels if self.case.os == "linux" else ():
             archs = [
@@ -202,7 +203,15 @@ class Search:
             own = (row["os"], row["machine"]) == (self.case.os, self.case.machine)
             base = row if own or row["version"] not in rows else rows[row["version"]]
             rows[row["version"]] = {**base, "oldest": min([known, *map(int, archs)])}
-        return [row for row in rows.values() if Version(row["version"]) >= Version("0.45") and row["oldest"] < 999]
+        found = [row for row in rows.values() if Version(row["version"]) >= Version("0.45") and row["oldest"] < 999]
+        return [self.with_source(row) for row in found]
+
+    def with_source(self, row: dict[str, Any]) -> dict[str, Any]:
+        """With what was read in its source, or in that of the newest release before it."""
+        known = [tag for tag in self.tables.sources if Version(tag["version"]) <= Version(row["version"])]
+        source = max(known, key=lambda tag: Version(tag["version"]))
+        oldest = source["sass_min"]
+        return {**row, "source": source, "oldest": int(oldest[3:]) if oldest else row["oldest"]}
 
     def compiled(self, build: dict[str, Any], release: dict[str, Any]) -> Iterator[Found]:
         """A release compiled for these GPUs by the toolkit of torch's CUDA, or by another one of its major."""
@@ -214,8 +223,7 @@ class Search:
         if case.toolkits is not None and not toolkits:
             toolkits = [one for one in had if one.split(".")[0] == cuda.split(".")[0]]
         version = Version(release["version"])
-        known = [row for row in self.tables.sources if Version(row["version"]) <= version]
-        source = max(known, key=lambda row: Version(row["version"]))
+        source = release["source"]
         torch = [code(build["arch_list"], gpu, self.ptx_compiles(cuda)) for gpu in case.gpus]
         old = [gpu for gpu in case.gpus if int(gpu.replace(".", "")) < release["oldest"]]
         for toolkit in toolkits:

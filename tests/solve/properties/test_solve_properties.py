@@ -170,7 +170,7 @@ def quick(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=checks)
 
 
-@quick(45)
+@quick(100)
 @given(case=CASES)
 def test_the_answer_is_that_of_an_exhaustive_search(case: Case, shipped: Matrix, search: Any) -> None:
     answer = asked(case, shipped)

@@ -19,7 +19,7 @@ from bnbenv.solve.model import Availability, Choice, Request, Solution
 from bnbenv.solve.refusal import refuse
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import choose
-from bnbenv.solve.versions import admits, public
+from bnbenv.solve.versions import admits, is_built, public
 
 # Reasons that only ask for a new look: the packages themselves are as they should be.
 _LOOK_AGAIN = frozenset(
@@ -132,8 +132,9 @@ def lock_problem(
         return "the wishes changed"
     if not admits(request.torch, choice.torch.version):
         return f"torch {request.torch} was asked for and it holds {choice.torch.version}"
-    if not admits(request.bitsandbytes, choice.bitsandbytes.version):
-        return f"bitsandbytes {request.bitsandbytes} was asked for and it holds {choice.bitsandbytes.version}"
+    version = choice.bitsandbytes.version
+    if not admits(request.bitsandbytes, version, pre=is_built(version)):
+        return f"bitsandbytes {request.bitsandbytes} was asked for and it holds {version}"
     return fits_host(locked, request, facts, matrix)
 
 

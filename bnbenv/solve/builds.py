@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from bnbenv.facts.model import Gpu
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, SourceTag, Toolkit, TorchBuild
@@ -40,8 +42,14 @@ def compiles_on(system: str) -> bool:
     return system == "linux"
 
 
-def source_releases(matrix: Matrix, system: str, machine: str) -> list[SourceRelease]:
-    """The releases that can be compiled on a platform, the newest first; requirements as those of its wheels."""
+def source_releases(
+    matrix: Matrix, system: str, machine: str, offered: frozenset[str] | None = None
+) -> list[SourceRelease]:
+    """The releases that can be compiled on a platform, the newest first; requirements as those of its wheels.
+
+    ``offered`` are the versions of the source that is asked. Where the matrix knows none of them (a tree between two
+    releases, a fork) each is taken to be as the newest release before it.
+    """
     if not compiles_on(system):
         return []
     rows: dict[str, BitsandbytesWheel] = {}
@@ -56,6 +64,11 @@ def source_releases(matrix: Matrix, system: str, machine: str) -> list[SourceRel
         if archs:
             oldest[wheel.version] = min(archs)
     tags = sorted(matrix.source_releases, key=lambda tag: public(tag.version), reverse=True)
+    if offered and oldest and not offered & rows.keys():
+        for version in sorted(offered, key=public):
+            before = [known for known in oldest if public(known) <= public(version)]
+            like = max(before or oldest, key=public)
+            rows[version], oldest[version] = msgspec.structs.replace(rows[like], version=version), oldest[like]
     return [
         _release(row, system, machine, oldest[version], tag)
         for version, row in sorted(rows.items(), key=lambda item: public(item[0]), reverse=True)
@@ -107,7 +120,8 @@ def release_fails(situation: Situation, release: SourceRelease) -> Fails:
     if situation.backend == "cpu":
         because = "a source build is for GPUs: published wheels hold the library for the CPU"
         fails["build"] = Reason(because, "the request")
-    if not admits(wish, release.version):
+    only = builds is not None and builds.releases == frozenset((release.version,))  # the source is this one tree
+    if not admits(wish, release.version, pre=only):
         fails["bitsandbytes-wish"] = Reason(f"bitsandbytes {wish} was asked for", "the request")
     if not wheel_pythons(situation, release):
         because = f"bitsandbytes {release.version} is for Python {release.requires_python}, and none here is"

@@ -13,7 +13,7 @@ from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Cover
 from bnbenv.solve.rules import compiles_ptx, label, ptx_need, torch_pythons, wheel_pythons
 from bnbenv.solve.situation import Fails, PythonOption, Reason, Situation
-from bnbenv.solve.versions import admits, requirement_on
+from bnbenv.solve.versions import admits, release, requirement_on
 
 _TWIN = "_nocublaslt."  # in the name of a library for GPUs that cuBLASLt does not serve
 _CUBLASLT = (7, 5)  # the first compute capability that it serves
@@ -119,7 +119,7 @@ def loader_of(matrix: Matrix, wheel: BitsandbytesWheel) -> LoaderRule | None:
 
 def loader_for(matrix: Matrix, version: str) -> LoaderRule | None:
     """The row about what a bitsandbytes version loads, or None."""
-    return next((rule for rule in matrix.loaders if admits(rule.versions, version)), None)
+    return next((rule for rule in matrix.loaders if admits(rule.versions, release(version))), None)
 
 
 def loaded_library(loader: LoaderRule, libraries: list[NativeLibrary], cuda: str) -> NativeLibrary | None:
@@ -310,7 +310,7 @@ def applies(
 def _applies_to_wheel(situation: Situation, advisory: Advisory, wheel: BitsandbytesWheel) -> bool:
     """Whether the conditions on the version and the host hold."""
     libc = situation.facts.platform.libc
-    if advisory.bitsandbytes and not admits(advisory.bitsandbytes, wheel.version):
+    if advisory.bitsandbytes and not admits(advisory.bitsandbytes, release(wheel.version)):
         return False
     if advisory.glibc_below and (libc is None or at_least(libc.version, advisory.glibc_below)):
         return False

@@ -57,7 +57,8 @@ def judge(
     builds.sort(key=_newest_first)
     torch = tuple((build, torch_fails(situation, build, quick)) for build in builds)
     if request.build == "always":
-        releases = source_releases(matrix, *here)
+        found = availability.builds
+        releases = source_releases(matrix, *here, offered=found.releases if found else None)
         return Judged(situation, matrix, torch, tuple((one, release_fails(situation, one)) for one in releases))
     wheels = [wheel for wheel in matrix.bitsandbytes if (wheel.os, wheel.machine) == here]
     wheels.sort(key=lambda wheel: (public(wheel.version), wheel.filename), reverse=True)

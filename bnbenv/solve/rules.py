@@ -163,7 +163,7 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
     # One for any platform names no version, though its binaries are built for glibc, too.
     tag = "0" if wheel.filename.endswith("-any.whl") else wheel.libc_tag
     _libc(situation, tag, lambda: what, wheel.filename, fails)
-    if not admits(situation.request.bitsandbytes, wheel.version):
+    if not admits(situation.request.bitsandbytes, wheel.version, pre=is_built(wheel.version)):
         wish = situation.request.bitsandbytes
         fails["bitsandbytes-wish"] = Reason(f"bitsandbytes {wish} was asked for", "the request")
     if not wheel_pythons(situation, wheel):

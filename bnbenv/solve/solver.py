@@ -34,7 +34,7 @@ from bnbenv.solve.pairs import Pairing, library_cuda, remarks
 from bnbenv.solve.preference import Judged, best_of, descending, judge, kind_of, ways
 from bnbenv.solve.rules import label, source_key
 from bnbenv.solve.situation import Fails, Situation, with_request
-from bnbenv.solve.versions import admits, is_built, public
+from bnbenv.solve.versions import admits, is_built, public, release
 
 REJECTED_SHOWN = 40
 
@@ -144,7 +144,7 @@ def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
     lines += [
         EvidenceLine(f"loader of bitsandbytes {wheel.version}", "declared", rule.source)
         for rule in judged.matrix.loaders
-        if admits(rule.versions, wheel.version)
+        if admits(rule.versions, release(wheel.version))
     ]
     compiled = best.library is not None and isinstance(wheel, SourceRelease)
     toolkit = toolkit_of(judged.matrix, library_cuda(best.library)) if compiled and best.library else None

@@ -31,6 +31,15 @@ def is_built(text: str) -> bool:
     return (version(text).local or "").startswith("bnbenv.")
 
 
+@lru_cache(maxsize=4096)
+def release(text: str) -> str:
+    """The release by whose rules a version goes: 0.50.2 of ``0.50.2+bnbenv.cu130.sm87`` and of ``0.50.2.dev0``.
+
+    A tree between two releases has what is to come in the next one, and specifiers admit no version of its kind.
+    """
+    return version(text).base_version
+
+
 def is_version(text: str) -> bool:
     """Whether a text is a PEP 440 version."""
     try:

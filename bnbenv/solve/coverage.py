@@ -14,7 +14,7 @@ _TARGET = re.compile(r"(sm|compute)_([0-9]{1,3})([0-9])([af]?)")
 
 # Integrated (Tegra) GPUs: the guide's binary compatibility across minors "is not supported for Tegra", nor between
 # Tegra and desktop, so their code must be for exactly them.
-_TEGRA = frozenset({(5, 3), (6, 2), (7, 2), (8, 7)})
+_TEGRA = frozenset({(5, 3), (6, 2), (7, 2), (8, 7), (10, 1)})
 
 
 class Target(NamedTuple):

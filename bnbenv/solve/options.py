@@ -82,24 +82,32 @@ def _option(question: Question, change: str, solution: Solution, replaced: Argum
 
 
 def _wishes_given_up(question: Question) -> Iterator[Option]:
-    """The wishes worth giving up: one, two, all of them."""
+    """The wishes worth giving up: one, two, all of them. That for a source build is one, too."""
     request = question.request
-    if request.build == "always" and (solution := question.solve(build="never")):
-        yield _option(question, "take a published wheel", solution, {"--no-build": None})
-    given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
+    build = ["build"] if request.build == "always" else []
+    given = [*build, *(name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest)]
     enough: list[set[str]] = []
-    for size in (1, 2, 3):
+    for size in range(1, len(given) + 1):
         for names in combinations(given, size):
             if any(fewer <= set(names) for fewer in enough):
                 continue
-            changes = {name: _LOOSEST[name] for name in names}
+            changes = {name: _LOOSEST.get(name, "never") for name in names}
             solution = question.solve(**changes)
             if solution is not None:
                 enough.append(set(names))
-                text = f"give up the wish for {' and '.join(names)}"
-                if names == ("torch",) and request.torch == KEEP:
-                    text = "take another torch than the one that is there"
-                yield _option(question, text, solution, {f"--{name}": value for name, value in changes.items()})
+                yield _option(question, _giving_up(names, request), solution, _replaced(names))
+
+
+def _giving_up(names: tuple[str, ...], request: Request) -> str:
+    if names == ("torch",) and request.torch == KEEP:
+        return "take another torch than the one that is there"
+    wheel = "take a published wheel" if "build" in names else ""
+    others = " and ".join(name for name in names if name != "build")
+    return " and ".join(filter(None, (wheel, others and f"give up the wish for {others}")))
+
+
+def _replaced(names: tuple[str, ...]) -> Arguments:
+    return {"--no-build" if name == "build" else f"--{name}": _LOOSEST.get(name) for name in names}
 
 
 def _fewer_gpus(question: Question, **changes: object) -> Iterator[tuple[tuple[Gpu, ...], Solution, Option]]:

@@ -107,17 +107,22 @@ def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
 
 
 def _known(judged: Judged, rule: str, reason: Reason) -> Reason:
-    """A wish that nothing known fulfils, on whatever host, is said to be one."""
+    """A wish that nothing known fulfils, on whatever host or on one like this, is said to be one."""
     name = rule.removesuffix("-wish")
     if name == rule or (name == "torch" and judged.situation.request.torch == KEEP):
         return reason
     rows = (
         (*judged.situation.availability.local, *judged.matrix.torch) if name == "torch" else judged.matrix.bitsandbytes
     )
-    versions = [row.version for row in rows]
-    if any(admits(getattr(judged.situation.request, name), version) for version in versions):
+    here = judged.situation.facts.platform
+    wish = getattr(judged.situation.request, name)
+    admitted = [row for row in rows if admits(wish, row.version)]
+    if any((row.os, row.machine) == (here.os, here.machine) for row in admitted):
         return reason
-    newest = public(max(versions, key=public))
+    if admitted:
+        because = f"{reason.because}, and none such was published for {here.os} on {here.machine}"
+        return Reason(because, reason.source)
+    newest = public(max((row.version for row in rows), key=public))
     return Reason(f"{reason.because}, and no such release is known; the newest known is {newest}", reason.source)
 
 

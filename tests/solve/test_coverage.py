@@ -20,6 +20,7 @@ from bnbenv.solve.coverage import ptx_for, sass_for
         ((8, 7), "sm_80 sm_86", None),  # a Jetson's GPU runs its own alone, and nothing else runs that
         ((8, 7), "sm_80 sm_87", "sm_87"),
         ((8, 9), "sm_87", None),
+        ((10, 3), "sm_100 sm_101", "sm_100"),  # a B300 by CUDA 12.8: sm_101 is Thor, as it was called before CUDA 13
     ],
 )
 def test_native_code(capability: tuple[int, int], names: str, code: str | None) -> None:

@@ -117,6 +117,18 @@ def test_bnbenv_compiles_on_linux_with_glibc(rows: Any, matrix: Matrix, platform
     assert "on Linux only, and this is windows" in part.because or "for glibc, as torch is" in part.because
 
 
+def test_what_was_published_for_other_machines_is_compiled(shipped: Matrix, rows: Any) -> None:
+    """0.45.5 has no wheel for aarch64; and a B300 gets no code for Thor, which CUDA 12.8 calls sm_101."""
+    facts = rows.host("10.3", driver="580.95.05", machine="aarch64")
+    wish = Request(bitsandbytes="==0.45.5", torch="==2.11.*")
+    answer = solve(facts, shipped, wish)
+    assert chosen(answer)[:2] == ("0.45.5", "libbitsandbytes_cuda128.so")
+    assert isinstance(answer, Solution)
+    assert [cover.bitsandbytes for cover in answer.covers] == ["sass sm_100"]
+    said = "bitsandbytes ==0.45.5 was asked for, and none such was published for linux on aarch64"
+    assert f"no published wheel fits: {said}" in answer.notes
+
+
 def built(version: str, library: str, sass: str) -> BitsandbytesWheel:
     """The row of a wheel that was compiled here."""
     return BitsandbytesWheel(

@@ -76,6 +76,21 @@ def test_a_build_is_offered_where_only_wheels_were_to_be_taken(rows: Any, lackin
     assert both[1].command == "bnbenv sync --torch '==2.9.0' --build"
 
 
+def test_a_build_is_given_up_together_with_another_wish(rows: Any, lacking: Matrix) -> None:
+    """Where nothing can be compiled and the wish for torch cannot be had either, neither alone would help."""
+    facts = rows.host("8.0")
+    facts = msgspec.structs.replace(facts, platform=msgspec.structs.replace(facts.platform, os="windows", libc=None))
+    here = {
+        "torch": tuple(msgspec.structs.replace(row, os="windows", libc_tag=None) for row in lacking.torch),
+        "bitsandbytes": tuple(
+            msgspec.structs.replace(row, os="windows", libc_tag=None) for row in lacking.bitsandbytes
+        ),
+    }
+    both = refused(facts, msgspec.structs.replace(lacking, **here), Request(build="always", torch=">=2.12"))
+    assert both[0].change == "take a published wheel and give up the wish for torch"
+    assert both[0].command == "bnbenv sync --torch '*' --no-build"
+
+
 def test_a_wheel_comes_before_a_build(rows: Any, shipped: Matrix) -> None:
     """Though its code is PTX, which a note tells, or it needs an override, or it is older."""
     torch = rows.torch("2.10.0", archs="sm_80")

@@ -117,6 +117,12 @@ def test_what_never_ends(tmp_path: Path, refused: Callable[..., tuple[str, str]]
     # The header of a long name, of which tarfile reads as much as it says.
     code, said = refused(_zeros(tmp_path / "name.tar.gz", _entry("x", tarfile.GNUTYPE_LONGNAME)))
     assert (code, "larger than 128 MB" in said) == ("unreadable-source", True), said
+    large, *linked = [_entry(f"{n}", tarfile.LNKTYPE if n else tarfile.REGTYPE, "0" if n else "") for n in range(70)]
+    large.size = 2 << 20
+    with tarfile.open(tmp_path / "linked.tar.gz", "w:gz") as tar:
+        for entry in (large, *linked):
+            tar.addfile(entry, io.BytesIO(bytes(entry.size)))
+    assert refused(tmp_path / "linked.tar.gz")[0] == "source-too-large"
     with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         for number in range(20_002):
             archive.writestr(zipfile.ZipInfo(f"{number}"), b"")

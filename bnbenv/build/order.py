@@ -15,6 +15,7 @@ from bnbenv.facts.model import Driver, Gpu, HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, Toolkit, TorchBuild
 from bnbenv.matrix.native import library_cuda
+from bnbenv.solve.builds import source_releases
 from bnbenv.solve.coverage import sass_for
 from bnbenv.solve.model import KEEP, Availability, Buildable, Request, Solution
 from bnbenv.solve.situation import situate, with_request
@@ -224,32 +225,65 @@ def _fitting(
             choice = solution.choice
             release = library_cuda(choice.bitsandbytes.library) or choice.torch.cuda or ""
             return _Fitting(release, str(public(choice.bitsandbytes.version)), f"torch {choice.torch.version}")
-    step = _name_both(archs, toolkits, matrix)
+    pairs = _compiling(asked.ref, toolkits, archs, facts.platform.machine, matrix, found.builds)
     elsewhere = asked.archs and facts.platform.jetson is None  # for a machine whose torch is not known here
-    if toolkits and (cuda is not None or elsewhere):
-        return _without_torch(toolkits, rows, matrix, found.builds)
+    if pairs and (cuda is not None or elsewhere):
+        return _without_torch(pairs, rows, found.builds)
+    step = _name_both(archs, toolkits, pairs, rows)
     refusal = solve(hosts[-1], judged, wish, found)
-    because = "nothing fits" if isinstance(refusal, Solution) else refusal.conflict[0].because
+    reasons = () if isinstance(refusal, Solution) else refusal.conflict
+    told = [one.because for one in sorted(reasons, key=lambda one: one.source == "the request")]  # what was not asked
+    because = told[0] if told else "nothing fits"
     what = "which bitsandbytes to compile" if cuda else "the CUDA release to compile with"
     raise NoCombination("no-combination", f"nothing tells {what} for {', '.join(archs)}: {because}", step)
 
 
+def _compiling(
+    ref: str | None,
+    toolkits: Iterable[Toolkit],
+    archs: tuple[str, ...],
+    machine: str,
+    matrix: Matrix,
+    builds: Buildable | None,
+) -> list[tuple[str, str]]:
+    """Each release with each CUDA that its source is known to take, where it is for architectures as old as these.
+
+    Of a release that is named and older than all of which that is known, nothing is ruled out.
+    """
+    releases = source_releases(matrix, "linux", machine)
+    offered = (builds.releases if builds else None) or {row.version for row in releases}
+    if ref is not None and is_version(ref.removeprefix("v")):
+        offered = {ref.removeprefix("v")}
+    pairs = []
+    for version in offered:
+        like = next((row for row in releases if public(row.version) <= public(version)), None)
+        if like is not None and (_number(archs[0]) // 10, _number(archs[0]) % 10) < like.oldest:
+            continue
+        for toolkit in toolkits:
+            takes = like is None or number(like.tag.cuda_min) <= number(toolkit.cuda) < number(like.tag.cuda_end)
+            if takes:
+                pairs.append((version, toolkit.cuda))
+    return pairs
+
+
 def _without_torch(
-    toolkits: Iterable[Toolkit], torches: Iterable[TorchBuild], matrix: Matrix, builds: Buildable | None = None
+    pairs: Iterable[tuple[str, str]], torches: Iterable[TorchBuild], builds: Buildable | None = None
 ) -> _Fitting:
-    """The newest release, by the newest compiler for these architectures of which there is a torch."""
+    """The newest release, by the newest compiler that takes it and of whose CUDA there is a torch."""
     known = {row.cuda for row in torches}
     there = {cuda for cuda, why in builds.toolkits.items() if not why} if builds else set()
-    best = max(toolkits, key=lambda row: (row.cuda in there, row.cuda in known, number(row.cuda)))
-    offered = (builds.releases if builds else None) or {row.version for row in matrix.bitsandbytes}
-    newest = max(offered, key=public)
-    return _Fitting(best.cuda, str(public(newest)), "")
+    ref, cuda = max(pairs, key=lambda pair: (pair[1] in there, pair[1] in known, public(pair[0]), number(pair[1])))
+    return _Fitting(cuda, str(public(ref)), "")
 
 
-def _name_both(archs: tuple[str, ...], toolkits: list[Toolkit], matrix: Matrix) -> str:
+def _name_both(
+    archs: tuple[str, ...], toolkits: list[Toolkit], pairs: list[tuple[str, str]], torches: Iterable[TorchBuild]
+) -> str:
     if not toolkits:
         return f"No compiler that the matrix knows is for {' and '.join(archs)}."
-    fitting = _without_torch(toolkits, matrix.torch, matrix)
+    if not pairs:
+        return f"No source of bitsandbytes that is known is for {archs[0]} and these compilers."
+    fitting = _without_torch(pairs, torches)
     return f"Name both, such as: bnbenv build --cuda {fitting.cuda} --ref {fitting.ref}"
 
 

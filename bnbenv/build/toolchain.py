@@ -241,7 +241,8 @@ def _check_archs(cuda: str, archs: tuple[str, ...], sass: tuple[str, ...], ports
         step = "No toolkit that is known here compiles for all that was asked; ask for fewer architectures at once."
         raise NoCombination("toolkit-arch", message, step)
     which = f"{message}; that of CUDA {newest} can"
-    step = f"Take a torch for CUDA {newest.split('.')[0]}, and: bnbenv build --cuda {newest}"
+    named = " ".join(f"--arch {arch}" for arch in archs)
+    step = f"Take a torch for CUDA {newest.split('.')[0]}, and: bnbenv build --cuda {newest} {named}"
     if not can_hold(newest):
         step += f". {install_toolkit(ports.sysroot.read('/etc/os-release') or '', newest)}"
     raise NoCombination("toolkit-arch", which, step)

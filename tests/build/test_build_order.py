@@ -111,6 +111,17 @@ def test_the_machine_that_compiles_need_not_be_the_one_that_runs(matrix: Matrix)
     assert ordered(NOTHING, matrix, archs=("sm_70",)).cuda.startswith("12.")
 
 
+def test_a_release_is_one_for_such_gpus_and_the_cuda_one_that_its_source_takes(matrix: Matrix) -> None:
+    nowhere = Availability(builds=Buildable({"12.6": "no toolkit"}, None))
+    old = plan(Asked(archs=("sm_52",)), facts(NOTHING), matrix, nowhere, None).order
+    assert old.ref == "0.48.2", "later kernels are for sm_60 and newer"
+    assert ordered(NOTHING, matrix, archs=("sm_87",), ref="0.45.0").cuda == "12.9", "13 came after it"
+    assert ordered(NOTHING, matrix, archs=("sm_87",), ref="0.99.0").cuda.startswith("13."), "taken to be as the newest"
+    with pytest.raises(NoCombination) as refused:
+        ordered(NOTHING, matrix, archs=("sm_52",), ref="0.50.1")
+    assert "is for sm_60 and newer" in refused.value.message
+
+
 def test_a_toolkit_that_does_not_know_the_gpu_compiles_the_older_code_that_it_runs(matrix: Matrix) -> None:
     name = "linux-x86_64__580.95.05__8xb300-sm103"
     (older,) = ordered(name, matrix, cuda="12.8", ref="0.50.1").archs
@@ -146,7 +157,7 @@ def test_what_nothing_tells_has_to_be_named(matrix: Matrix) -> None:
     assert "--cuda" in jetson.value.next_step
     with pytest.raises(NoCombination) as old:
         ordered("linux-x86_64__470.256.02__k40m-sm35", matrix)
-    assert "--cuda 11.8" in old.value.next_step
+    assert "No source of bitsandbytes that is known is for sm_35" in old.value.next_step
     with pytest.raises(UsageError, match="GPU 7 is not on this host"):
         ordered(H200, matrix, gpus=("7",))
 

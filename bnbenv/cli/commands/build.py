@@ -107,7 +107,8 @@ def _planned(asked: Asked, setting: Setting, found: Availability, beside: Beside
         builds, _ = survey_builds(setting, sources, Request(build="always"), found)
         with contextlib.suppress(NoCombination):  # then the first one says what is lacking
             there = msgspec.structs.replace(found, builds=builds)
-            planned = plan(asked, setting.facts, setting.matrix, there, beside)
+            other = plan(asked, setting.facts, setting.matrix, there, beside)
+            planned = other if _within_reach(other.order, asked, ports, setting) else planned
     return planned, ports
 
 

@@ -113,6 +113,16 @@ def test_what_builds_leave_in_a_folder_changes_nothing(
     assert get(repository).origin.digest != clean.origin.digest
 
 
+def test_a_commit_is_whole_whatever_its_attributes_leave_out_of_archives_or_fill_in(
+    repository: Path, git: Callable[..., str], get: Callable[..., Tree]
+) -> None:
+    (repository / ".gitattributes").write_text("csrc/kernels.cu export-ignore\n*.py export-subst\n")
+    (repository / "bitsandbytes" / "id.py").write_text('COMMIT = "$Format:%H$"\n')
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "attributes")
+    assert get(repository, "HEAD").origin.digest == get(repository).origin.digest
+
+
 def test_a_tree_is_private(repository: Path, get: Callable[..., Tree]) -> None:
     tree = get(repository)
     (Path(tree.folder) / "csrc" / "kernels.cu").write_text("changed")
@@ -152,6 +162,7 @@ def test_a_ref_that_does_not_exist(repository: Path, get: Callable[..., Tree], r
         ("git://host.example/x", "bad-source", 'not by "git"'),
         ("ssh://-oProxyCommand=id/x", "bad-source", "names no host"),
         ("https://host.example/a b", "bad-source", "no address"),
+        ("-x@host.example:x", "bad-source", "no address"),
         ("https://host.example/a.tar.gz", "sha256-needed", "Append #sha256="),
         ("https://host.example/a.tar.gz#sha256=12", "bad-source", "is no sha256"),
     ],

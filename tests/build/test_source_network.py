@@ -205,7 +205,10 @@ def test_a_tarball_behind_an_address(server: Server, own: Ports) -> None:
     kept = next((own.home / "sources" / "tarballs").iterdir())
     kept.write_bytes(content[:-1])
     assert fetch(url, None, own, "").origin == tree.origin, "a damaged one is got anew"
+    with (server.root / "large.tar.gz").open("wb") as stream:
+        stream.truncate((128 << 20) + 1)
     for path, sha256, code in (
+        ("large.tar.gz", "1" * 64, "source-too-large"),
         ("bnb.tar.gz", "0" * 64, "source-changed"),
         ("none.tar.gz", "1" * 64, "no-such-source"),
         ("401/x.tar.gz", "1" * 64, "access-refused"),

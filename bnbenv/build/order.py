@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -230,6 +231,9 @@ def _fitting(
     if pairs and (cuda is not None or elsewhere):
         return _without_torch(pairs, rows, found.builds)
     step = _name_both(archs, toolkits, pairs, rows)
+    if asked.ref is not None:
+        with contextlib.suppress(NoCombination):  # of another release
+            step = _both(_fitting(asked._replace(ref=None), facts, matrix, found, archs, cuda), archs)
     refusal = solve(hosts[-1], judged, wish, found)
     reasons = () if isinstance(refusal, Solution) else refusal.conflict
     told = [one.because for one in sorted(reasons, key=lambda one: one.source == "the request")]  # what was not asked
@@ -283,8 +287,12 @@ def _name_both(
         return f"No compiler that the matrix knows is for {' and '.join(archs)}."
     if not pairs:
         return f"No source of bitsandbytes that is known is for {archs[0]} and these compilers."
-    fitting = _without_torch(pairs, torches)
-    return f"Name both, such as: bnbenv build --cuda {fitting.cuda} --ref {fitting.ref}"
+    return _both(_without_torch(pairs, torches), archs)
+
+
+def _both(fitting: _Fitting, archs: tuple[str, ...]) -> str:
+    named = " ".join(f"--arch {arch}" for arch in archs)
+    return f"Name both, such as: bnbenv build --cuda {fitting.cuda} --ref {fitting.ref} {named}"
 
 
 def _with_gpus(facts: HostFacts, archs: tuple[str, ...], matrix: Matrix, own_driver: bool) -> HostFacts:

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         from bnbenv.cli.errors import from_exception
 
-        code = _show_error(from_exception(error), arguments, os.environ, log)
+        code = _show_error(from_exception(error, "".join(arguments[:1])), arguments, os.environ, log)
     finally:
         log.end(code)
     return code

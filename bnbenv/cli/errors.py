@@ -32,10 +32,11 @@ class Interrupted(BnbenvError):
     exit = Exit.INTERRUPTED
 
 
-def from_exception(error: BaseException) -> BnbenvError:
+def from_exception(error: BaseException, command: str = "") -> BnbenvError:
     """Whatever went wrong, as an error for people."""
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted("interrupted", "interrupted: what is in use is whole", "See it: bnbenv status")
+        step = "Run it again: it goes on where it stopped." if command == "build" else "See it: bnbenv status"
+        return Interrupted("interrupted", "interrupted: what is in use is whole", step)
     if isinstance(error, MemoryError):
         return Failed("out-of-memory", "out of memory; nothing in use was changed")
     if isinstance(error, OSError):

@@ -120,6 +120,7 @@ def test_a_release_is_one_for_such_gpus_and_the_cuda_one_that_its_source_takes(m
     with pytest.raises(NoCombination) as refused:
         ordered(NOTHING, matrix, archs=("sm_52",), ref="0.50.1")
     assert "is for sm_60 and newer" in refused.value.message
+    assert refused.value.next_step.endswith("bnbenv build --cuda 12.6 --ref 0.48.2 --arch sm_52")
 
 
 def test_a_toolkit_that_does_not_know_the_gpu_compiles_the_older_code_that_it_runs(matrix: Matrix) -> None:

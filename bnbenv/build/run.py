@@ -49,13 +49,10 @@ def _built(order: Order, tree: Tree, ports: Ports, matrix: Matrix, toolkits: tup
         return made
     what = f"the build of bitsandbytes {tree.version} for {', '.join(order.archs)}"
     with held(home / "locks" / f"{wanted.order_key()}.lock", what, wait, ports.progress):
-        made = cache.find(home, wanted, tree.origin)  # by whom was waited for
-        if made is not None:
-            return made
         clear_old(home)
         toolchain = prepare(order.cuda, order.archs, ports, matrix, toolkits, extras)
         inputs = cache.inputs_of(order, tree, FLAGS, toolchain)
-        made = cache.find(home, inputs, tree.origin)
+        made = cache.find(home, inputs, tree.origin)  # by whom was waited for
         return made if made is not None else _make(order, tree, ports, toolchain, inputs)
 
 

@@ -106,6 +106,31 @@ def test_what_was_changed_in_uvs_cache_is_loaded_again(
     assert module.read_text() == "VERSION = '1.0'\n"
 
 
+@dataclass(frozen=True)
+class Cutting:
+    """Runs everything for real, and then empties a file that was installed, as a failing disk does."""
+
+    real: Any
+    folder: Path
+
+    def run(self, command: Command) -> Finished:
+        done: Finished = self.real.run(command)
+        for path in self.folder.glob("lib/python3*/site-packages/smallthing.py"):
+            path.unlink()  # it is a link into uv's cache
+            path.write_text("")
+        return done
+
+
+def test_what_is_not_as_its_packages_brought_it_is_not_taken(ports_of: Callable[..., Ports], index: Any) -> None:
+    index.add("smallthing", "1.0")
+    ports = ports_of(index.url("simple"))
+    packages = replace(ports.packages, runner=Cutting(ports.packages.runner, ports.home / "x"))
+    with pytest.raises(Failed) as caught:
+        packages.environment(ports.home / "x", ("smallthing",))
+    assert caught.value.code == "damaged-files" and "smallthing.py" in caught.value.message
+    assert caught.value.next_step == "Load it again: uv cache clean smallthing"
+
+
 def test_a_login_gets_in_and_into_no_file(ports_of: Callable[..., Ports], index: Any, tree: Path) -> None:
     login = "reader:pa55-w0rd"
     index.add("smallthing", "1.0")

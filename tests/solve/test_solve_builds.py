@@ -89,6 +89,18 @@ def test_the_newest_release_that_the_source_has(rows: Any, matrix: Matrix) -> No
     assert "the source that is asked has no bitsandbytes 0.50.0" in answer.conflict[-1].because
 
 
+def test_a_tree_between_two_releases_is_taken_as_the_one_before_it(rows: Any, matrix: Matrix) -> None:
+    other = {"12.6": NO_NVCC, "12.4": ""}
+    for version, needs in (("0.50.2.dev0", {}), ("0.49.3.dev1", {"BNB_CUDA_VERSION": "124"}), ("0.60.0", {})):
+        answer = solve(rows.host("7.0"), matrix, BUILD, found(other, {version}))
+        assert chosen(answer) == (version, "libbitsandbytes_cuda124.so", needs)
+        assert isinstance(answer, Solution) and any("taken to be as" in line.source for line in answer.evidence)
+    release = solve(rows.host("7.0"), matrix, BUILD, found(other, {"0.49.2", "0.60.0"}))
+    assert chosen(release)[0] == "0.49.2"  # where it has one that is known, that is taken
+    wish = Request(build="always", bitsandbytes="<0.50")
+    assert isinstance(solve(rows.host("7.0"), matrix, wish, found(other, {"0.50.2.dev0"})), Refusal)
+
+
 def test_a_source_takes_only_some_releases_of_cuda(rows: Any, shipped: Matrix) -> None:
     """0.47.0 ends before CUDA 13; 0.50.9 is taken to be as the newest release that was read."""
     parts = (rows.torch("2.11.0", archs="sm_80"), rows.wheel("0.47.0", {"cuda118": "sm_60"}))

@@ -207,7 +207,8 @@ def decide(setting: Setting, request: Request, found: Availability, sources: Pac
             step = _first_option(answer)
         raise SourceUnreachable("source-unreachable", message, step, detail)
     if no_source is not None and any(part.rule == "build-source" for part in answer.conflict):
-        message = f"bitsandbytes has to be compiled for this machine, and {no_source.message}"
+        why = "is to be compiled, as was asked" if request.build == "always" else "has to be compiled for this machine"
+        message = f"bitsandbytes {why}, and {no_source.message}"
         copy = 'name a copy of the source in bnbenv.toml: bitsandbytes-source = "..." in [sources]'
         step = f"Check the network and run it again, or {copy}"
         raise type(no_source)(

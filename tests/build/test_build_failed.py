@@ -60,7 +60,23 @@ KNOWN = {
         ' function "cospi" (declared at line 2601 of /u/crt/math_functions.h)\n',
         "/usr/include/bits/mathcalls.h(79): error: exception specification is incompatible with that of previous"
         ' function "cospi" (declared at line 2601 of /u/crt/math_functions.h)',
+        "c-library-too-new",
+    ),
+    "C library too new, in lines of 80 columns": (
+        "/usr/include/bits/mathcalls.h(206): error: exception\n  specification is incompatible with that of previous"
+        ' function "rsqrt"\n  (declared at line 629 of /u/crt/math_functions.h)\n',
+        "/usr/include/bits/mathcalls.h(206): error: exception",
+        "c-library-too-new",
+    ),
+    "clang too new": (
+        "/u/crt/host_config.h:151:2: error: #error -- unsupported clang version! clang version must be less than 16\n",
+        "/u/crt/host_config.h:151:2: error: #error -- unsupported clang version! clang version must be less than 16",
         "host-compiler-too-new",
+    ),
+    "a source older than this CUDA": (
+        NINJA + '/t/kernels.cu(46): error: namespace "cub" has no member "Sum"\n',
+        '/t/kernels.cu(46): error: namespace "cub" has no member "Sum"',
+        "cuda-version",
     ),
     "too old": (
         "g++: error: unrecognized command line option '-std=gnu++17'\n",

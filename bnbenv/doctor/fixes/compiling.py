@@ -68,6 +68,18 @@ def host_compiler(patient: Patient) -> Treatment:
     )
 
 
+def c_library(patient: Patient) -> Treatment:
+    """The headers of CUDA and of glibc contradict each other."""
+    return told(
+        "Compile with CUDA 13.2 or newer: its headers fit glibc 2.41 and 2.42.",
+        _ITSELF,
+        "The torch beside it has to be of CUDA 13: bnbenv solve --torch '>=2.11' names one.",
+        "For a torch of CUDA 12: compile in a container or on a system with glibc 2.40 or older.",
+        "Another g++ does not help: the contradiction is in the headers of the C library, not in the compiler's.",
+        command="bnbenv build --cuda 13.2",
+    )
+
+
 def architecture(patient: Patient) -> Treatment:
     """nvcc does not know the GPU."""
     return told(
@@ -130,6 +142,7 @@ def _build(patient: Patient) -> str:
 BY_CODE: Mapping[str, Callable[[Patient], Treatment]] = {
     "build-host-compiler": host_compiler,
     "build-architecture": architecture,
+    "build-c-library": c_library,
     "build-out-of-memory": compiler_killed,
     "build-toolkit": no_toolkit,
     "build-failed": failed_build,

@@ -19,14 +19,14 @@ from bnbenv.build.ports import Ports
 from bnbenv.envs.lockfile import Locked, locked_build
 from bnbenv.envs.plan import judged_again
 from bnbenv.envs.sources import PackageSources
-from bnbenv.envs.toolbox import build_ports
+from bnbenv.envs.toolbox import build_ports, builds_home
 from bnbenv.envs.wishes import UPSTREAM
 from bnbenv.errors import BnbenvError, Failed, SourceUnreachable, UsageError
 from bnbenv.facts.model import Toolkit as CudaToolkit
 from bnbenv.matrix.drivers import number, too_old
 from bnbenv.matrix.model import BitsandbytesWheel, Matrix, Toolkit, TorchBuild
 from bnbenv.matrix.native import library_cuda
-from bnbenv.paths import Sysroot, data_home, expand
+from bnbenv.paths import Sysroot, expand
 from bnbenv.progress import About, during
 from bnbenv.solve.coverage import sass_for
 from bnbenv.solve.model import KEEP, Availability, Buildable, EvidenceLine, Request, Solution
@@ -219,7 +219,7 @@ def own_row(setting: Setting, locked: Locked) -> tuple[BitsandbytesWheel | None,
     wheel = locked_build(locked)
     version = locked.packages["bitsandbytes"]
     try:
-        home = data_home(setting.environ) / "builds" / "wheels"
+        home = builds_home(setting.environ) / "wheels"
         if wheel is None or wheel.resolve().parent.parent != home.resolve() or not wheel.is_file():
             return None, f"bitsandbytes {version} was compiled elsewhere, or is no longer in the cache of builds"
         with local_wheel(wheel) as opened:
@@ -227,7 +227,7 @@ def own_row(setting: Setting, locked: Locked) -> tuple[BitsandbytesWheel | None,
                 return None, f"bitsandbytes {version} in the cache of builds is not the wheel that was locked"
             return measure_bitsandbytes(opened), ""
     except (BnbenvError, OSError) as error:
-        if isinstance(error, UsageError):  # no place for this user's data
+        if isinstance(error, UsageError):  # no place for this user's data, or one that others may write into
             raise
         return None, f"bitsandbytes {version} in the cache of builds cannot be read ({error})"
 

@@ -16,8 +16,9 @@ from bnbenv.build.ports import Ports
 from bnbenv.envs.filesystem import forget, uv_cache
 from bnbenv.envs.integrity import Damage, examine, package_of, read_records
 from bnbenv.envs.lockfile import normalized
-from bnbenv.envs.project import env_python, site_packages
+from bnbenv.envs.project import Project, env_python, site_packages
 from bnbenv.envs.sources import PackageSources
+from bnbenv.envs.trust import check_files
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.uverrors import cause
 from bnbenv.errors import BnbenvError, Failed
@@ -144,6 +145,17 @@ class UvPackages:
         return dataclasses.replace(uv, environment={**uv.environment, **own, **(changes or {})})
 
 
+def builds_home(environ: Mapping[str, str]) -> Path:
+    """The folder of source builds, below the user's data. Its compilers are run, and its wheels installed.
+
+    Raises UsageError where there is no place for the user's data, and where others may put something there.
+    """
+    home = (data_home(environ) / "builds").absolute()
+    folders = [home, *(home / name for name in ("wheels", "toolchains", "sources", "work"))]
+    check_files(folders, Project(home, home), environ)
+    return home
+
+
 def build_ports(
     environ: Mapping[str, str],
     runner: Runner,
@@ -153,7 +165,7 @@ def build_ports(
 ) -> Ports:
     """What a build is handed. ``cwd`` is the folder whose uv.toml holds: that of the project.
 
-    Raises UsageError where there is no place for the user's data.
+    Raises UsageError as ``builds_home``.
     """
     told, mode = progress or Quiet(), environ.get("UV_LINK_MODE")
     return Ports(
@@ -161,7 +173,7 @@ def build_ports(
         runner=runner,
         sysroot=Sysroot.from_environment(environ),
         packages=UvPackages(runner, sources, cwd, told, link_mode=mode if mode == "copy" else "hardlink"),
-        home=(data_home(environ) / "builds").absolute(),
+        home=builds_home(environ),
         progress=told,
         offline=sources.offline,
     )

@@ -16,7 +16,7 @@ from bnbenv.envs.project import Project
 from bnbenv.envs.resolve import sources_for
 from bnbenv.envs.toolbox import build_ports
 from bnbenv.envs.wishes import SourcesWish
-from bnbenv.errors import Failed, NoCombination, SourceUnreachable
+from bnbenv.errors import Failed, NoCombination, SourceUnreachable, UsageError
 from bnbenv.matrix.load import load_matrix
 from bnbenv.process import Command, Finished, SystemRunner
 
@@ -104,6 +104,21 @@ def test_what_was_changed_in_uvs_cache_is_loaded_again(
     ports.packages.environment(ports.home / "y", ("smallthing",))
     (module,) = (ports.home / "y").glob("lib/python3*/site-packages/smallthing.py")
     assert module.read_text() == "VERSION = '1.0'\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps rights otherwise")
+@pytest.mark.parametrize("name", [".", "wheels", "toolchains"])
+def test_a_folder_of_builds_that_everybody_may_write_into_is_not_used(
+    ports_of: Callable[..., Ports], tmp_path: Path, name: str
+) -> None:
+    url = "https://localhost:1/simple"
+    folder = ports_of(url).home / name
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    with pytest.raises(UsageError) as caught:
+        ports_of(url)
+    assert caught.value.code == "open-to-all" and str(folder) in caught.value.message
+    assert ports_of(url, BNBENV_TRUSTED=str(tmp_path)).home.exists()
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,14 @@ _SOURCE = "#include <cstdint>\n#include <type_traits>\n"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a compiler says of itself. ``trouble`` says why it cannot be used by anybody, empty where it can."""
+    """What a compiler says of itself. ``trouble`` says why it cannot be used by anybody, empty where it can.
+
+    ``glibc`` is the C library whose headers it finds, where that is one.
+    """
 
     compiler: HostCompiler
     trouble: str = ""
+    glibc: tuple[int, int] | None = None
 
 
 def find_host_compiler(ports: Ports, limits: HostCompilers, cuda: str, machine: str) -> tuple[HostCompiler, str]:
@@ -108,7 +112,9 @@ def read_macros(place: str, text: str, machine: str, headers: bool = True) -> As
         return Asked(compiler, f"compiles for {made_for} and not for {machine}")
     if not headers and _numbers(version)[0] >= OLDEST:
         return Asked(compiler, "does not find the headers of C++ (cstdint)")
-    return Asked(compiler)
+    known = [macros.get(name, "") for name in ("__GLIBC__", "__GLIBC_MINOR__")]
+    glibc = (int(known[0]), int(known[1])) if all(part.isdecimal() for part in known) else None
+    return Asked(compiler, glibc=glibc)
 
 
 def unfit(asked: Asked, limits: HostCompilers, cuda: str) -> str:
@@ -123,7 +129,18 @@ def unfit(asked: Asked, limits: HostCompilers, cuda: str) -> str:
         return f"CUDA {cuda} takes {one.kind} up to {newest}, and this is {one.version}"
     if major < oldest:
         return f"{one.kind} {oldest} or newer is needed for C++17, and this is {one.version}"
+    if _beyond(asked, limits):
+        return f"the headers of CUDA {cuda} contradict those of its C library, glibc {_dotted(asked.glibc)}"
     return ""
+
+
+def _beyond(asked: Asked, limits: HostCompilers) -> bool:
+    """Whether it includes a C library that the toolkit's headers do not know."""
+    return asked.glibc is not None and limits.glibc_end is not None and asked.glibc >= limits.glibc_end
+
+
+def _dotted(version: tuple[int, int] | None) -> str:
+    return ".".join(map(str, version or ()))
 
 
 def _named(environ: Mapping[str, str]) -> tuple[str, str] | None:
@@ -189,6 +206,8 @@ def _none(asked: list[Asked], limits: HostCompilers, cuda: str, ports: Ports) ->
     if not usable:
         return Failed("host-compiler-unfit", message, f"Install one: {install_compiler(release)}", "\n".join(lines))
     step = install_compiler_of(release, OLDEST, limits.gcc_max)
+    if all(_beyond(one, limits) for one in usable):  # another compiler includes the same headers
+        step = "Take CUDA 13.2 or newer, which knows them: --cuda 13.2. Another g++ does not help."
     return Failed("host-compiler-unfit", message, step, "\n".join(lines) if len(lines) > 1 else "")
 
 

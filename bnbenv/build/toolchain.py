@@ -114,7 +114,9 @@ def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix
             if usable is None:
                 raise _no_toolkit(cuda, others, ports)
             _check_archs(cuda, archs, usable.sass, ports, matrix)
-        _check_host(cuda, ports, matrix, machine)
+            find_host_compiler(ports, limits_of(usable.look), cuda, machine)
+        else:
+            _check_host(cuda, ports, matrix, machine)
         if kept_tools(ports.home) is None:
             why = ports.packages.missing(("cmake", "ninja"))
             return f"CMake and Ninja cannot be had: {why}" if why else ""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import Matrix
 from bnbenv.matrix.model import Toolkit as Row
-from bnbenv.matrix.toolkits import HostCompilers, compile_targets, host_compilers, tool_version
+from bnbenv.matrix.toolkits import HostCompilers, compile_targets, glibc_end, host_compilers, tool_version
 from bnbenv.paths import exists
 from bnbenv.process import Command, Finished, Runner
 
@@ -81,13 +81,17 @@ def targets_of(root: Path, cuda: str, matrix: Matrix, runner: Runner) -> tuple[s
 
 
 def limits_of(look: Look) -> HostCompilers:
-    """The host compilers that a toolkit takes, by its own header. Raises Failed (``bad-toolkit``)."""
-    header = look.header("crt/host_config.h")
+    """The host compilers that a toolkit takes, by its own headers. Raises Failed (``bad-toolkit``)."""
+    limits = host_compilers(_header(look, "crt/host_config.h"))
+    return limits._replace(glibc_end=glibc_end(_header(look, "crt/math_functions.h")))
+
+
+def _header(look: Look, name: str) -> str:
+    header = look.header(name)
     try:
-        text = header.read_text("utf-8", "replace") if header else ""
+        return header.read_text("utf-8", "replace") if header else ""
     except OSError as error:
         raise Failed("bad-toolkit", f"{header} cannot be read: {error.strerror}", _AGAIN) from None
-    return host_compilers(text)
 
 
 def row_of(matrix: Matrix, cuda: str) -> Row | None:
@@ -96,10 +100,13 @@ def row_of(matrix: Matrix, cuda: str) -> Row | None:
 
 
 def limits_in(row: Row) -> HostCompilers:
-    """The same as measured before."""
-    return HostCompilers(row.gcc_max, row.clang_min, row.clang_max, row.msc_min, row.msc_end)
+    """The same of a release from packages, as measured before."""
+    end = _GLIBC_END.get(row.cuda)
+    return HostCompilers(row.gcc_max, row.clang_min, row.clang_max, row.msc_min, row.msc_end, end)
 
 
+# What crt/math_functions.h of the packages says: from 13.2 on it knows glibc 2.42.
+_GLIBC_END = {"13.0": (2, 42), "13.1": (2, 42)}
 _AGAIN = "Install that toolkit again, or name another: CUDA_HOME"
 _OWN = {"NVCC_PREPEND_FLAGS": None, "NVCC_APPEND_FLAGS": None, "LC_ALL": "C"}
 

@@ -14,6 +14,10 @@ _CLANG = re.compile(
     r"^#if \(__clang_major__ >= (\d\d?)\) \|\| \(__clang_major__ < (\d\d?)\).*\s+#error -- unsupported clang version",
     re.MULTILINE,
 )
+# extern __DEVICE_FUNCTIONS_DECL__ __device_builtin__ double   cospi(double x);
+# glibc declares these functions too, without an exception: where CUDA's declarations do not say so, they contradict.
+_BARE = re.compile(r"^extern[^\n(]*\bdouble\s+(cospi|rsqrt)\(double x\);", re.MULTILINE)
+_GLIBC_HAS = {"cospi": (2, 41), "rsqrt": (2, 42)}
 _MSC = re.compile(r"^#if _MSC_VER < (\d{4}) \|\| _MSC_VER >= (\d{4})\s+#error -- unsupported Microsoft", re.MULTILINE)
 
 
@@ -21,7 +25,8 @@ class HostCompilers(NamedTuple):
     """The limits of a ``crt/host_config.h``; null where it names none. It names no oldest gcc.
 
     ``gcc_max`` and ``clang_max`` are the newest majors, ``clang_min`` the oldest; ``msc_min`` is the oldest value of
-    ``_MSC_VER`` and ``msc_end`` the first that is too new.
+    ``_MSC_VER`` and ``msc_end`` the first that is too new. ``glibc_end`` is the first C library that is too new, by
+    ``crt/math_functions.h``.
     """
 
     gcc_max: int | None
@@ -29,6 +34,12 @@ class HostCompilers(NamedTuple):
     clang_max: int | None
     msc_min: int | None
     msc_end: int | None
+    glibc_end: tuple[int, int] | None = None
+
+
+def glibc_end(header: str) -> tuple[int, int] | None:
+    """The first glibc whose declarations the text of a ``crt/math_functions.h`` contradicts; None: none known."""
+    return min((_GLIBC_HAS[name] for name in _BARE.findall(header.replace("\r\n", "\n"))), default=None)
 
 
 def host_compilers(header: str) -> HostCompilers:

@@ -15,10 +15,11 @@ from bnbenv.build.hostcompiler import find_host_compiler
 from bnbenv.build.model import HostCompiler
 from bnbenv.build.ports import Ports
 from bnbenv.errors import Failed
-from bnbenv.matrix.toolkits import HostCompilers
+from bnbenv.matrix.toolkits import HostCompilers, glibc_end
 from bnbenv.paths import Sysroot
 
 CUDA_12_3 = HostCompilers(gcc_max=12, clang_min=3, clang_max=16, msc_min=1910, msc_end=1940)
+NAMES, SPECIFIERS = ("cospi", "rsqrt"), ("__NV_IEC_60559_FUNCS_EXCEPTION_SPECIFIER", "_NV_RSQRT_SPECIFIER")
 DISTRIBUTIONS = {
     'ID=ubuntu\nID_LIKE="debian"\n': ("sudo apt-get install g++", "sudo apt-get install g++-12"),
     'ID="rocky"\nID_LIKE="rhel centos fedora"\n': ("sudo dnf install gcc-c++", "NVCC_CCBIN=/path/to/g++-12"),
@@ -35,6 +36,7 @@ class Machine:
     def __init__(self, folder: Path, bare_ports: Callable[..., Ports]) -> None:
         self.folder, self.bin, self._ports = folder, folder / "bin", bare_ports
         self.bin.mkdir()
+        self.limits = CUDA_12_3
 
     def compiler(self, name: str, version: str, more: str = "", machine: str = "x86_64", fails: bool = False) -> Path:
         """One that predefines what gcc or clang of that version does; ``fails``: it does not know C++17."""
@@ -55,7 +57,7 @@ class Machine:
         (self.folder / "etc").mkdir(exist_ok=True)
         (self.folder / "etc" / "os-release").write_text(os_release)
         ports = self._ports({"PATH": str(self.bin), **environ}, sysroot=Sysroot(self.folder))
-        return find_host_compiler(ports, CUDA_12_3, "12.3", "x86_64")
+        return find_host_compiler(ports, self.limits, "12.3", "x86_64")
 
     def refusal(self, os_release: str = "ID=debian\n", **environ: str | None) -> Failed:
         with pytest.raises(Failed) as caught:
@@ -128,6 +130,35 @@ def test_one_that_is_named_is_taken_or_refused_by_that_name(variable: str, machi
     assert error.message.startswith(f"the compiler that {variable} names cannot be used: {wrong}: CUDA 12.3 takes gcc")
     assert error.next_step == f"Unset {variable}, or let it name another compiler."
     assert machine.refusal(**{variable: "g++-77"}).message == f"{variable} names a compiler that is not there: g++-77"
+
+
+def test_headers_of_a_c_library_that_contradict_those_of_the_toolkit(machine: Machine) -> None:
+    """glibc 2.42 and CUDA 13.0; a compiler with a C library of its own, such as conda's, does for it."""
+    newest = "#define __GLIBC__ 2\n#define __GLIBC_MINOR__ 42"
+    usual = machine.compiler("g++", "12.4.0", more=newest)
+    machine.compiler("g++-11", "11.4.0", more=newest)
+    assert machine.find()[0].path == str(usual)  # no limit is known
+    machine.limits = CUDA_12_3._replace(glibc_end=(2, 42))
+    error = machine.refusal()
+    assert error.code == "host-compiler-unfit"
+    assert error.message.endswith("g++: the headers of CUDA 12.3 contradict those of its C library, glibc 2.42")
+    assert error.next_step.startswith("Take CUDA 13.2 or newer")
+    other = machine.compiler("x86_64-conda-linux-gnu-g++", "11.4.0", more=newest.replace("42", "17"))
+    found, note = machine.find()
+    assert found.path == str(other)
+    assert note.startswith(f"{other} compiles in place of {usual}: the headers of CUDA 12.3 contradict")
+
+
+def test_which_c_library_the_headers_of_a_toolkit_know() -> None:
+    """As in CUDA 12.9, in 13.0 and 13.1, and from 13.2 on."""
+    lines = [f"extern __DEVICE_FUNCTIONS_DECL__ __device_builtin__ double    {name}(double x)" for name in NAMES]
+    known = [f"{line} {macro}" for line, macro in zip(lines, SPECIFIERS, strict=True)]
+    for cospi, rsqrt, end in (
+        (lines[0], lines[1], (2, 41)),
+        (known[0], lines[1], (2, 42)),
+        (known[0], known[1], None),
+    ):
+        assert glibc_end(f"/* cospi(double x); */\n{rsqrt};\n{cospi};\n__func__(double rsqrt(double a));\n") == end
 
 
 def test_a_folder_may_be_named_as_nvcc_admits(machine: Machine) -> None:

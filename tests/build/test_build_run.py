@@ -341,6 +341,8 @@ def test_a_compiler_that_finds_no_memory(own: Callable[..., Ports], matrix: Matr
     error = failed(order, own(Counting(starve)), matrix)
     assert error.code == "build-out-of-memory" and " GB of memory was free" in error.message
     assert tried[-1] == "-j1" and len(tried) <= 2
+    left = own().home.glob("work/*/*/tree/LICENSE")
+    assert any("The MIT" in path.read_text() for path in left), "the next run goes on there"
 
 
 def test_a_source_that_takes_another_cuda(own: Callable[..., Ports], matrix: Matrix) -> None:

@@ -182,10 +182,13 @@ def test_who_waits_too_long_is_told(tmp_path: Path, told: Any) -> None:
 
 
 def test_targets_of_a_release_that_the_matrix_does_not_know_are_the_compilers_own(
-    toolchain: Toolchain, matrix: Matrix
+    toolchain: Toolchain, ports: Ports, matrix: Matrix
 ) -> None:
     unknown = msgspec.structs.replace(matrix, toolkits=())
     assert targets_of(Path(toolchain.root), "13.0", unknown, SystemRunner()) == toolchain.sass
+    with pytest.raises(NoCombination) as caught:
+        prepare("13.0", ("sm_70",), ports, unknown, ())
+    assert caught.value.code == "toolkit-arch"
 
 
 def test_a_release_that_no_source_offers(ports: Ports, matrix: Matrix) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bnbenv.build.ports import Ports
 from bnbenv.build.toolchain import prepare, within_reach
-from bnbenv.errors import NoCombination
+from bnbenv.errors import Failed, NoCombination
 from bnbenv.facts.model import Toolkit
 from bnbenv.matrix.model import Matrix
 from bnbenv.paths import Sysroot
@@ -40,6 +40,16 @@ def test_volta_is_too_old_for_cuda_13(debian: Ports, matrix: Matrix) -> None:
     assert error.message == "the compiler of CUDA 13.0 cannot compile for sm_70; that of CUDA 12.9 can"
     assert "bnbenv build --cuda 12.9" in error.next_step
     assert "apt-get install cuda-toolkit-12-9" in error.next_step
+
+
+def test_without_a_compiler_of_cpp_no_gigabyte_is_fetched(
+    bare_ports: Callable[..., Ports], matrix: Matrix, tmp_path: Path
+) -> None:
+    ports = bare_ports({"PATH": str(tmp_path)})
+    with pytest.raises(Failed) as caught:
+        prepare("13.0", ("sm_90",), ports, matrix, ())
+    assert caught.value.code == "no-host-compiler"
+    assert not (ports.home / "toolchains").exists()
 
 
 def test_what_no_toolkit_can(debian: Ports, matrix: Matrix) -> None:

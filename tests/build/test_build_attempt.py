@@ -1,0 +1,72 @@
+"""The folder that a build works in: what was interrupted is taken up only where nothing about it is doubtful."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bnbenv.build.attempt import STATE, Attempt, begin
+from bnbenv.paths import Sysroot
+
+
+class Machine:
+    """A machine of which only the start and the processes are known."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.root, self._sources = folder / "builds", folder / "root", folder / "sources"
+        self.start("one")
+
+    def start(self, boot: str) -> None:
+        path = self.root / "proc" / "sys" / "kernel" / "random" / "boot_id"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{boot}\n")
+
+    def process(self, place: Path) -> None:
+        """One that works in a folder."""
+        (self.root / "proc" / "42").mkdir()
+        (self.root / "proc" / "42" / "cwd").symlink_to(place)
+
+    def begin(self, key: str = "key") -> Attempt:
+        source = self._sources / "tree"
+        source.mkdir(parents=True)
+        (source / "CMakeLists.txt").touch()
+        attempt = begin(self.home, "order", key, source, Sysroot(self.root))
+        assert not source.exists() and (attempt.tree / "CMakeLists.txt").is_file()
+        return attempt
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_what_was_interrupted_is_taken_up(machine: Machine) -> None:
+    first = machine.begin()
+    (first.folder / "object.o").touch()
+    again = machine.begin()
+    assert (first.resumed, again.resumed, again.folder) == (False, True, first.folder)
+    assert (again.folder / "object.o").exists()
+    again.discard()
+    assert list((machine.home / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("doubt", ["compiler", "power", "unknown", "record"])
+def test_what_is_doubtful_is_begun_anew(machine: Machine, doubt: str) -> None:
+    """Another compiler; files that were not written when the machine went down; half a record."""
+    first = machine.begin()
+    if doubt == "power":
+        machine.start("another")
+    if doubt == "unknown":
+        machine.start("")
+    if doubt == "record":
+        (first.folder / STATE).write_text("{")
+    second = machine.begin("another" if doubt == "compiler" else "key")
+    assert (second.resumed, second.folder.name, first.folder.exists()) == (False, "2", False)
+
+
+def test_a_folder_in_which_a_compiler_still_works_is_left_to_it(machine: Machine) -> None:
+    first = machine.begin()
+    machine.process(first.folder / "cuda")
+    second = machine.begin()
+    assert not second.resumed and second.folder != first.folder

@@ -65,7 +65,7 @@ def test_what_is_doubtful_is_begun_anew(machine: Machine, doubt: str) -> None:
     assert (second.resumed, second.folder.name, first.folder.exists()) == (False, "2", False)
 
 
-def test_a_folder_in_which_a_compiler_still_works_is_left_to_it(machine: Machine) -> None:
+def test_a_folder_in_which_a_compiler_still_works_is_not_taken(machine: Machine) -> None:
     first = machine.begin()
     machine.process(first.folder / "cuda")
     second = machine.begin()

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnbenv.build.advice import install_compiler, install_compiler_of
 from bnbenv.build.model import HostCompiler
 from bnbenv.build.ports import Ports
 from bnbenv.errors import BnbenvError, Failed
-from bnbenv.matrix.toolkits import HostCompilers
 from bnbenv.process import Command, Runner
 
 OLDEST = 7  # gcc and clang, for C++17
@@ -39,6 +39,18 @@ _MACHINES = {"__x86_64__": "x86_64", "__aarch64__": "aarch64"}
 _SOURCE = "#include <cstdint>\n#include <type_traits>\n"
 
 
+class Limits(NamedTuple):
+    """What a toolkit takes, null where no limit is known.
+
+    The newest major of gcc, the oldest and the newest of clang, and the first glibc that its headers contradict.
+    """
+
+    gcc_max: int | None
+    clang_min: int | None
+    clang_max: int | None
+    glibc_end: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a compiler says of itself. ``trouble`` says why it cannot be used by anybody, empty where it can.
@@ -51,7 +63,7 @@ class Asked:
     glibc: tuple[int, int] | None = None
 
 
-def find_host_compiler(ports: Ports, limits: HostCompilers, cuda: str, machine: str) -> tuple[HostCompiler, str]:
+def find_host_compiler(ports: Ports, limits: Limits, cuda: str, machine: str) -> tuple[HostCompiler, str]:
     """The host compiler for a CUDA release, and a sentence where it is not this machine's usual one.
 
     One that a variable names is the one. Raises Failed: ``no-host-compiler``, ``host-compiler-unfit``.
@@ -117,7 +129,7 @@ def read_macros(place: str, text: str, machine: str, headers: bool = True) -> As
     return Asked(compiler, glibc=glibc)
 
 
-def unfit(asked: Asked, limits: HostCompilers, cuda: str) -> str:
+def unfit(asked: Asked, limits: Limits, cuda: str) -> str:
     """Why a compiler does not do for a toolkit, empty where it does. Pure."""
     if asked.trouble:
         return asked.trouble
@@ -134,7 +146,7 @@ def unfit(asked: Asked, limits: HostCompilers, cuda: str) -> str:
     return ""
 
 
-def _beyond(asked: Asked, limits: HostCompilers) -> bool:
+def _beyond(asked: Asked, limits: Limits) -> bool:
     """Whether it includes a C library that the toolkit's headers do not know."""
     return asked.glibc is not None and limits.glibc_end is not None and asked.glibc >= limits.glibc_end
 
@@ -159,7 +171,7 @@ def _named(environ: Mapping[str, str]) -> tuple[str, str] | None:
     return None
 
 
-def _check_named(named: tuple[str, str], ports: Ports, limits: HostCompilers, cuda: str, machine: str) -> HostCompiler:
+def _check_named(named: tuple[str, str], ports: Ports, limits: Limits, cuda: str, machine: str) -> HostCompiler:
     variable, word = named
     step = f"Unset {variable}, or let it name another compiler."
     place = shutil.which(_of_cpp(word), path=ports.environ.get("PATH", os.defpath))
@@ -195,7 +207,7 @@ def _versioned(path: str) -> Iterable[str]:
     return found
 
 
-def _none(asked: list[Asked], limits: HostCompilers, cuda: str, ports: Ports) -> BnbenvError:
+def _none(asked: list[Asked], limits: Limits, cuda: str, ports: Ports) -> BnbenvError:
     release = ports.sysroot.read("/etc/os-release") or ""
     if not asked:
         message = "there is no C++ compiler on this machine, and nvcc needs one"

@@ -10,10 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from bnbenv.build.hostcompiler import Limits
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import Matrix
 from bnbenv.matrix.model import Toolkit as Row
-from bnbenv.matrix.toolkits import HostCompilers, compile_targets, glibc_end, host_compilers, tool_version
+from bnbenv.matrix.toolkits import compile_targets, glibc_end, host_compilers, tool_version
 from bnbenv.paths import exists
 from bnbenv.process import Command, Finished, Runner
 
@@ -80,10 +81,11 @@ def targets_of(root: Path, cuda: str, matrix: Matrix, runner: Runner) -> tuple[s
     return compile_targets(_answer((str(root / "bin" / "ptxas"), "--help"), runner).stdout)[0]
 
 
-def limits_of(look: Look) -> HostCompilers:
+def limits_of(look: Look) -> Limits:
     """The host compilers that a toolkit takes, by its own headers. Raises Failed (``bad-toolkit``)."""
-    limits = host_compilers(_header(look, "crt/host_config.h"))
-    return limits._replace(glibc_end=glibc_end(_header(look, "crt/math_functions.h")))
+    taken = host_compilers(_header(look, "crt/host_config.h"))
+    end = glibc_end(_header(look, "crt/math_functions.h"))
+    return Limits(taken.gcc_max, taken.clang_min, taken.clang_max, end)
 
 
 def _header(look: Look, name: str) -> str:
@@ -99,10 +101,9 @@ def row_of(matrix: Matrix, cuda: str) -> Row | None:
     return next((row for row in matrix.toolkits if row.cuda == cuda), None)
 
 
-def limits_in(row: Row) -> HostCompilers:
+def limits_in(row: Row) -> Limits:
     """The same of a release from packages, as measured before."""
-    end = _GLIBC_END.get(row.cuda)
-    return HostCompilers(row.gcc_max, row.clang_min, row.clang_max, row.msc_min, row.msc_end, end)
+    return Limits(row.gcc_max, row.clang_min, row.clang_max, _GLIBC_END.get(row.cuda))
 
 
 # What crt/math_functions.h of the packages says: from 13.2 on it knows glibc 2.42.

@@ -25,8 +25,7 @@ class HostCompilers(NamedTuple):
     """The limits of a ``crt/host_config.h``; null where it names none. It names no oldest gcc.
 
     ``gcc_max`` and ``clang_max`` are the newest majors, ``clang_min`` the oldest; ``msc_min`` is the oldest value of
-    ``_MSC_VER`` and ``msc_end`` the first that is too new. ``glibc_end`` is the first C library that is too new, by
-    ``crt/math_functions.h``.
+    ``_MSC_VER`` and ``msc_end`` the first that is too new.
     """
 
     gcc_max: int | None
@@ -34,7 +33,6 @@ class HostCompilers(NamedTuple):
     clang_max: int | None
     msc_min: int | None
     msc_end: int | None
-    glibc_end: tuple[int, int] | None = None
 
 
 def glibc_end(header: str) -> tuple[int, int] | None:

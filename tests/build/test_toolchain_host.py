@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bnbenv.build.hostcompiler import find_host_compiler
+from bnbenv.build.hostcompiler import Limits, find_host_compiler
 from bnbenv.build.model import HostCompiler
 from bnbenv.build.ports import Ports
 from bnbenv.errors import Failed
-from bnbenv.matrix.toolkits import HostCompilers, glibc_end
+from bnbenv.matrix.toolkits import glibc_end
 from bnbenv.paths import Sysroot
 
-CUDA_12_3 = HostCompilers(gcc_max=12, clang_min=3, clang_max=16, msc_min=1910, msc_end=1940)
+CUDA_12_3 = Limits(gcc_max=12, clang_min=3, clang_max=16)
 NAMES, SPECIFIERS = ("cospi", "rsqrt"), ("__NV_IEC_60559_FUNCS_EXCEPTION_SPECIFIER", "_NV_RSQRT_SPECIFIER")
 DISTRIBUTIONS = {
     'ID=ubuntu\nID_LIKE="debian"\n': ("sudo apt-get install g++", "sudo apt-get install g++-12"),
@@ -170,7 +170,7 @@ def test_the_compiler_of_this_machine(bare_ports: Callable[..., Ports]) -> None:
     place = shutil.which("c++") or shutil.which("g++")
     if place is None:
         pytest.skip("a C++ compiler (g++) is missing")
-    generous = HostCompilers(99, None, 99, None, None)
+    generous = Limits(99, None, 99)
     found, note = find_host_compiler(bare_ports({"PATH": os.environ["PATH"]}), generous, "13.0", platform.machine())
     said = subprocess.run([place, "-dumpfullversion"], check=True, capture_output=True, text=True, timeout=60).stdout
     assert (found.path, note) == (place, "")

@@ -67,6 +67,7 @@ def begin(home: Path, order_key: str, key: str, source: Path, sysroot: Sysroot) 
             shutil.rmtree(path, ignore_errors=True)
     if found:
         shutil.rmtree(source, ignore_errors=True)
+        os.utime(found[0])  # for ``clear_old`` of others
         return Attempt(found[0], resumed=True)
     attempt = Attempt(place / str(int(earlier[-1].name) + 1 if earlier else 1), resumed=False)
     while True:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from bnbenv.build.attempt import STATE, Attempt, begin
+from bnbenv.build.attempt import KEPT, STATE, Attempt, begin
 from bnbenv.paths import Sysroot
 
 
@@ -44,9 +46,11 @@ def machine(tmp_path: Path) -> Machine:
 def test_what_was_interrupted_is_taken_up(machine: Machine) -> None:
     first = machine.begin()
     (first.folder / "object.o").touch()
+    os.utime(first.folder, (0, 0))
     again = machine.begin()
     assert (first.resumed, again.resumed, again.folder) == (False, True, first.folder)
     assert (again.folder / "object.o").exists()
+    assert time.time() - again.folder.stat().st_mtime < KEPT / 2, "another bnbenv that tidies up leaves it alone"
     again.discard()
     assert list((machine.home / "work").iterdir()) == []
 

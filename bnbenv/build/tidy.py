@@ -38,17 +38,15 @@ class Tidied(NamedTuple):
 
 
 def tidy(home: Path, everything: bool = False, now: float | None = None) -> Tidied:
-    """Delete the toolchains that were not used for 30 days, or with ``everything`` all that no build is using.
+    """Delete the toolchains that were not used for 30 days, or with ``everything`` all; none while something is built.
 
     ``home`` is the folder of builds, ``now`` in seconds since the epoch. Raises OSError.
     """
     moment = time.time() if now is None else now
     clear_old(home, moment)
-    at_work = everything and _at_work(home)
     deleted, left = [], []
     for one in kept(home):
-        unused = (everything and not at_work) or moment - one.used > UNUSED
-        found = _delete(one) if unused else None
+        found = _delete(home, one) if everything or moment - one.used > UNUSED else None
         if found is None:
             left.append(one.name)
         else:
@@ -68,10 +66,13 @@ def _at_work(home: Path) -> bool:
     return False
 
 
-def _delete(one: Kept) -> Deleted | None:
-    """None where another bnbenv is making it just now."""
+def _delete(home: Path, one: Kept) -> Deleted | None:
+    """None where another bnbenv is making it just now, or compiles."""
     try:
         with held(one.folder.with_name(f"{one.name}.lock"), one.name, 0, Quiet()):
+            # A build that begins from here on waits for this lock, before it uses a toolchain.
+            if _at_work(home):
+                return None
             one.record.unlink(missing_ok=True)  # what has no record is made anew
             freed, shared = 0, 0
             for size, own in _sizes(one.folder):

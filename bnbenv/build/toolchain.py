@@ -34,6 +34,7 @@ from bnbenv.build.toolkit import (
 )
 from bnbenv.errors import BnbenvError, NoCombination, SourceUnreachable
 from bnbenv.facts.model import Toolkit
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix
 
 # One chip under two names: Thor is sm_101 until CUDA 12.9, sm_110 from CUDA 13.0 on.
@@ -226,6 +227,10 @@ def _check_host(cuda: str, ports: Ports, matrix: Matrix, machine: str) -> None:
         find_host_compiler(ports, limits_in(row), cuda, machine)
 
 
+def _major(release: str) -> str:
+    return release.partition(".")[0]
+
+
 def _check_archs(cuda: str, archs: tuple[str, ...], sass: tuple[str, ...], ports: Ports, matrix: Matrix) -> None:
     """Raises NoCombination (``toolkit-arch``), which names the toolkits that can."""
     impossible = [arch for arch in archs if arch not in sass]
@@ -238,13 +243,15 @@ def _check_archs(cuda: str, archs: tuple[str, ...], sass: tuple[str, ...], ports
         wanted = dict.fromkeys(dict(renamed).get(arch, arch) for arch in archs)
         raise NoCombination("toolkit-arch", f"{message}: {said}", f"Ask for {' '.join(f'--arch {a}' for a in wanted)}")
     able = [row.cuda for row in matrix.toolkits if all(arch in row.sass for arch in archs)]
-    newest = max(able, key=lambda release: tuple(map(int, release.split("."))), default=None)
-    if newest is None:
+    torches = {row.cuda for row in matrix.torch}
+    best = max(able, key=lambda one: (one in torches, _major(one) == _major(cuda), number(one)), default=None)
+    if best is None:
         step = "No toolkit that is known here compiles for all that was asked; ask for fewer architectures at once."
         raise NoCombination("toolkit-arch", message, step)
-    which = f"{message}; that of CUDA {newest} can"
+    which = f"{message}; that of CUDA {best} can"
     named = " ".join(f"--arch {arch}" for arch in archs)
-    step = f"Take a torch for CUDA {newest.split('.')[0]}, and: bnbenv build --cuda {newest} {named}"
-    if not can_hold(newest):
-        step += f". {install_toolkit(ports.sysroot.read('/etc/os-release') or '', newest)}"
+    other = f"a torch for CUDA {_major(best)}, and: " if _major(best) != _major(cuda) else ""
+    step = f"Take {other}bnbenv build --cuda {best} {named}"
+    if not can_hold(best):
+        step += f". {install_toolkit(ports.sysroot.read('/etc/os-release') or '', best)}"
     raise NoCombination("toolkit-arch", which, step)

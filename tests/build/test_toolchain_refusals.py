@@ -38,8 +38,13 @@ def test_volta_is_too_old_for_cuda_13(debian: Ports, matrix: Matrix) -> None:
     error = refusal("13.0", ("sm_70", "sm_90"), debian, matrix)
     assert error.code == "toolkit-arch"
     assert error.message == "the compiler of CUDA 13.0 cannot compile for sm_70; that of CUDA 12.9 can"
-    assert "bnbenv build --cuda 12.9" in error.next_step
+    assert "Take a torch for CUDA 12, and: bnbenv build --cuda 12.9 --arch sm_70 --arch sm_90" in error.next_step
     assert "apt-get install cuda-toolkit-12-9" in error.next_step
+
+
+def test_a_toolkit_of_the_same_torch_first(debian: Ports, matrix: Matrix) -> None:
+    error = refusal("12.8", ("sm_103",), debian, matrix)
+    assert error.next_step.startswith("Take bnbenv build --cuda 12.9 --arch sm_103. Install it")
 
 
 def test_without_a_compiler_of_cpp_no_gigabyte_is_fetched(

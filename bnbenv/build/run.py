@@ -14,7 +14,7 @@ from bnbenv.build.model import Built, Order, Toolchain, Tree
 from bnbenv.build.packaging import prepare_for_packaging
 from bnbenv.build.ports import Ports
 from bnbenv.build.source import fetch
-from bnbenv.build.toolchain import prepare, prepared
+from bnbenv.build.toolchain import check_known, prepare, prepared
 from bnbenv.build.toolkit import EXTRAS
 from bnbenv.errors import BnbenvError, Failed, NoCombination
 from bnbenv.facts.model import Toolkit
@@ -33,6 +33,7 @@ def build(order: Order, ports: Ports, matrix: Matrix, toolkits: tuple[Toolkit, .
     not compile with this CUDA; Failed: ``compile-failed``, ``compile-timeout``, ``build-out-of-memory``, ``no-space``,
     ``not-as-asked``; Busy where another bnbenv builds the same for longer than ``wait`` seconds; OSError.
     """
+    check_known(order.cuda, order.archs, ports, matrix)  # before anything is fetched
     tree = fetch(order.source, order.ref, ports, matrix.upstream)
     try:
         _check_cuda(order, tree)

@@ -73,7 +73,7 @@ def prepare(
     ``bad-toolkit``, ``no-space``; SourceUnreachable; Busy; OSError.
     """
     machine = _machine()
-    _check_known(cuda, archs, ports, matrix)
+    check_known(cuda, archs, ports, matrix)
     if can_hold(cuda) and kept_toolkit(cuda, ports.home, extras) is None:
         _check_host(cuda, ports, matrix, machine)  # before a gigabyte is fetched
     usable = _toolkit(cuda, ports, matrix, toolkits, machine, extras)
@@ -106,7 +106,7 @@ def within_reach(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix
     """
     try:
         machine = _machine()
-        _check_known(cuda, archs, ports, matrix)
+        check_known(cuda, archs, ports, matrix)
         why = _why_not_packaged(cuda, ports)
         if why:
             usable, others = _system(cuda, ports, matrix, toolkits, machine, ())
@@ -213,8 +213,8 @@ def _no_toolkit(cuda: str, others: list[_Unusable], ports: Ports) -> NoCombinati
     return NoCombination("no-toolkit", message, install_toolkit(release, cuda))
 
 
-def _check_known(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix) -> None:
-    """Raises NoCombination for targets that this release is known not to compile for."""
+def check_known(cuda: str, archs: tuple[str, ...], ports: Ports, matrix: Matrix) -> None:
+    """Raises NoCombination (``toolkit-arch``) for targets that a release is known not to compile for."""
     row = row_of(matrix, cuda)
     if row is not None:
         _check_archs(cuda, archs, row.sass, ports, matrix)

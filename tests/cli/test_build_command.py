@@ -40,10 +40,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
         (["--arch", "sm_90", "--arch", "RTX 4090"], 2, "no architecture", "Did you mean: --arch sm_89"),
         (["--source", "./nowhere", "--arch", "90", "--cuda", "13.0"], 2, "nowhere", ""),
         (["--arch", "90", "--cuda", "13.0", "--ref", "0.50.1"], 7, "BNBENV_OFFLINE", ""),
+        (["--arch", "70", "--cuda", "13.0", "--ref", "0.50.1"], 4, "cannot compile for sm_70", "12.9"),
         (["--arch", "70", "--cuda", "13.0", "--source", str(TREE)], 4, "CUDA 13.0", "12.9"),
+        (["--arch", "52", "--cuda", "13.0"], 4, "cannot compile for sm_52", "12.9"),
         (["--facts", str(HOSTS / "macos-aarch64__absent__nogpu" / "facts.json")], 4, "macos", "of that kind"),
     ],
-    ids=["arch", "source", "offline", "toolkit", "machine"],
+    ids=["arch", "source", "offline", "toolkit before the network", "toolkit", "toolkit of old GPUs", "machine"],
 )
 def test_what_is_refused(words: list[str], code: int, said: str, step: str, bnbenv: Any, tmp_path: Path) -> None:
     ran = bnbenv("build", *words)

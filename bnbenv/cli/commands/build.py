@@ -95,6 +95,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 def _planned(asked: Asked, setting: Setting, found: Availability, beside: Beside | None) -> tuple[Planned, Ports]:
     """The order, and what its build is handed. Of what would do as well, what can be had: compiler and source."""
     from bnbenv.build.order import plan
+    from bnbenv.build.toolchain import check_known
     from bnbenv.envs.builds import survey_builds
     from bnbenv.envs.resolve import sources_of
     from bnbenv.envs.toolbox import build_ports
@@ -102,6 +103,8 @@ def _planned(asked: Asked, setting: Setting, found: Availability, beside: Beside
 
     sources = sources_of(setting)
     ports = build_ports(setting.environ, setting.runner, sources, setting.project.root, setting.progress)
+    if asked.cuda is not None:  # what no torch and no release would change
+        check_known(asked.cuda, asked.archs, ports, setting.matrix)
     planned = plan(asked, setting.facts, setting.matrix, found, beside)
     if planned.open and not _within_reach(planned.order, asked, ports, setting):
         builds, _ = survey_builds(setting, sources, Request(build="always"), found)

@@ -14,7 +14,9 @@ from bnbenv.redact import strip_credentials
 
 _ENDS = (".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz", ".tar", ".zip")
 _MARK = re.compile(r"#(?:.*&)?sha256[=:]([^&]*)(?:&.*)?$")
-_NAMES = "Name a folder, a tarball, or the address of a git repository: --source, or bitsandbytes-source in bnbenv.toml."
+_NAMES = (
+    "Name a folder, a tarball, or the address of a git repository: --source, or bitsandbytes-source in bnbenv.toml."
+)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _code_reason(solution: dict[str, Any]) -> str:
     by_ptx = [cover["gpu"] for cover in covers if "ptx" in (cover["torch"] + cover["bitsandbytes"])]
     if not by_ptx:
         return "every GPU has native code in torch and in bitsandbytes"
-    return f"nothing that fits has native code for GPU {_numbers(by_ptx)}, so the driver compiles PTX"
+    return f"nothing published that fits has native code for GPU {_numbers(by_ptx)}, so the driver compiles PTX"
 
 
 def _numbers(gpus: list[int]) -> str:

@@ -67,7 +67,7 @@ def test_the_reasons_stand_in_the_order_of_preference() -> None:
 
 
 def test_what_is_not_so_is_not_given_as_a_reason() -> None:
-    ptx = " ".join(why(solution(covers=[cover(0), cover(1, torch="ptx compute_90")]), "newest"))
+    ptx = " ".join(" ".join(why(solution(covers=[cover(0), cover(1, torch="ptx compute_90")]), "newest")).split())
     assert "nothing published that fits has native code for GPU 1" in ptx and "every GPU has native" not in ptx
     override = " ".join(why(solution(environment={"BNB_CUDA_VERSION": "130"}), "newest"))
     assert "nothing as good fits without BNB_CUDA_VERSION=130" in override and "no variable" not in override

@@ -64,7 +64,7 @@ KNOWN = {
     ),
     "C library too new, in lines of 80 columns": (
         "/usr/include/bits/mathcalls.h(206): error: exception\n  specification is incompatible with that of previous"
-        ' function "rsqrt"\n  (declared at line 629 of /u/crt/math_functions.h)\n',
+        ' function "rsqrt(double)"\n  (declared at line 629 of /u/crt/math_functions.h)\n',
         "/usr/include/bits/mathcalls.h(206): error: exception",
         "c-library-too-new",
     ),

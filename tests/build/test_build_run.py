@@ -225,7 +225,13 @@ def test_other_than_asked_is_not_taken(made: Made) -> None:
         data = archive.read(f"bitsandbytes/{name}")
     entries = frozenset({"get_context", "cget_managed_ptr"})
     assert read_cuda(data, name, ARCHS, entries).ptx == ("compute_90",)
-    for archs, names in ((("sm_80",), entries), ((*ARCHS, "sm_120"), entries), (ARCHS, {*entries, "cnowhere"})):
+    others = (
+        (("sm_80",), entries),
+        ((*ARCHS, "sm_120"), entries),
+        (ARCHS[::-1], entries),
+        (ARCHS, {*entries, "cnowhere"}),
+    )
+    for archs, names in others:
         with pytest.raises(Failed) as caught:
             read_cuda(data, name, archs, frozenset(names))
         assert caught.value.code == "not-as-asked"

@@ -27,7 +27,7 @@ from bnbenv.build import cache
 from bnbenv.build.attempt import clear_old
 from bnbenv.build.model import Built, Order, Toolchain
 from bnbenv.build.ports import Ports
-from bnbenv.build.readback import read_cuda
+from bnbenv.build.readback import read_cpu, read_cuda, read_wheel
 from bnbenv.build.run import build
 from bnbenv.errors import BnbenvError, Busy, Failed, NoCombination
 from bnbenv.matrix.contents import read_file
@@ -234,6 +234,43 @@ def test_other_than_asked_is_not_taken(made: Made) -> None:
     for archs, names in others:
         with pytest.raises(Failed) as caught:
             read_cuda(data, name, archs, frozenset(names))
+        assert caught.value.code == "not-as-asked"
+
+
+@pytest.mark.parametrize("tag", ["--disable-new-dtags", "--enable-new-dtags"])
+def test_a_library_that_names_where_it_was_linked_is_not_taken(toolchain: Toolchain, tmp_path: Path, tag: str) -> None:
+    path = tmp_path / "libbitsandbytes_cpu.so"
+    words = [toolchain.host.path, "-shared", "-x", "c++", "/dev/null", f"-Wl,{tag},-rpath,/home/somebody", "-o", path]
+    subprocess.run(words, check=True, timeout=60)
+    with pytest.raises(Failed) as caught:
+        read_cpu(path.read_bytes(), path.name)
+    assert caught.value.code == "not-as-asked" and "/home/somebody" in caught.value.message
+
+
+def test_a_wheel_that_was_not_put_together_well_is_not_taken(made: Made, tmp_path: Path) -> None:
+    version, libraries = made.both[0].version, made.both[0].row.libraries
+    assert read_wheel(made.wheel, version, libraries) == made.both[0].row
+    with zipfile.ZipFile(made.wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+
+    def wheel(folder: str, members: dict[str, bytes]) -> Path:
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / made.wheel.name
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return path
+
+    init = "bitsandbytes/__init__.py"
+    others = (
+        (wheel("other", {**files, init: files[init][:-1] + b" "}), version, libraries),  # another file than RECORD names
+        (wheel("more", {**files, "bitsandbytes/more.py": b""}), version, libraries),  # one that it does not name
+        (made.wheel, "0.50.9", libraries),
+        (made.wheel, version, libraries[:1]),
+    )
+    for path, asked, rows in others:
+        with pytest.raises(Failed) as caught:
+            read_wheel(path, asked, rows)
         assert caught.value.code == "not-as-asked"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from bnbenv.build.model import Toolchain
+from bnbenv.build.readback import read_cpu
 from bnbenv.build.wheel import assemble, local_version, platform_tag
 from bnbenv.errors import Failed
 from bnbenv.matrix.model import NativeLibrary
@@ -100,3 +103,13 @@ def test_a_damaged_file_is_no_wheel(tmp_path: Path) -> None:
     with pytest.raises(Failed) as caught:
         assemble(path, "1", {}, "manylinux_2_17_x86_64", tmp_path / "out")
     assert caught.value.code == "bad-wheel"
+
+
+@pytest.mark.parametrize("tag", ["--disable-new-dtags", "--enable-new-dtags"])
+def test_a_library_that_names_where_it_was_linked_is_not_taken(toolchain: Toolchain, tmp_path: Path, tag: str) -> None:
+    path = tmp_path / "libbitsandbytes_cpu.so"
+    words = [toolchain.host.path, "-shared", "-x", "c++", "/dev/null", f"-Wl,{tag},-rpath,/home/somebody", "-o", path]
+    subprocess.run(words, check=True, timeout=60)
+    with pytest.raises(Failed) as caught:
+        read_cpu(path.read_bytes(), path.name)
+    assert caught.value.code == "not-as-asked" and "/home/somebody" in caught.value.message

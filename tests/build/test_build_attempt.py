@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bnbenv.build.attempt import KEPT, STATE, Attempt, begin
+from bnbenv.build.attempt import KEPT, STATE, Attempt, begin, clear_old
 from bnbenv.paths import Sysroot
 
 
@@ -74,3 +74,22 @@ def test_a_folder_in_which_a_compiler_still_works_is_not_taken(machine: Machine)
     machine.process(first.folder / "cuda")
     second = machine.begin()
     assert not second.resumed and second.folder != first.folder
+
+
+def test_what_nobody_takes_up_is_cleared(tmp_path: Path) -> None:
+    now = time.time()
+    hours = {"work/fetched": 3, "work/fetching": 1, "work/left": 25, "work/stopped": 23}
+    for name in ("fetched/CMakeLists.txt", "fetching/CMakeLists.txt", "left/1/state.json", "stopped/1/state.json"):
+        path = tmp_path / "work" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "logs").mkdir()
+    for number in range(40):
+        (tmp_path / "logs" / f"{number}.log").touch()
+        hours[f"logs/{number}.log"] = number
+    for name, age in hours.items():
+        for path in (tmp_path / name, *(tmp_path / name).rglob("*")):
+            os.utime(path, (now - age * 3600, now - age * 3600))
+    clear_old(tmp_path, now)
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["fetching", "stopped"]
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {f"{number}.log" for number in range(30)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -230,10 +231,10 @@ def _fitting(
     elsewhere = asked.archs and facts.platform.jetson is None  # for a machine whose torch is not known here
     if pairs and (cuda is not None or elsewhere):
         return _without_torch(pairs, rows, found.builds)
-    step = _name_both(archs, toolkits, pairs, rows)
+    step = _name_both(asked, archs, toolkits, pairs, rows)
     if asked.ref is not None:
         with contextlib.suppress(NoCombination):  # of another release
-            step = _both(_fitting(asked._replace(ref=None), facts, matrix, found, archs, cuda), archs)
+            step = _both(_fitting(asked._replace(ref=None), facts, matrix, found, archs, cuda), archs, asked)
     refusal = solve(hosts[-1], judged, wish, found)
     reasons = () if isinstance(refusal, Solution) else refusal.conflict
     told = [one.because for one in sorted(reasons, key=lambda one: one.source == "the request")]  # what was not asked
@@ -281,18 +282,24 @@ def _without_torch(
 
 
 def _name_both(
-    archs: tuple[str, ...], toolkits: list[Toolkit], pairs: list[tuple[str, str]], torches: Iterable[TorchBuild]
+    asked: Asked,
+    archs: tuple[str, ...],
+    toolkits: list[Toolkit],
+    pairs: list[tuple[str, str]],
+    torches: Iterable[TorchBuild],
 ) -> str:
     if not toolkits:
         return f"No compiler that the matrix knows is for {' and '.join(archs)}."
     if not pairs:
         return f"No source of bitsandbytes that is known is for {archs[0]} and these compilers."
-    return _both(_without_torch(pairs, torches), archs)
+    return _both(_without_torch(pairs, torches), archs, asked)
 
 
-def _both(fitting: _Fitting, archs: tuple[str, ...]) -> str:
-    named = " ".join(f"--arch {arch}" for arch in archs)
-    return f"Name both, such as: bnbenv build --cuda {fitting.cuda} --ref {fitting.ref} {named}"
+def _both(fitting: _Fitting, archs: tuple[str, ...], asked: Asked) -> str:
+    words = ["bnbenv build", *(["--source", shlex.quote(asked.source)] if asked.source else [])]
+    words += ["--cuda", fitting.cuda, *([] if asked.as_it_is else ["--ref", fitting.ref])]
+    words += [f"--arch {arch}" for arch in archs]
+    return f"Name {'it' if asked.as_it_is else 'both'}, such as: {' '.join(words)}"
 
 
 def _with_gpus(facts: HostFacts, archs: tuple[str, ...], matrix: Matrix, own_driver: bool) -> HostFacts:

@@ -156,6 +156,10 @@ def test_what_nothing_tells_has_to_be_named(matrix: Matrix) -> None:
     with pytest.raises(NoCombination, match="L4T") as jetson:
         ordered(ORIN, matrix)
     assert "--cuda" in jetson.value.next_step
+    with pytest.raises(NoCombination) as tree:
+        ordered(ORIN, matrix, source="/a tree", as_it_is=True)
+    assert "bnbenv build --source '/a tree' --cuda 1" in tree.value.next_step
+    assert tree.value.next_step.endswith(" --arch sm_87"), "a folder has no other release"
     with pytest.raises(NoCombination) as old:
         ordered("linux-x86_64__470.256.02__k40m-sm35", matrix)
     assert "No source of bitsandbytes that is known is for sm_35" in old.value.next_step

@@ -117,6 +117,8 @@ def _known(judged: Judged, rule: str, reason: Reason) -> Reason:
     here = judged.situation.facts.platform
     wish = getattr(judged.situation.request, name)
     admitted = [row for row in rows if admits(wish, row.version)]
+    if admitted and name == "bitsandbytes" and judged.situation.request.build == "always":
+        return _can_be_compiled(judged, wish, reason)
     if any((row.os, row.machine) == (here.os, here.machine) for row in admitted):
         return reason
     if admitted:
@@ -124,6 +126,14 @@ def _known(judged: Judged, rule: str, reason: Reason) -> Reason:
         return Reason(because, reason.source)
     newest = public(max((row.version for row in rows), key=public))
     return Reason(f"{reason.because}, and no such release is known; the newest known is {newest}", reason.source)
+
+
+def _can_be_compiled(judged: Judged, wish: str, reason: Reason) -> Reason:
+    """A wish for a release older than all that can be compiled is said to be one."""
+    sources = sorted((release.version for release, _ in judged.wheels), key=public)
+    if any(admits(wish, version) for version in sources):
+        return reason
+    return Reason(f"{reason.because}, and only {sources[0]} to {sources[-1]} can be compiled", reason.source)
 
 
 def _reason(rule: str, conflict: tuple[str, ...], sets: FailSets) -> Reason:

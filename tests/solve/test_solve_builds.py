@@ -11,6 +11,7 @@ from bnbenv.facts.model import Libc
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary
 from bnbenv.solve.model import Availability, Buildable, Existing, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
+from bnbenv.solve.versions import public
 
 BUILD = Request(build="always")
 NO_NVCC = "CUDA 12.6 has no packages, and no toolkit of it is on this machine"
@@ -139,6 +140,14 @@ def test_what_was_published_for_other_machines_is_compiled(shipped: Matrix, rows
     assert [cover.bitsandbytes for cover in answer.covers] == ["sass sm_100"]
     said = "bitsandbytes ==0.45.5 was asked for, and none such was published for linux on aarch64"
     assert f"no published wheel fits: {said}" in answer.notes
+
+
+def test_a_release_that_is_too_old_to_be_compiled_is_said_to_be(shipped: Matrix, rows: Any) -> None:
+    answer = solve(rows.host("8.0"), shipped, Request(bitsandbytes="<0.45", build="always"))
+    assert isinstance(answer, Refusal)
+    (part,) = answer.conflict
+    newest = max((row.version for row in shipped.bitsandbytes), key=public)
+    assert part.because == f"bitsandbytes <0.45 was asked for, and only 0.45.0 to {newest} can be compiled"
 
 
 def built(version: str, library: str, sass: str) -> BitsandbytesWheel:

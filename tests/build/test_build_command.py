@@ -94,6 +94,17 @@ def test_the_second_time_it_is_there_already_and_the_document_is_that_of_the_con
     assert "compiling" not in again.stderr
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the recorded machine is one for x86_64")
+def test_a_driver_that_no_torch_of_that_cuda_runs_on_is_told(
+    made: subprocess.CompletedProcess[str], bnbenv: Run
+) -> None:
+    older = RECORDED.parent.parent / "linux-x86_64__550.127.08__h100-sm90__apptainer" / "facts.json"
+    for facts, warned in ((older, True), (RECORDED, False)):
+        told = bnbenv("build", "--cuda", "13.0", "--facts", str(facts))
+        assert told.stdout.splitlines()[0] == made.stdout.splitlines()[0], told.stderr
+        assert ("warning: CUDA 13 needs driver 580" in told.stdout) == warned
+
+
 def lay_torch(site: Path) -> None:
     """What is looked at of a torch, without torch."""
     libraries = (

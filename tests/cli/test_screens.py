@@ -37,6 +37,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "build-done+other": {
         "torch": {"torch": "2.10.0", "cuda": "12.8", "called": "pylock.bnb.toml"},
         "older_libc": "2.28",
+        "older_driver": ("535.183.01", "580"),
     },
     "build-cached": {"exact": True, "named": True},
     "build-cached+lock": {

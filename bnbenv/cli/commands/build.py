@@ -89,7 +89,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     for line in planned.because:
         ctx.progress.say(f"for {line}" if line.startswith("sm_") else f"with {line}")
     made = build(planned.order, ports, matrix, facts.toolkits)
-    return Outcome(Exit.DONE, made.document(), {**_view(made, matrix, facts, beside), "named": args.source is not None})
+    view = {**_view(made, matrix, facts, beside), "named": args.source is not None}
+    if not archs:  # else it may be for another machine
+        view["older_driver"] = _older_driver(planned.order.cuda, matrix, facts)
+    return Outcome(Exit.DONE, made.document(), view)
 
 
 def _planned(asked: Asked, setting: Setting, found: Availability, beside: Beside | None) -> tuple[Planned, Ports]:
@@ -180,6 +183,15 @@ def _found(args: argparse.Namespace, ctx: Context, facts: HostFacts, project: Pr
         return Availability()
     existing, why = find_existing(ctx.environ, facts, ctx.runner, project)
     return Availability(existing=existing, no_existing=why)
+
+
+def _older_driver(cuda: str, matrix: Matrix, facts: HostFacts) -> tuple[str, str] | None:
+    """The driver that is there and the one that this CUDA needs, where it is too old for any torch of that CUDA."""
+    from bnbenv.matrix.drivers import too_old
+
+    there = facts.driver.version
+    need = too_old(matrix.drivers, cuda, there, facts.platform.os == "windows") if there else None
+    return (there, need) if there and need else None
 
 
 def _view(made: Built, matrix: Matrix, facts: HostFacts, beside: Beside | None) -> dict[str, Any]:

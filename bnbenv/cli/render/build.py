@@ -13,11 +13,13 @@ def render(
     exact: bool = False,
     torch: dict[str, Any] | None = None,
     older_libc: str | None = None,
+    older_driver: tuple[str, str] | None = None,
     named: bool = False,
 ) -> str:
     """``exact``: it is loaded by a torch of just that CUDA, unless a variable names it; ``torch`` is the one that is
-    locked here; ``older_libc`` the glibc of the machine that it is for, where that is too old for it. ``named``: the
-    source stood on the command line, and not in bnbenv.toml.
+    locked here; ``older_libc`` the glibc of the machine that it is for, where that is too old for it, and
+    ``older_driver`` its driver and the one that is needed. ``named``: the source stood on the command line, and not in
+    bnbenv.toml.
     """
     how = "compiled before" if document["cached"] else f"compiled in {_time(document['seconds'])}"
     lines = [document["wheel"]]
@@ -30,6 +32,10 @@ def render(
     lines += _loading(document, exact, torch)
     if older_libc is not None:
         lines += wrap(f"warning: the machine that it is for has glibc {older_libc}, and it was made on a newer one")
+    if older_driver is not None:
+        there, need = older_driver
+        major = document["toolkit"].partition(".")[0]
+        lines += wrap(f"warning: CUDA {major} needs driver {need} or newer, and the machine that it is for has {there}")
     lines.append(f"use it: uv pip install --no-deps {shlex.quote(document['wheel'])}")
     where = ", with this source as bitsandbytes-source in bnbenv.toml" if named else ""
     lines += wrap(f"use it in a project: bnbenv sync --build{where}")

@@ -17,6 +17,7 @@ from bnbenv.build.source import fetch
 from bnbenv.build.toolchain import check_known, prepare, prepared
 from bnbenv.build.toolkit import EXTRAS
 from bnbenv.errors import BnbenvError, Failed, NoCombination
+from bnbenv.facts.kernel import glibc
 from bnbenv.facts.model import Toolkit
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.elf import machine_of
@@ -112,7 +113,8 @@ def _assembled(order: Order, tree: Tree, work: Work, attempt: Attempt, began: fl
     version = wheel.local_version(tree.version, order.cuda, order.archs)
     out = attempt.folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    tag = wheel.platform_tag(rows, machine_of(libraries[cuda.name], cuda.name))
+    machine, here = machine_of(libraries[cuda.name], cuda.name), (glibc() or "").rpartition(" ")[2]
+    tag = wheel.platform_tag(rows, machine, here or None)
     path = wheel.assemble(base, version, libraries, tag, out)
     row = readback.read_wheel(path, version, rows)
     return Built(

@@ -13,9 +13,14 @@ import io
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
+import msgspec
+
+from bnbenv.decode import convert, load_toml
 from bnbenv.errors import Failed
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import NativeLibrary
 from bnbenv.matrix.wheel import DAMAGE
 
@@ -36,11 +41,39 @@ def local_version(version: str, cuda: str, archs: Iterable[str]) -> str:
     return f"{version.partition('+')[0]}+bnbenv.{'.'.join(parts)}"
 
 
-def platform_tag(libraries: Iterable[NativeLibrary], machine: str) -> str:
-    """``manylinux_2_34_x86_64``: for systems with the C library that all these libraries run with."""
-    needs = [tuple(int(part) for part in library.glibc.split(".")[:2]) for library in libraries if library.glibc]
+def platform_tag(libraries: Iterable[NativeLibrary], machine: str, here: str | None = None) -> str:
+    """``manylinux_2_34_x86_64``: for systems with the C and C++ libraries that all these libraries run with.
+
+    ``here`` is the glibc of this machine: what was linked on it runs on it, with a newer libstdc++ than others have.
+    """
+    found = list(libraries)
+    needs = [number(library.glibc)[:2] for library in found if library.glibc]
+    needs += [_with_libstdcxx(library.glibcxx) for library in found if library.glibcxx]
+    if here is not None:
+        needs = [min(need, number(here)[:2]) for need in needs]
     major, minor = max([OLDEST_GLIBC, *(need for need in needs if len(need) == 2)])
     return f"manylinux_{major}_{minor}_{machine}"
+
+
+class _Libstdcxx(msgspec.Struct, frozen=True):
+    """``newest`` maps a glibc to the GLIBCXX that every system has whose wheel tag names it."""
+
+    source: str
+    date: str
+    newest: dict[str, str]
+
+
+@lru_cache(maxsize=1)
+def _libstdcxx() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    path = Path(__file__).with_name("libstdcxx.toml")
+    table = convert(load_toml(path.read_text(encoding="utf-8")), _Libstdcxx, path.name)
+    return sorted((number(glibc), number(glibcxx)) for glibc, glibcxx in table.newest.items())
+
+
+def _with_libstdcxx(glibcxx: str) -> tuple[int, ...]:
+    """The oldest glibc whose systems have a GLIBCXX; where none has, the newest."""
+    rows = _libstdcxx()
+    return next((glibc for glibc, newest in rows if newest >= number(glibcxx)), rows[-1][0])
 
 
 def assemble(base: Path, version: str, libraries: Mapping[str, bytes], platform: str, out: Path) -> Path:

@@ -63,6 +63,21 @@ def test_the_tag_says_which_c_library_runs_it(needs: tuple[str | None, ...], exp
     assert platform_tag(libraries, "x86_64") == expected
 
 
+@pytest.mark.parametrize(
+    "glibcxx, here, expected",
+    [
+        ("3.4.19", "2.36", "manylinux_2_17_x86_64"),
+        ("3.4.20", "2.36", "manylinux_2_24_x86_64"),  # no system of 2014 has it
+        ("3.4.29", None, "manylinux_2_34_x86_64"),
+        ("3.4.32", "2.35", "manylinux_2_35_x86_64"),  # a libstdc++ that is newer than that of the system
+        ("3.9.99", "2.39", "manylinux_2_39_x86_64"),
+    ],
+)
+def test_the_tag_says_which_cxx_library_runs_it(glibcxx: str, here: str | None, expected: str) -> None:
+    libraries = [NativeLibrary("lib.so", "cuda", glibc="2.14", glibcxx=glibcxx)]
+    assert platform_tag(libraries, "x86_64", here) == expected
+
+
 def test_what_is_kept_of_the_trees_own_wheel(tmp_path: Path) -> None:
     version, libraries = "0.50.1+bnbenv.cu130.sm90", {"libbitsandbytes_cuda130.so": b"\x7fELF"}
     base = wheel(tmp_path, FILES)

@@ -20,7 +20,7 @@ from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.builds import source_releases
 from bnbenv.solve.coverage import sass_for
 from bnbenv.solve.model import KEEP, Availability, Buildable, Request, Solution
-from bnbenv.solve.situation import situate, with_request
+from bnbenv.solve.situation import reboot_required, situate, with_request
 from bnbenv.solve.solver import solve, try_out
 from bnbenv.solve.versions import is_version, public
 
@@ -197,6 +197,10 @@ def _of_gpus(asked: Asked, facts: HostFacts, matrix: Matrix) -> tuple[tuple[str,
         gpus = situation.gpus
     else:
         gpus = facts.gpus
+    if not gpus and facts.driver.state == "mismatch":
+        half = reboot_required(facts.driver)
+        half.next_step = "Reboot, then run it again; or name what to compile for, such as --arch sm_90."
+        raise half
     if not gpus:
         unknown = next((one.reason for one in facts.unknown if one.fact.startswith(("gpus", "driver"))), "")
         absent = facts.driver.state == "absent" or not unknown

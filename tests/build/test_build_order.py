@@ -9,7 +9,7 @@ import pytest
 
 from bnbenv.build.model import Order
 from bnbenv.build.order import Asked, Beside, of_version, plan, read_archs, read_cuda
-from bnbenv.errors import NoCombination, UsageError
+from bnbenv.errors import NoCombination, RebootRequired, UsageError
 from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Buildable
@@ -142,7 +142,6 @@ def test_of_what_would_do_as_well_what_can_be_had(matrix: Matrix) -> None:
     [
         (NOTHING, "there is no NVIDIA GPU here"),
         ("linux-x86_64__error__nogpu__hung", "NVML did not answer"),
-        ("linux-x86_64__mismatch__nogpu", "reboot"),
     ],
 )
 def test_without_a_gpu_an_architecture_has_to_be_named(host: str, said: str, matrix: Matrix) -> None:
@@ -150,6 +149,14 @@ def test_without_a_gpu_an_architecture_has_to_be_named(host: str, said: str, mat
         ordered(host, matrix)
     assert refused.value.code == "no-architecture"
     assert said in refused.value.message and "--arch sm_90" in refused.value.next_step
+
+
+def test_a_driver_that_waits_for_a_reboot_knows_no_gpu(matrix: Matrix) -> None:
+    with pytest.raises(RebootRequired) as refused:
+        ordered("linux-x86_64__mismatch__nogpu", matrix)
+    assert "--arch sm_90" in refused.value.next_step
+    planned = plan(Asked(archs=("sm_90",)), facts("linux-x86_64__mismatch__nogpu"), matrix, Availability(), None)
+    assert planned.order.archs == ("sm_90",)
 
 
 def test_what_nothing_tells_has_to_be_named(matrix: Matrix) -> None:

@@ -79,16 +79,3 @@ def test_no_environment_is_made_on_top_of_it(refused: Any, bnbenv: Any, tmp_path
     (tmp_path / "project" / "bnbenv.toml").write_text('[envs.bnb]\ntorch = "keep"\n')
     for command in ("plan", "sync"):
         assert refused(command).endswith(f"envs.bnb.torch: {said}")
-
-
-def test_what_has_to_be_compiled_is_not_synced(gpu_box: Any) -> None:
-    """With build = "always"; how to compile by hand stands in the error, and nothing is made."""
-    project = gpu_box("linux-x86_64__580.65.06__h200-sm90", cuda="12.8")
-    config = project.root / "bnbenv.toml"
-    config.write_text(config.read_text() + '[policy]\nbuild = "always"\n')
-    ended = project("sync", BNBENV_OFFLINE="1")
-    assert ended.code == 4, ended
-    assert "would have to be compiled, which this bnbenv does not do" in ended.stderr
-    assert 'cmake -DCOMPUTE_BACKEND=cuda -DCOMPUTE_CAPABILITY="90" -S . -B build' in ended.stderr
-    assert 'set build = "auto" in bnbenv.toml' in ended.stderr
-    assert not (project.root / ".venv-bnb").exists() and not (project.root / "pylock.bnb.toml").exists()

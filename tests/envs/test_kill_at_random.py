@@ -1,4 +1,4 @@
-"""Thirty kills at random times of a running sync, half of them around its switch: scripts/soak.py, ten at a time."""
+"""Twenty kills at random times of a running sync, half of them around its switch: scripts/soak.py, ten at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [
 SOAK = Path(__file__).parents[2] / "scripts" / "soak.py"
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_ten_kills_at_random_times_break_nothing(project: Any, tmp_path: Path, seed: int) -> None:
     words = ["--kills", "10", "--seed", str(seed), "--verify", "0.15", "--project", str(project.root), "--json", "-v"]
     environ = {**project.environ, "TMPDIR": str(tmp_path)}

@@ -103,6 +103,7 @@ def test_the_life_of_an_environment(project: Any) -> None:
     assert project.done("gc", "--keep", "0") == {
         "schema": "bnbenv.gc/1",
         "environments": [{"env": "bnb", "removed": [2], "kept": [1]}],
+        "builds": {"deleted": [], "kept": []},
     }
     path = project.done("path")
     assert path["path"] == str(root / ".venv-bnb")

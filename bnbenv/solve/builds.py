@@ -53,41 +53,47 @@ def source_releases(
     if not compiles_on(system):
         return []
     rows: dict[str, BitsandbytesWheel] = {}
-    oldest: dict[str, tuple[int, int]] = {}
+    published: dict[str, list[BitsandbytesWheel]] = {}
     for wheel in matrix.bitsandbytes:
-        if is_built(wheel.version):
+        if is_built(wheel.version) or public(wheel.version) < _FIRST:
             continue
         if wheel.version not in rows or (wheel.os, wheel.machine) == (system, machine):
             rows[wheel.version] = wheel
-        known = [oldest[wheel.version]] if wheel.version in oldest else []
-        archs = [*known, *_capabilities(wheel)]
-        if archs:
-            oldest[wheel.version] = min(archs)
-    tags = sorted(matrix.source_releases, key=lambda tag: public(tag.version), reverse=True)
-    if offered and oldest and not offered & rows.keys():
+        published.setdefault(wheel.version, []).append(wheel)
+    if offered and rows and not offered & rows.keys():
         for version in sorted(offered, key=public):
-            before = [known for known in oldest if public(known) <= public(version)]
-            like = max(before or oldest, key=public)
-            rows[version], oldest[version] = msgspec.structs.replace(rows[like], version=version), oldest[like]
-    return [
-        _release(row, system, machine, oldest[version], tag)
+            before = [known for known in published if public(known) <= public(version)]
+            like = max(before or published, key=public)
+            rows[version], published[version] = msgspec.structs.replace(rows[like], version=version), published[like]
+    tags = sorted(matrix.source_releases, key=lambda tag: public(tag.version), reverse=True)
+    found = (
+        (row, next((tag for tag in tags if public(tag.version) <= public(version)), None))
         for version, row in sorted(rows.items(), key=lambda item: public(item[0]), reverse=True)
-        if version in oldest and public(version) >= _FIRST
-        for tag in [next((tag for tag in tags if public(tag.version) <= public(version)), None)]
-        if tag is not None
+        if public(version) >= _FIRST
+    )
+    return [
+        _release(row, system, machine, oldest, tag)
+        for row, tag in found
+        if tag is not None and (oldest := _oldest(tag, published[row.version])) is not None
     ]
 
 
-def _capabilities(wheel: BitsandbytesWheel) -> list[tuple[int, int]]:
-    codes = (target(name) for library in wheel.libraries if library.backend == "cuda" for name in library.sass)
-    return [(code.major, code.minor) for code in codes if code is not None]
+def _oldest(tag: SourceTag, published: list[BitsandbytesWheel]) -> tuple[int, int] | None:
+    """The lowest compute capability that a source's kernels name, else of those published of it; None: of neither."""
+    if tag.sass_min:
+        names = {tag.sass_min}
+    else:
+        names = {
+            name for one in published for library in one.libraries if library.backend == "cuda" for name in library.sass
+        }
+    codes = map(target, names)
+    return min(((code.major, code.minor) for code in codes if code is not None), default=None)
 
 
 def _release(
     row: BitsandbytesWheel, system: str, machine: str, oldest: tuple[int, int], tag: SourceTag
 ) -> SourceRelease:
-    """``oldest`` is the lowest compute capability published of it."""
-    evidence, named = tag.evidence, target(tag.sass_min or "")
+    evidence = tag.evidence
     if tag.version != row.version:
         said = f"the source of bitsandbytes {row.version}, taken to be as that of {tag.version}: {evidence.source}"
         evidence = Evidence("declared", said, evidence.date)
@@ -103,7 +109,7 @@ def _release(
         requires_dist=row.requires_dist,
         libraries=(),
         evidence=evidence,
-        oldest=(named.major, named.minor) if named else oldest,
+        oldest=oldest,
         tag=tag,
     )
 

@@ -251,6 +251,7 @@ def test_where_the_source_cannot_be_had_it_says_so(box: Box, tmp_path: Path) -> 
 def test_the_toolkit_may_be_of_another_release_than_torch(box: Box, source: Callable[..., Path], tree: Path) -> None:
     """bitsandbytes 0.49 looks for the library of torch's own CUDA alone, so it is told which one there is."""
     project = box(source("0.49.1"), "9.0", "13.9")  # a release of which nobody has a toolkit
+    project.done("build", "--cuda", "13.0", "--arch", "sm_90")  # what its packaging needs is there from now on
     box_offline = {"BNBENV_OFFLINE": "1"}  # so that of the others only the one that is there can be had
     document = project.done("sync", "--build", **box_offline)
     assert chosen(document)["version"] == "0.49.1+bnbenv.cu130.sm90"

@@ -61,7 +61,7 @@ def source_releases(
             rows[wheel.version] = wheel
         published.setdefault(wheel.version, []).append(wheel)
     if offered and rows and not offered & rows.keys():
-        for version in sorted(offered, key=public):
+        for version in sorted((one for one in offered if public(one) >= _FIRST), key=public):
             before = [known for known in published if public(known) <= public(version)]
             like = max(before or published, key=public)
             rows[version], published[version] = msgspec.structs.replace(rows[like], version=version), published[like]
@@ -69,7 +69,6 @@ def source_releases(
     found = (
         (row, next((tag for tag in tags if public(tag.version) <= public(version)), None))
         for version, row in sorted(rows.items(), key=lambda item: public(item[0]), reverse=True)
-        if public(version) >= _FIRST
     )
     return [
         _release(row, system, machine, oldest, tag)

@@ -13,7 +13,7 @@ from bnbenv.errors import Busy
 from bnbenv.progress import Progress
 
 if TYPE_CHECKING:
-    from filelock import FileLock, SoftFileLock
+    from filelock import BaseFileLock, FileLock, SoftFileLock
 
 _NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP))
 _TURN = 0.2  # seconds between two tries
@@ -50,16 +50,23 @@ def held(file: Path, what: str, wait: float, progress: Progress) -> Iterator[Non
             taken.release()
 
 
-def _taken(lock: FileLock, marker: SoftFileLock) -> FileLock | SoftFileLock:
+def _taken(lock: FileLock, marker: SoftFileLock) -> BaseFileLock:
     """The lock that was taken: the kernel's, or a marker where there is none. Raises Timeout, OSError."""
-    try:
-        lock.acquire(timeout=0)
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        if isinstance(error, TimeoutError) or error.errno not in _NO_LOCKS:
-            raise
-    else:
-        return lock
+    found = take(lock, 0)
+    if found is not None:
+        return found
     marker.acquire(timeout=0)
     return marker
+
+
+def take(lock: BaseFileLock, wait: float) -> BaseFileLock | None:
+    """The lock, held; None where the file system has no locks. Raises Timeout after ``wait`` seconds, OSError."""
+    try:
+        lock.acquire(timeout=wait)
+    except NotImplementedError:
+        return None
+    except OSError as error:  # a Timeout is one
+        if isinstance(error, TimeoutError) or error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return lock

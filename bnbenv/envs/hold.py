@@ -8,18 +8,17 @@ dead process on this machine is taken away; of another machine nobody here can k
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnbenv.build.held import take
 from bnbenv.errors import Busy
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP))
 MARKER = "lock.held"
 
 
@@ -50,7 +49,7 @@ def hold(
     marker = SoftFileLock(folder / MARKER)
     with contextlib.ExitStack() as holding:
         try:
-            locked = None if mount and mount.locks_here_only else _locked(lock(folder / "lock"), wait)
+            locked = None if mount and mount.locks_here_only else take(lock(folder / "lock"), wait)
         except Timeout:
             raise _busy(what) from None
         if locked is not None:
@@ -71,23 +70,6 @@ def hold(
                 " bnbenv out; should this machine go down meanwhile, delete it"
             )
         yield
-
-
-def _locked(lock: BaseFileLock, wait: float) -> BaseFileLock | None:
-    """The lock, held; None where the file system has no locks. Raises Timeout, OSError."""
-    from filelock import Timeout
-
-    try:
-        lock.acquire(timeout=wait)
-    except Timeout:
-        raise
-    except NotImplementedError:
-        return None
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return None
-        raise
-    return lock
 
 
 def _busy(what: str, marker: Path | None = None) -> Busy:

@@ -184,13 +184,13 @@ def build_for(
     setting.progress.say(f"{env}: bitsandbytes {built.version} {how}")
     facts, request = setting.ahead(request)
     made = msgspec.structs.replace(solution.choice.bitsandbytes, version=built.version)
-    choice = msgspec.structs.replace(solution.choice, bitsandbytes=made)
+    choice = msgspec.structs.replace(solution.choice, wheel=made)
     again = judged_again(choice, (torch,), request, facts, with_row(setting.matrix, built.row))
     if isinstance(again, str):
         message = f"what was compiled does not fit this host: {again}"
         raise Failed("not-as-asked", message, f"See what was compiled: bnbenv matrix inspect {built.wheel}")
     taken = msgspec.structs.replace(again.choice.bitsandbytes, source="build")
-    choice = msgspec.structs.replace(again.choice, bitsandbytes=taken)
+    choice = msgspec.structs.replace(again.choice, wheel=taken)
     evidence = (*again.evidence, *_compiled(solution, built))
     return msgspec.structs.replace(solution, choice=choice, covers=again.covers, evidence=evidence), built
 

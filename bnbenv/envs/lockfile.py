@@ -116,7 +116,8 @@ def read_saved_lock(path: Path) -> Locked | None:
 def _check_versions(decision: Decision, file: str) -> None:
     """What the solver will read as versions are versions. Raises InputError."""
     choice, where = decision.solution.choice, "tool.bnbenv.solution.choice"
-    check_version(choice.bitsandbytes.version, file, f"{where}.bitsandbytes.version", ANEW)
+    for name, version in choice.versions.items():
+        check_version(version, file, f"{where}.{name}.version", ANEW)
     check_version(choice.torch.version, file, f"{where}.torch.version", ANEW)
     if not re.fullmatch(r"[0-9]\.[0-9]{1,3}", choice.python):
         expected = f'expected a Python such as "3.12", found "{shown(choice.python)}"'
@@ -127,8 +128,8 @@ def _check_versions(decision: Decision, file: str) -> None:
 def agrees(locked: Locked, file: str) -> Locked:
     """The lock, if its packages are those of its decision. Raises InputError: somebody edited one of them."""
     solution, row = locked.decision.solution, locked.decision.torch
-    torch, wheel = solution.choice.torch, solution.choice.bitsandbytes
-    for name, chosen in (("torch", torch.version), ("bitsandbytes", wheel.version)):
+    torch = solution.choice.torch
+    for name, chosen in {"torch": torch.version, **solution.choice.versions}.items():
         if locked.packages.get(name) != chosen:
             found = locked.packages.get(name, "none")
             raise InputError(file, "packages", f"expected {name} {chosen}, as in tool.bnbenv, found {found}", ANEW)
@@ -136,10 +137,11 @@ def agrees(locked: Locked, file: str) -> Locked:
         if getattr(row, key) != getattr(torch, key):
             expected = f"expected {getattr(torch, key)}, as in tool.bnbenv.solution, found {getattr(row, key)}"
             raise InputError(file, f"tool.bnbenv.torch.{key}", expected, ANEW)
-    for name, sha256 in (("torch", row.sha256), ("torch", solution.torch_sha256), ("bitsandbytes", wheel.sha256)):
+    own = solution.choice.hashes.items()
+    for name, sha256 in (("torch", row.sha256), ("torch", solution.torch_sha256), *own):
         if sha256 is not None and sha256 not in locked.hashes[name]:
             raise InputError(file, "packages", f"expected the {name} of tool.bnbenv, by its sha256", ANEW)
-    if wheel.source == "build":
+    if solution.choice.compiled:
         _check_build(locked, file)
     if row.source == "local" and any(re.match(r"(?!file:)\w+://", one.place) for one in locked.files["torch"]):
         raise InputError(file, "packages", "expected a torch on this machine, as in tool.bnbenv", ANEW)

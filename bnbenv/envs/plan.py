@@ -66,7 +66,7 @@ class EnvPlan:
         words: list[tuple[str, str]] = []
         if self.lock is None:
             target = describe(solution) if solution else "what fits"
-            if solution is not None and solution.choice.bitsandbytes.source == "build":
+            if solution is not None and solution.choice.compiled:
                 words.append(("build", f"{_to_compile(solution)}, or take the wheel that was made of it before"))
             words.append(("lock", f"{target}{_difference(solution, current)}, since {self.why_lock}"))
         words += self._steps()
@@ -94,7 +94,7 @@ def describe(solution: Solution) -> str:
     choice = solution.choice
     torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
     override = "".join(f", {name}={value}" for name, value in choice.environment.items())
-    return f"bitsandbytes {choice.bitsandbytes.version} with {torch}{override}"
+    return f"{choice.title} with {torch}{override}" if choice.versions else f"{torch}{override}"
 
 
 def _to_compile(solution: Solution) -> str:

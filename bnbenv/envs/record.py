@@ -17,8 +17,8 @@ from bnbenv.paths import write_atomically
 
 SCHEMA = "bnbenv.generation/1"
 
-# The packages whose files are watched: a change in them changes the kernels that run.
-WATCHED = ("torch", "bitsandbytes")
+# The packages whose files are watched: a change in them changes the kernels that run. As dist-info folders name them.
+WATCHED = ("torch", "bitsandbytes", "gptqmodel", "auto_gptq", "autoawq", "autoawq_kernels")
 PTH = "bnbenv-environment.pth"
 
 
@@ -31,6 +31,9 @@ class Record(NamedTuple):
     to the digest of its RECORD (watched packages only, else empty); ``files`` maps watched files to [size, mtime in
     ns], ``stamps`` likewise the distributions whose RECORD was digested: one as it was is not read again;
     ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed, ``verified_at`` when.
+    ``adopted`` is the path of an environment that others made and that was taken in as generation zero, else None;
+    ``base`` what was seen of the packages below an environment that lies on top of a torch that is there, else None:
+    ``{"site": its folder, "packages": as above, "files": as above}``.
     """
 
     generation: int
@@ -49,6 +52,8 @@ class Record(NamedTuple):
     verification: dict[str, Any]
     verified_at: str | None = None
     stamps: dict[str, list[int]] | None = None
+    adopted: str | None = None
+    base: dict[str, Any] | None = None
 
     def write(self, path: Path) -> None:
         """Write it in one step. Raises OSError."""
@@ -92,6 +97,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "environments": list,
     "verified_at": (str, type(None)),
     "stamps": (dict, type(None)),
+    "adopted": (str, type(None)),
+    "base": (dict, type(None)),
 }
 
 
@@ -100,7 +107,9 @@ def _sound(record: Record) -> bool:
     if not all(isinstance(getattr(record, name), kind) for name, kind in _KINDS.items()):
         return False
     choice = record.decision.get("choice", {})
-    if not isinstance(choice, dict) or not all(isinstance(choice.get(name, {}), dict) for name in WATCHED):
+    if not isinstance(choice, dict) or not all(
+        isinstance(choice.get(name, {}), dict) for name in ("torch", "bitsandbytes")
+    ):
         return False
     texts = (*record.environments, *record.host.values(), *record.packages.values())
     return all(isinstance(text, str) for text in texts)

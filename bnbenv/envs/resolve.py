@@ -221,7 +221,7 @@ def decide(setting: Setting, request: Request, found: Availability, sources: Pac
 def would_compile(answer: Solution | Refusal, request: Request) -> bool:
     """Whether an answer hangs on what can be compiled here, which the solver was not told yet."""
     if isinstance(answer, Solution):
-        return answer.choice.bitsandbytes.source == "build"
+        return answer.choice.compiled
     return request.build == "always" or any(part.rule == "toolkit" for part in answer.conflict)
 
 
@@ -271,7 +271,7 @@ def make_lock(
     requirements = [
         # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
         f"torch==={choice.torch.version}",
-        f"bitsandbytes==={choice.bitsandbytes.version}",
+        *(f"{name}==={version}" for name, version in choice.versions.items()),
         *setting.wishes.envs[env].requirements,
     ]
     text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python, keep))
@@ -305,14 +305,14 @@ def chosen_torch(setting: Setting, found: Availability, solution: Solution) -> T
 def _check_lock(locked: Locked, solution: Solution) -> None:
     """uv resolved on its own: what it took must be what was chosen, to the bytes where they were measured."""
     choice = solution.choice
-    wheel = choice.bitsandbytes
     problem = None
     if locked.packages.get("torch") != choice.torch.version:
         problem = f"torch {choice.torch.version} was chosen and uv took {locked.packages.get('torch')}"
     elif solution.torch_sha256 and solution.torch_sha256 not in locked.hashes["torch"]:
         problem = f"the source's torch {choice.torch.version} is not the wheel that was measured"
-    elif wheel.sha256 not in locked.hashes.get("bitsandbytes", frozenset()):
-        problem = f"the source's bitsandbytes {wheel.version} is not the wheel that was measured ({wheel.filename})"
+    for name, sha256 in choice.hashes.items():
+        if problem is None and sha256 not in locked.hashes.get(name, frozenset()):
+            problem = f"the source's {name} {choice.versions[name]} is not the file that was measured"
     if problem:
         step = "Check which index serves it: one may hold a changed copy."
         raise Failed("not-as-measured", problem, step)

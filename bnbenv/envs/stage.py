@@ -59,7 +59,7 @@ class Job:
         sources = sources_of(self.setting)
         if choice.torch.index is not None:
             sources = sources.with_pytorch(choice.torch.index)
-        wheel = locked_build(self.locked) if choice.bitsandbytes.source == "build" else None
+        wheel = locked_build(self.locked) if choice.compiled else None
         if wheel is not None:  # of this user's own cache: the lock was made or judged a moment ago
             if not wheel.is_file():
                 message = f"{wheel.name} has to be installed again, and is no longer in the cache of builds"

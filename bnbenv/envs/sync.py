@@ -86,7 +86,7 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
     locked = agrees(read_lock(text, str(path)), str(path))
-    if locked.decision.solution.choice.bitsandbytes.source == "build":
+    if locked.decision.solution.choice.compiled:
         from bnbenv.envs.builds import own_row, with_row
 
         row, why = own_row(setting, locked)
@@ -165,7 +165,7 @@ def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
     for note in solution.notes:
         setting.progress.say(f"{env}: {note}")
     built = None
-    if solution.choice.bitsandbytes.source == "build":
+    if solution.choice.compiled:
         from bnbenv.envs.builds import build_for
 
         torch = chosen_torch(setting, found, solution)

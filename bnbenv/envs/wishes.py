@@ -15,7 +15,7 @@ from bnbenv.envs.project import CONFIG, DEFAULT_ENV, Project, check_env_name
 from bnbenv.errors import InputError
 from bnbenv.paths import write_atomically
 from bnbenv.redact import redact
-from bnbenv.solve.model import KEEP, Current, Request
+from bnbenv.solve.model import KEEP, Current, FamilyName, Request
 from bnbenv.solve.situation import read_gpus
 from bnbenv.solve.versions import read_specifier
 
@@ -27,12 +27,15 @@ _OTHERWISE = "Correct it, or move it away: bnbenv init then writes a new one."
 
 
 class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier.
+    """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier, or "keep": that which is there.
+
+    ``package`` names the package that a family other than bitsandbytes is about, as a requirement; empty: its first.
 
     ``guard``: the environment itself says that it was changed behind its lock; nothing is solved anew for that.
     """
 
-    family: Literal["bitsandbytes", "gptq", "awq", "none"] = "bitsandbytes"
+    family: FamilyName = "bitsandbytes"
+    package: str = ""
     python: str = ">=3.10"
     torch: str = "*"
     bitsandbytes: str = "*"
@@ -70,6 +73,8 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What the solution of one environment depends on; comments and other environments do not change it."""
         wish = msgspec.structs.asdict(self.envs[env])
         del wish["guard"]
+        if not wish["package"]:  # as below
+            del wish["package"]
         sources = msgspec.to_builtins(self.sources)
         if self.sources.bitsandbytes_source == UPSTREAM:  # a lock of before there was this key keeps its digest
             del sources["bitsandbytes-source"]
@@ -88,6 +93,8 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             build=self.policy.build,
             prefer=self.policy.prefer,
             current=current,
+            family=wish.family,
+            package=wish.package,
         )
 
 

@@ -13,18 +13,27 @@ SCHEMA = "bnbenv.solve/1"
 KEEP = "keep"  # the wish for torch that leaves the one that is there as it is
 
 Backend = Literal["cuda", "cpu"]
+FamilyName = Literal["bitsandbytes", "gptq", "awq", "none"]
 
 
 class Current(msgspec.Struct, frozen=True):
-    """What is there now, as versions; the policy ``minimal-change`` stays close to it."""
+    """What is there now, as versions; the policy ``minimal-change`` stays close to it.
+
+    ``bitsandbytes`` is empty in an environment of another family, whose own packages are in ``packages``, by name.
+    """
 
     python: str
     torch: str
     bitsandbytes: str
+    packages: dict[str, str] = {}
 
 
 class Request(msgspec.Struct, frozen=True):
     """The wishes. Specifiers have been read (``versions.read_specifier``); that for torch may be ``keep``.
+
+    ``family`` is what the environment is for; ``package`` names another package of it than its first, as a requirement
+    (``gptqmodel>=7``, ``autoawq[kernels]``; empty: the family's own). ``bitsandbytes`` and ``build`` are for that
+    family alone, and the family ``none`` has torch only.
 
     ``build``: ``auto`` and ``never`` take wheels (``auto`` offers a source build where none fits), ``always`` a source
     build of bitsandbytes. ``gpus`` is ``all`` or indices and UUIDs; ``driver`` a version to judge by as if it were
@@ -40,6 +49,8 @@ class Request(msgspec.Struct, frozen=True):
     driver: str | None = None
     prefer: Literal["newest", "minimal-change"] = "newest"
     current: Current | None = None
+    family: FamilyName = "bitsandbytes"
+    package: str = ""
 
     @property
     def kept(self) -> Current | None:
@@ -71,10 +82,10 @@ class Availability(msgspec.Struct, frozen=True):
     """What can be had here and now. Source keys: ``default-index``, ``pytorch-index/cu126``.
 
     ``unreachable`` maps a source key to the reason (what ``torch`` holds can be had all the same: from another index
-    beside it); ``torch`` the torch versions a source offers and ``bitsandbytes``
-    the wheel file names offered anywhere (None: not asked); ``local`` the torch builds in folders of wheels;
-    ``managed_python`` whether uv may download an interpreter; ``existing`` the torch that a wish to keep it means, and
-    ``no_existing`` why there is none; ``builds`` what can be compiled (None: not asked).
+    beside it); ``torch`` the torch versions a source offers, ``bitsandbytes`` the wheel file names offered anywhere and
+    ``packages`` the names of files of the other families' packages (None: not asked); ``local`` the torch builds in
+    folders of wheels; ``managed_python`` whether uv may download an interpreter; ``existing`` the torch that a wish to
+    keep it means, and ``no_existing`` why there is none; ``builds`` what can be compiled (None: not asked).
     """
 
     unreachable: dict[str, str] = {}
@@ -85,6 +96,7 @@ class Availability(msgspec.Struct, frozen=True):
     existing: Existing | None = None
     no_existing: str = "nobody looked for one"
     builds: Buildable | None = None
+    packages: frozenset[str] | None = None
 
 
 class TorchChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,22 +118,69 @@ class BitsandbytesChoice(msgspec.Struct, frozen=True):
     filename: str
 
 
+class PackageChoice(msgspec.Struct, frozen=True):
+    """A package of another family than bitsandbytes, by its normalized name. An ``sdist`` is built by uv (no kernels in
+    it, or compiled when first used); a ``wheel`` may hold kernels."""
+
+    name: str
+    version: str
+    source: Literal["wheel", "sdist"]
+    filename: str
+    sha256: str
+
+
 class Choice(msgspec.Struct, frozen=True):
-    """The combination. ``environment`` holds only what must be set (``BNB_CUDA_VERSION``)."""
+    """The combination. ``environment`` holds only what must be set (``BNB_CUDA_VERSION``).
+
+    ``wheel`` (``bitsandbytes`` in documents) is in environments of that family alone; those of ``gptq`` and ``awq``
+    hold ``packages``, the family's main package first, and those of ``none`` neither.
+    """
 
     python: str
     torch: TorchChoice
-    bitsandbytes: BitsandbytesChoice
     environment: dict[str, str]
+    wheel: BitsandbytesChoice | None = msgspec.field(default=None, name="bitsandbytes")
+    packages: tuple[PackageChoice, ...] = ()
+
+    @property
+    def bitsandbytes(self) -> BitsandbytesChoice:
+        """For what is about that family alone."""
+        assert self.wheel is not None, "an environment of another family has no bitsandbytes"
+        return self.wheel
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its bitsandbytes is a source build."""
+        return self.wheel is not None and self.wheel.source == "build"
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The packages that it decides on besides torch, by name: ``{"gptqmodel": "7.6.0"}``."""
+        own = {} if self.wheel is None else {"bitsandbytes": self.wheel.version}
+        return {**own, **{one.name: one.version for one in self.packages}}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of their files, where they are known: what is still to be compiled has none."""
+        own = {} if self.wheel is None else {"bitsandbytes": self.wheel.sha256}
+        known = {**own, **{one.name: one.sha256 for one in self.packages}}
+        return {name: sha256 for name, sha256 in known.items() if sha256}
+
+    @property
+    def title(self) -> str:
+        """``bitsandbytes 0.50.2``, or ``torch alone``."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items()) or "torch alone"
 
 
 class Cover(msgspec.Struct, frozen=True):
-    """What runs on one GPU: ``sass sm_80`` or ``ptx compute_90``, for torch and for bitsandbytes."""
+    """What runs on one GPU: ``sass sm_80`` or ``ptx compute_90``, for torch, for bitsandbytes, and for the binary
+    kernels of another family's package (empty where there are none)."""
 
     gpu: int
     arch: str
     torch: str
-    bitsandbytes: str
+    bitsandbytes: str = ""
+    kernels: str = ""
 
 
 class EvidenceLine(msgspec.Struct, frozen=True):

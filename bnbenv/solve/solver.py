@@ -117,8 +117,8 @@ def _choice(best: Pairing) -> Choice:
     return Choice(
         python=best.python.minor,
         torch=TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index),
-        bitsandbytes=taken,
         environment=environment,
+        wheel=taken,
     )
 
 

@@ -17,8 +17,8 @@ def gives(solution: Solution) -> str:
     choice = solution.choice
     torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
     needs = "".join(f", {name}={value}" for name, value in choice.environment.items())
-    made = " (compiled here)" if choice.bitsandbytes.source == "build" else ""
-    return f"bitsandbytes {choice.bitsandbytes.version}{made} with {torch}, Python {choice.python}{needs}"
+    made = " (compiled here)" if choice.compiled else ""
+    return f"{choice.title}{made} with {torch}, Python {choice.python}{needs}"
 
 
 def arguments_of(request: Request) -> Arguments:

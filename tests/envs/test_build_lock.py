@@ -52,7 +52,7 @@ def decision(**wheel: Any) -> Decision:
     build = TorchBuild(
         version="2.13.0+cu130", source="local", cuda="13.0", arch_list=("sm_87",), pythons=("cp311",), **where
     )
-    solution = Solution("cuda", Choice("3.11", torch, made, {}), (), (), ())
+    solution = Solution("cuda", Choice("3.11", torch, {}, made), (), (), ())
     return Decision("bnb", "e" * 64, solution, build, wheel=msgspec.structs.replace(row, **wheel))
 
 

@@ -46,7 +46,7 @@ def decision(**changes: Any) -> Decision:
     choice = Choice(
         python="3.11",
         torch=TorchChoice(version="2.13.0+cpu", cuda=None, source="local"),
-        bitsandbytes=BitsandbytesChoice("0.50.2", "wheel", "libbitsandbytes_cpu.so", "a" * 64, "bitsandbytes.whl"),
+        wheel=BitsandbytesChoice("0.50.2", "wheel", "libbitsandbytes_cpu.so", "a" * 64, "bitsandbytes.whl"),
         environment={"BNB_CUDA_VERSION": "130"},
     )
     solution = Solution(

@@ -29,9 +29,7 @@ PACKAGES = ("pack", "torch", "bitsandbytes")
 def decision(sha256: str) -> Decision:
     torch = TorchChoice(version="1.0", cuda=None, source="default-index")
     bitsandbytes = BitsandbytesChoice("1.0", "wheel", "libbitsandbytes_cpu.so", sha256, "bitsandbytes.whl")
-    solution = Solution(
-        "cpu", Choice(python="3.11", torch=torch, bitsandbytes=bitsandbytes, environment={}), (), (), ()
-    )
+    solution = Solution("cpu", Choice(python="3.11", torch=torch, environment={}, wheel=bitsandbytes), (), (), ())
     build = TorchBuild(
         version="1.0",
         source="default-index",

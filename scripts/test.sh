@@ -14,6 +14,9 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
 fi
 [ "${1:-}" = --install ] && exit 0
 
+# The tests start bnbenv thousands of times. Where Python is told to keep no bytecode, each would compile it anew.
+.test-env/bin/python -m compileall -q bnbenv
+
 # The tests of the page drive a real Chromium. It is no Python package; where it cannot be had they are skipped.
 if ! command -v chromium-headless-shell chromium google-chrome chromium-browser chrome >/dev/null; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -1,4 +1,5 @@
-"""Twenty kills at random times of a running sync, half of them around its switch: scripts/soak.py, ten at a time."""
+"""Ten kills at random times of a running sync, half of them around its switch, by scripts/soak.py, which does any
+number of them."""
 
 from __future__ import annotations
 
@@ -18,9 +19,8 @@ pytestmark = [
 SOAK = Path(__file__).parents[2] / "scripts" / "soak.py"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_ten_kills_at_random_times_break_nothing(project: Any, tmp_path: Path, seed: int) -> None:
-    words = ["--kills", "10", "--seed", str(seed), "--verify", "0.15", "--project", str(project.root), "--json", "-v"]
+def test_ten_kills_at_random_times_break_nothing(project: Any, tmp_path: Path) -> None:
+    words = ["--kills", "10", "--seed", "1", "--verify", "0.15", "--project", str(project.root), "--json", "-v"]
     environ = {**project.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, SOAK, *words], env=environ, capture_output=True, text=True, timeout=580, check=False

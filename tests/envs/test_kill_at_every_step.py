@@ -19,10 +19,6 @@ DRIVER = str(Path(__file__).with_name("at_effect.py"))
 Wheels = Callable[..., Path]
 
 
-def as_it_is(project: Any, wheel_maker: Wheels) -> None:
-    """In sync."""
-
-
 def with_another_wish(project: Any, wheel_maker: Wheels) -> None:
     """A requirement more: the lock has to change."""
     wheel_maker(project.root / "wheels", "tinypackage", "1.0")
@@ -51,9 +47,9 @@ def with_a_generation_unfinished(project: Any, wheel_maker: Wheels) -> None:
     (project.root / ".bnbenv" / "generations" / "bnb" / "2.json").unlink()
 
 
-# Name -> how the project is made ready, the command, and in how many parts (one a test) its steps are tried.
+# Name -> how the project is made ready, the command, and in how many parts (one a test) its steps are tried. A sync with
+# a new lock takes all the steps that one has which is to make a new generation of the same.
 RUNS: dict[str, tuple[Callable[[Any, Wheels], None], tuple[str, ...], int]] = {
-    "fresh": (as_it_is, ("sync", "--fresh", "--no-verify"), 3),
     "new-lock": (with_another_wish, ("sync", "--no-verify"), 4),
     "rollback": (with_two_generations, ("rollback",), 1),
     "gc": (with_one_to_delete, ("gc", "--keep", "0"), 1),

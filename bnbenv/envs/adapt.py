@@ -7,8 +7,8 @@ import re
 import msgspec
 
 from bnbenv.envs.check import RECORDED, InUse, Reason
-from bnbenv.envs.generations import Generation
-from bnbenv.envs.lockfile import read_saved_lock
+from bnbenv.envs.generations import generation_of
+from bnbenv.envs.lockfile import Locked, read_saved_lock
 from bnbenv.envs.lost import Loss, driver_of, find_loss, seen_in_facts
 from bnbenv.envs.record import Record
 from bnbenv.envs.resolve import Setting
@@ -19,7 +19,6 @@ from bnbenv.solve.model import Current
 from bnbenv.solve.situation import as_installed
 from bnbenv.solve.versions import is_version
 
-PINNED = ("torch", "bitsandbytes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -31,17 +30,38 @@ def what_is_there(setting: Setting, env: str, use: InUse) -> tuple[Current | Non
     if setting.wishes.policy.prefer != "minimal-change":
         return None, {}
     locked = None
-    if use.generation is not None and use.prefix is not None and use.record is not None:
-        locked = read_saved_lock(Generation(use.generation, use.prefix, use.record).lock_file)
+    if use.generation is not None and use.record is not None:
+        locked = read_saved_lock(generation_of(setting.project, env, use).lock_file)
     locked = locked or read_saved_lock(setting.project.lock(env))
     if locked is None:
         return None, {}
     choice = locked.decision.solution.choice
-    current = Current(choice.python, choice.torch.version, choice.bitsandbytes.version)
-    if not all(map(is_version, (current.python, current.torch, current.bitsandbytes))):
+    own = choice.versions
+    current = Current(choice.python, choice.torch.version, own.pop("bitsandbytes", ""), own)
+    if not all(map(is_version, (choice.python, choice.torch.version, *choice.versions.values()))):
         return None, {}
-    others = {name: version for name, version in locked.packages.items() if name not in PINNED}
-    return current, {name: version for name, version in others.items() if _NAME.fullmatch(name) and is_version(version)}
+    return current, further_packages(locked)
+
+
+def further_packages(locked: Locked) -> dict[str, str]:
+    """The versions in a lock that nothing decided on but uv."""
+    chosen = {"torch", *locked.decision.solution.choice.versions}
+    others = {name: version for name, version in locked.packages.items() if name not in chosen}
+    return {name: version for name, version in others.items() if _NAME.fullmatch(name) and is_version(version)}
+
+
+def held_by_earlier(setting: Setting, env: str) -> dict[str, str]:
+    """The versions in the locks of the environments that stand before one in bnbenv.toml.
+
+    uv stays with them where they fit: what two environments have in common is then one set of files on the disk.
+    """
+    found: dict[str, str] = {}
+    names = list(setting.wishes.envs)
+    for name in reversed(names[: names.index(env)]):  # the first one counts most
+        locked = read_saved_lock(setting.project.lock(name))
+        if locked is not None and locked.decision.env == name:
+            found |= further_packages(locked)
+    return found
 
 
 def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False, ahead: bool = False) -> list[str]:
@@ -72,9 +92,9 @@ def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False,
 
 def _stop_without_record(setting: Setting, env: str, use: InUse, accepted: bool) -> None:
     """An environment whose record is damaged still has its lock, which says that it was made for GPUs."""
-    if accepted or use.generation is None or use.prefix is None or setting.facts.gpus:
+    if accepted or use.generation is None or setting.facts.gpus:
         return
-    saved = Generation(use.generation, use.prefix, None).lock_file
+    saved = generation_of(setting.project, env, use).lock_file
     locked = read_saved_lock(saved) or read_saved_lock(setting.project.lock(env))
     if locked is None or locked.decision.solution.backend != "cuda":
         return

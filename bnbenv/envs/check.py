@@ -12,8 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bnbenv.envs.project import DEFAULT_ENV, Project, env_python, site_packages
-from bnbenv.envs.record import Record, file_digest, made_by_newer, observe_files, observe_packages, read_record
+from bnbenv.envs.project import ADOPTED, DEFAULT_ENV, Project, env_python, site_packages
+from bnbenv.envs.record import (
+    Record,
+    file_digest,
+    made_by_newer,
+    observe_files,
+    observe_more,
+    observe_packages,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from bnbenv.envs.wishes import Wishes
@@ -39,7 +47,8 @@ class Host(NamedTuple):
 
 
 class InUse(NamedTuple):
-    """The generation that the link leads to; ``record`` is None where it is not a finished one of bnbenv."""
+    """The generation that the link leads to; ``record`` is None where it is neither a finished one of bnbenv's own nor
+    one that was adopted (generation 0, whose ``prefix`` lies elsewhere)."""
 
     generation: int | None
     prefix: Path | None
@@ -94,10 +103,16 @@ def in_use(project: Project, env: str) -> InUse:
         because = f"{link} is a {'folder' if link.is_dir() else 'file'} and not bnbenv's link"
         return InUse(None, None, None, Reason(env, "link-replaced", because))
     target = Path(os.path.realpath(link))
+    own = target.parent == Path(os.path.realpath(project.generations(env))) and target.name.isdecimal()
+    zero = None if own else _adopted(project, env, target)
     if not target.is_dir():
         because = f"{link.name} leads nowhere ({target} is gone)"
-        return InUse(None, None, None, Reason(env, "link-broken", because))
-    if target.parent != Path(os.path.realpath(project.generations(env))) or not target.name.isdecimal():
+        if zero is not None:
+            because = f"the environment that was adopted is gone: {target} was moved or deleted"
+        return InUse(None, None, None, Reason(env, "adopted-gone" if zero else "link-broken", because))
+    if zero is not None:
+        return InUse(ADOPTED, target, zero)
+    if not own:
         because = f"{link.name} leads to {target}, which is no generation of bnbenv"
         return InUse(None, target, None, Reason(env, "link-foreign", because))
     number = int(target.name)
@@ -110,6 +125,12 @@ def in_use(project: Project, env: str) -> InUse:
         because = f"the record of generation {number} is missing or damaged"
         return InUse(number, target, None, Reason(env, "record-missing", because))
     return InUse(number, target, record)
+
+
+def _adopted(project: Project, env: str, target: Path) -> Record | None:
+    """The record of generation zero, if it is about just that folder."""
+    record = read_record(project.generations(env) / f"{ADOPTED}.json")
+    return record if record is not None and record.adopted == str(target) else None
 
 
 def is_link(path: Path) -> bool:
@@ -135,6 +156,8 @@ def check_env(project: Project, env: str, host: Host, look: Look | None = None) 
         *_host_reasons(env, host, record),
         *_wishes_reasons(look, env, record),
     ]
+    if record.adopted is not None:
+        return (*reasons, *_adopted_reasons(env, host, record))
     lock = project.lock(env)
     if not lock.exists():
         reasons.append(Reason(env, "lock-missing", f"{lock.name} is gone"))
@@ -145,6 +168,16 @@ def check_env(project: Project, env: str, host: Host, look: Look | None = None) 
             Reason(env, "unverified", f"generation {record.generation} was made without running its kernels")
         )
     return tuple(reasons)
+
+
+def _adopted_reasons(env: str, host: Host, record: Record) -> list[Reason]:
+    """An adopted environment has no lock. What was found against it then stays so until something changes."""
+    found = record.decision.get("against")
+    if isinstance(found, dict) and found:
+        return [Reason(env, str(code), str(because)) for code, because in found.items()]
+    if record.verified or RECORDED in host.fingerprint:
+        return []
+    return [Reason(env, "unverified", "it was adopted without running its kernels")]
 
 
 def _lock_reason(env: str, lock: Path, record: Record) -> Reason:
@@ -179,7 +212,8 @@ def _environment_reasons(env: str, prefix: Path, record: Record) -> list[Reason]
     site = site_packages(prefix)
     if site is None:
         return [Reason(env, "packages-changed", f"{prefix} has no site-packages any more")]
-    return _package_reasons(env, record, observe_packages(site, record), observe_files(site))
+    files = {**observe_files(site), **observe_more(prefix, record)}
+    return _package_reasons(env, record, observe_packages(site, record), files)
 
 
 def _package_reasons(

@@ -117,7 +117,7 @@ class Filling:
         say = self.setting.progress.say
         say(f"{self.env}: changed in uv's cache: {_shown(damage)}; loading {', '.join(sorted(packages))} again")
         for other in shared_with(self.setting.project, site, damage):
-            say(f"{other.prefix.parent.name}: generation {other.number} shares that file and is broken too")
+            say(f"{other.folder.name}: generation {other.number} shares that file and is broken too")
 
 
 def _shown(damage: Sequence[Damage]) -> str:

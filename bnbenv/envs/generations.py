@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bnbenv.envs.check import in_use, is_link
-from bnbenv.envs.project import Project, env_python
+from bnbenv.envs.check import InUse, in_use, is_link
+from bnbenv.envs.project import ADOPTED, Project, env_python
 from bnbenv.envs.record import Record, made_by_newer, read_record
 from bnbenv.errors import Failed
 from bnbenv.paths import write_atomically
@@ -22,23 +22,38 @@ WAIT = 5.0  # seconds a second bnbenv waits for the first
 
 
 class Generation(NamedTuple):
-    """One environment that was made. ``record`` is None while it is unfinished.
+    """One environment that was made, in the folder of an environment's generations. ``record``: None while unfinished.
 
     ``newer``: a newer bnbenv finished it. It is neither used nor deleted by this one.
     """
 
     number: int
-    prefix: Path
+    folder: Path
     record: Record | None
     newer: bool = False
 
     @property
+    def adopted(self) -> bool:
+        """Whether others made it, somewhere else: nothing is ever written into such a one, or deleted in it."""
+        return self.record is not None and self.record.adopted is not None
+
+    @property
+    def own(self) -> Path:
+        """Where bnbenv makes this generation; nothing is there of one that was adopted."""
+        return self.folder / str(self.number)
+
+    @property
+    def prefix(self) -> Path:
+        """Where the environment is."""
+        return Path(self.record.adopted) if self.record is not None and self.record.adopted else self.own
+
+    @property
     def record_file(self) -> Path:
-        return self.prefix.parent / f"{self.number}.json"
+        return self.folder / f"{self.number}.json"
 
     @property
     def lock_file(self) -> Path:
-        return self.prefix.parent / f"{self.number}.lock.toml"
+        return self.folder / f"{self.number}.lock.toml"
 
     @property
     def usable(self) -> bool:
@@ -70,16 +85,31 @@ def generations(project: Project, env: str) -> list[Generation]:
     """All generations of an environment, the oldest first, unfinished ones included."""
     folder = project.generations(env)
     try:
-        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()]
+        numbers = {int(entry.name) for entry in os.scandir(folder) if entry.is_dir() and entry.name.isdecimal()}
     except OSError:
         return []
-    return [_generation(folder, number) for number in sorted(int(name) for name in names)]
+    zero = adopted(project, env)
+    found = [_generation(folder, number) for number in sorted(numbers) if number or zero is None]
+    return [zero, *found] if zero else found
+
+
+def adopted(project: Project, env: str) -> Generation | None:
+    """Generation zero: the environment that was adopted, by its record; None where none was."""
+    zero = Generation(ADOPTED, project.generations(env), None)
+    zero = zero._replace(record=read_record(zero.record_file))
+    return zero if zero.adopted else None
+
+
+def generation_of(project: Project, env: str, use: InUse) -> Generation:
+    """The generation in use, of which there has to be one."""
+    assert use.generation is not None
+    return Generation(use.generation, project.generations(env), use.record)
 
 
 def _generation(folder: Path, number: int) -> Generation:
     file = folder / f"{number}.json"
     record = read_record(file)
-    return Generation(number, folder / str(number), record, record is None and made_by_newer(file))
+    return Generation(number, folder, record, record is None and made_by_newer(file))
 
 
 def note_wishes_file(project: Project, env: str) -> None:
@@ -91,12 +121,12 @@ def note_wishes_file(project: Project, env: str) -> None:
 
     use = in_use(project, env)
     seen = as_wished(project, env, use.record.wishes) if use.record else None
-    if use.record is None or use.prefix is None or seen is None:
+    if use.record is None or use.generation is None or seen is None:
         return
     if (use.record.config, use.record.environments) != seen:
         record = use.record._replace(config=seen[0], environments=seen[1])
         with contextlib.suppress(OSError):
-            record.write(Generation(record.generation, use.prefix, record).record_file)
+            record.write(generation_of(project, env, use).record_file)
 
 
 def new_generation(project: Project, env: str) -> Generation:
@@ -105,7 +135,7 @@ def new_generation(project: Project, env: str) -> Generation:
     folder.mkdir(parents=True, exist_ok=True)
     taken = [int(entry.name.split(".")[0]) for entry in os.scandir(folder) if entry.name.split(".")[0].isdecimal()]
     number = max(taken, default=0) + 1
-    return Generation(number, folder / str(number), None)
+    return Generation(number, folder, None)
 
 
 def clean_up(project: Project, env: str) -> list[int]:
@@ -146,12 +176,17 @@ def _files(folder: Path) -> list[str]:
 
 
 def remove(generation: Generation) -> None:
-    """Delete a generation: the record first, so that what a kill leaves is seen as unfinished."""
+    """Delete a generation: the record first, so that what a kill leaves is seen as unfinished.
+
+    Whatever its record says, only what bnbenv made in the project is deleted. Of one that was adopted nothing is.
+    """
     import shutil
 
+    if generation.adopted:
+        return
     _delete(generation.record_file)
-    shutil.rmtree(generation.prefix, ignore_errors=True)
-    if not generation.prefix.exists():
+    shutil.rmtree(generation.own, ignore_errors=True)
+    if not generation.own.exists():
         _delete(generation.lock_file)
 
 
@@ -193,7 +228,9 @@ def switch(project: Project, env: str, generation: Generation) -> None:
         return
     fresh = link.with_name(f"{link.name}.new-{os.getpid()}")
     fresh.unlink(missing_ok=True)
-    fresh.symlink_to(os.path.relpath(generation.prefix, link.parent), target_is_directory=True)
+    # What was adopted stays where it is when the project is moved.
+    target = str(generation.prefix) if generation.adopted else os.path.relpath(generation.prefix, link.parent)
+    fresh.symlink_to(target, target_is_directory=True)
     fresh.replace(link)
 
 

@@ -13,6 +13,7 @@ from bnbenv.paths import config_home, data_home, expand
 
 CONFIG = "bnbenv.toml"
 DEFAULT_ENV = "bnb"
+ADOPTED = 0  # the number of the generation that is an environment made by others
 
 _ENV_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +83,20 @@ def made_by_newer(path: Path) -> bool:
         return False
 
 
+def versions_in(decision: Mapping[str, Any]) -> dict[str, str]:
+    """The packages that a recorded decision is about besides torch, with their versions: bitsandbytes, or a family's.
+
+    What is damaged is left out.
+    """
+    choice = decision.get("choice", {})
+    wheel, packages = choice.get("bitsandbytes"), choice.get("packages")
+    found = {"bitsandbytes": wheel.get("version")} if isinstance(wheel, dict) else {}
+    for one in packages if isinstance(packages, list) else []:
+        if isinstance(one, dict) and isinstance(one.get("name"), str):
+            found[one["name"]] = one.get("version")
+    return {name: version for name, version in found.items() if isinstance(version, str)}
+
+
 def is_newer(found: object, known: str) -> bool:
     """Whether a document's schema (``bnbenv.generation/2``) is a later version of the one that is known."""
     name, _, version = known.partition("/")
@@ -107,9 +121,7 @@ def _sound(record: Record) -> bool:
     if not all(isinstance(getattr(record, name), kind) for name, kind in _KINDS.items()):
         return False
     choice = record.decision.get("choice", {})
-    if not isinstance(choice, dict) or not all(
-        isinstance(choice.get(name, {}), dict) for name in ("torch", "bitsandbytes")
-    ):
+    if not isinstance(choice, dict) or not isinstance(choice.get("torch", {}), dict):
         return False
     texts = (*record.environments, *record.host.values(), *record.packages.values())
     return all(isinstance(text, str) for text in texts)
@@ -165,6 +177,12 @@ def observe_files(site: Path) -> dict[str, list[int]]:
         _observe_folder(site, folder, found)
     stamp = _stamp(site / PTH)
     return found if stamp is None else {**found, PTH: stamp}
+
+
+def observe_more(prefix: Path, record: Record) -> dict[str, list[int]]:
+    """Size and time of files outside site-packages that a record knows of: what conda installed, without its files."""
+    known = [name for name in record.files if name.startswith("conda-meta/")]
+    return {name: stamp for name in known if (stamp := _stamp(prefix / name)) is not None}
 
 
 def _observe_folder(site: Path, folder: str, found: dict[str, list[int]]) -> None:

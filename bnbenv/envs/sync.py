@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from bnbenv.envs import generations as gens
-from bnbenv.envs.adapt import asked_about, stop_on_loss, what_is_there
+from bnbenv.envs.adapt import asked_about, held_by_earlier, stop_on_loss, what_is_there
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.lockfile import Locked, agrees, known_wheels, measured, read_lock, read_saved_lock
@@ -96,7 +96,8 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
             return None, why
         setting = replace(setting, matrix=with_row(setting.matrix, row))
     else:
-        setting = _knowing(setting, locked.packages["bitsandbytes"])
+        if locked.decision.solution.choice.wheel is not None:
+            setting = _knowing(setting, locked.packages["bitsandbytes"])
         locked = measured(locked, setting.matrix, setting.facts.platform, str(path))
     facts, request = setting.ahead(_request(setting, env))
     problem = lock_problem(locked, env, setting.wishes.digest(env), request, facts, setting.matrix)
@@ -142,7 +143,7 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
 
     Its notes also name the sources that did not answer.
     """
-    found, sources, setting = survey(setting)
+    found, sources, setting = survey(setting, setting.wishes.envs[env].family)
     solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found, sources)
     return msgspec.structs.replace(solution, notes=(*_silent(found), *solution.notes))
 
@@ -156,7 +157,7 @@ def _silent(found: Availability) -> list[str]:
 def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
     """Choose, compile what is to be compiled, and resolve. Raises NoCombination, SourceUnreachable, Failed, Busy."""
     setting.progress.say(f"{env}: asking the package sources what they offer")
-    found, sources, setting = survey(setting)
+    found, sources, setting = survey(setting, setting.wishes.envs[env].family)
     for line in _silent(found):
         setting.progress.say(f"{env}: {line}")
     current, others = what_is_there(setting, env, use)
@@ -171,7 +172,8 @@ def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
         torch = chosen_torch(setting, found, solution)
         solution, built = build_for(setting, env, solution, sources, request, torch)
     setting.progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
-    return make_lock(setting, env, solution, sources, found, others, built), solution
+    keep = {**held_by_earlier(setting, env), **others}
+    return make_lock(setting, env, solution, sources, found, keep, built), solution
 
 
 def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
@@ -189,7 +191,7 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     if locked is None:
         locked, solution = new_lock(setting, env, use)
         step, reuse = _step(setting, env, use, plan.reasons, locked, options.fresh)
-        if step is Step.STAGE and not options.fresh and _same_packages(use, plan, locked):
+        if step is Step.STAGE and not options.fresh and _same_packages(setting, use, plan, locked):
             step = Step.RECORD
     assert solution is not None
     job = Job(setting, env, host, options, locked, solution)
@@ -198,9 +200,8 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
         record, verification = job.stage()
     elif step is Step.REUSE and reuse is not None:
         record, verification = job.reuse(reuse)
-    elif step is Step.RECORD and use.prefix is not None and use.generation is not None:
-        generation = Generation(use.generation, use.prefix, use.record)
-        record, verification = job.look_again(generation)
+    elif step is Step.RECORD and use.generation is not None:
+        record, verification = job.look_again(gens.generation_of(setting.project, env, use))
     actions = EnvPlan(env, plan.reasons, plan.lock, plan.why_lock, step, reuse).actions(solution, use.record)
     if not options.verify or (verification is None and step is not Step.NOTHING):
         actions = [action for action in actions if action["action"] != "verify"]
@@ -209,13 +210,13 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     return Done(plan, tuple(actions), number, solution, verification, verified, notes)
 
 
-def _same_packages(use: InUse, plan: EnvPlan, locked: Locked) -> bool:
+def _same_packages(setting: Setting, use: InUse, plan: EnvPlan, locked: Locked) -> bool:
     """Whether a new lock holds just the files of the generation in use, which then only needs a new record."""
-    if use.record is None or use.generation is None or use.prefix is None:
+    if use.record is None or use.generation is None:
         return False
     if not only_look_again(plan.reasons):
         return False
-    before = read_saved_lock(Generation(use.generation, use.prefix, use.record).lock_file)
+    before = read_saved_lock(gens.generation_of(setting.project, plan.env, use).lock_file)
     if before is None:
         return False
     old, new = before.decision.solution, locked.decision.solution

@@ -23,7 +23,7 @@ def made(folder: Path, marks: str) -> list[Generation]:
             python.parent.mkdir(parents=True)
             python.symlink_to(sys.executable)
         blank: list[Any] = [number, "", "", "", None, [], "", {}, {}, {}, {}, {}, mark in "vp", {}]
-        found.append(Generation(number, folder / str(number), None if mark == "d" else Record(*blank)))
+        found.append(Generation(number, folder, None if mark == "d" else Record(*blank)))
     return found
 
 

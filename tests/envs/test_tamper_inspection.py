@@ -73,7 +73,7 @@ class Box:
 
     def generation(self, number: int, lock: str, module: bytes = b"x = 1\n", finished: bool = True) -> Inspection:
         """A generation of the packages, with RECORDs that fit, in which pack has a module of some content."""
-        generation = Generation(number, self.project.generations(ENV) / str(number), None)
+        generation = Generation(number, self.project.generations(ENV), None)
         site = generation.prefix / "lib/python3.11/site-packages"
         (generation.prefix / "bin").mkdir(parents=True)
         (generation.prefix / "bin/python").touch()

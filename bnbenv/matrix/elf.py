@@ -21,6 +21,7 @@ _MACHINES = {62: "x86_64", 183: "aarch64"}
 _CLASS64, _LITTLE = 2, 1
 _DT_NULL, _DT_NEEDED, _DT_RPATH, _DT_RUNPATH = 0, 1, 15, 29
 _SHT_DYNAMIC, _SHT_NOBITS, _SHT_DYNSYM, _SHT_VERNEED = 6, 8, 11, 0x6FFFFFFE
+_STB_WEAK = 2  # a symbol that need not be found
 _WEAK = 2  # the loader does not insist on a version that only weak symbols need
 # Entries of one list. A real library has dozens; a lying one could make reading quadratic in its size.
 _LIMIT = 1 << 16
@@ -56,17 +57,26 @@ def read_elf(data: bytes | memoryview, what: str) -> Binary:
 
 def exported(data: bytes | memoryview, what: str) -> frozenset[str]:
     """The names that a library offers to whoever loads it. Raises Failed (``bad-binary``) as ``read_elf``."""
+    return frozenset(name for name, here in _symbols(data, what) if here)
+
+
+def imported(data: bytes | memoryview, what: str) -> frozenset[str]:
+    """The names that a library looks for in others. Raises Failed (``bad-binary``) as ``read_elf``."""
+    return frozenset(name for name, here in _symbols(data, what) if not here)
+
+
+def _symbols(data: bytes | memoryview, what: str) -> Iterator[tuple[str, bool]]:
+    """The dynamic symbols, and whether each is defined in the library itself. Weak ones that it lacks are left out."""
     _, sections = _sections(Window.over(data, what))
-    found = set()
     for section in sections:
         if section.kind != _SHT_DYNSYM:
             continue
         names = _linked(section, sections)
         for offset in range(0, min(len(section.content), _LIMIT * _SYMBOL.size), _SYMBOL.size):
-            name, _, _, place, _, _ = section.content.unpack(_SYMBOL, offset)
-            if place and name:  # a symbol of no section is one that the library itself looks for
-                found.add(names.name_at(name))
-    return frozenset(found)
+            name, kind, _, place, _, _ = section.content.unpack(_SYMBOL, offset)
+            # A symbol of no section is one that the library itself looks for.
+            if name and (place or kind >> 4 != _STB_WEAK):
+                yield names.name_at(name), bool(place)
 
 
 def run_paths(data: bytes | memoryview, what: str) -> tuple[str, ...]:

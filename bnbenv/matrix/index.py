@@ -46,10 +46,14 @@ class IndexFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The wheels of a project that an index offers: those with a sha256, and the names of those without one."""
+    """The wheels of a project that an index offers: those with a sha256, and the names of those without one.
+
+    ``archives`` are its source archives that have one.
+    """
 
     files: tuple[IndexFile, ...]
     unhashed: tuple[str, ...] = ()
+    archives: tuple[IndexFile, ...] = ()
 
 
 def retrying(retries: int) -> Retry:
@@ -102,7 +106,7 @@ def project_files(session: requests.Session, endpoint: str, project: str) -> tup
 def list_project(
     session: requests.Session, endpoint: str, project: str, timeout: tuple[float, float] = TIMEOUT
 ) -> Listing:
-    """The wheels of a project on its page of a simple index.
+    """The wheels and source archives of a project on its page of a simple index.
 
     Raises Failed (``no-project``) where the index does not know it; SourceUnreachable where it does not answer, or
     answers with something that is no such page.
@@ -125,9 +129,11 @@ def list_project(
         message = f"what {shown} answers is no package index (it lists no file)"
         raise SourceUnreachable("no-index", message, "Check its address.")
     hashed = [(one, _sha256(one.digests)) for one in wheels]
+    archives = [(one, _sha256(one.digests)) for one in page.packages if one.package_type == "sdist"]
     return Listing(
         tuple(_file(one, sha256) for one, sha256 in hashed if sha256),
         tuple(one.filename for one, sha256 in hashed if not sha256),
+        tuple(_file(one, sha256) for one, sha256 in archives if sha256),
     )
 
 

@@ -24,6 +24,8 @@ from bnbenv.matrix.model import (
     GpuArch,
     LoaderRule,
     Matrix,
+    PackageAdvisory,
+    PackageFile,
     SourceTag,
     Toolkit,
     TorchBuild,
@@ -41,6 +43,8 @@ SOURCES = "sources.toml"
 TOOLKITS = "toolkits.json"
 SOURCE_RELEASES = "source-releases.json"
 FAMILIES = "families.toml"
+PACKAGES = "packages.json"
+PACKAGE_ADVISORIES = "package-advisories.toml"
 _REINSTALL = "Install bnbenv again: its own data is incomplete or damaged."
 _ANEW = "Move it away; what it held is measured anew by: bnbenv matrix update"
 
@@ -73,6 +77,17 @@ class SourceTable(msgspec.Struct, frozen=True):
 
     schema: Literal["bnbenv.matrix.source-releases/1"]
     rows: tuple[SourceTag, ...]
+
+
+class PackageTable(msgspec.Struct, frozen=True):
+    """The document ``packages.json``."""
+
+    schema: Literal["bnbenv.matrix.packages/1"]
+    rows: tuple[PackageFile, ...]
+
+
+class _PackageAdvisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    advisory: tuple[PackageAdvisory, ...]
 
 
 class _Loaders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +133,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     TOOLKITS: ToolkitTable,
     SOURCE_RELEASES: SourceTable,
     FAMILIES: _Families,
+    PACKAGES: PackageTable,
+    PACKAGE_ADVISORIES: _PackageAdvisories,
 }
 
 
@@ -161,6 +178,8 @@ def load_matrix(overlay: Path | None = None, data: Path | None = None) -> Matrix
         families=_table(folder / FAMILIES, _Families).family,
         upstream=sources.bitsandbytes.url,
         source_releases=_table(folder / SOURCE_RELEASES, SourceTable).rows,
+        packages=_table(folder / PACKAGES, PackageTable).rows,
+        package_advisories=_table(folder / PACKAGE_ADVISORIES, _PackageAdvisories).advisory,
     )
 
 
@@ -168,6 +187,11 @@ def load_hardware(data: Path | None = None) -> tuple[tuple[CudaDriver, ...], tup
     """What is known of drivers and architectures alone, which is read in a tenth of the time. Raises InputError."""
     folder = data or find_data()
     return _table(folder / DRIVERS, _Drivers).cuda, _table(folder / GPUS, _Gpus).arch
+
+
+def load_families(data: Path | None = None) -> tuple[Family, ...]:
+    """Which quantization packages share an environment, alone: a file of forty lines. Raises InputError."""
+    return _table((data or find_data()) / FAMILIES, _Families).family
 
 
 def wheel_keys(wheel: BitsandbytesWheel) -> tuple[Hashable, ...]:

@@ -87,7 +87,7 @@ def measure_bitsandbytes(wheel: Wheel) -> BitsandbytesWheel:
     name = wheel_name(wheel.filename)
     libraries = [(member, match[1]) for member in sorted(set(wheel.names())) if (match := _NATIVE.fullmatch(member))]
     wheel.fetch([_metadata_name(wheel), *(member for member, _ in libraries)])
-    requires_python, requires_dist = _metadata(wheel)
+    requires_python, requires_dist = requirements_of(wheel)
     if not libraries:
         raise Failed("bad-wheel", f"{wheel.filename} holds no native library where they have always been")
     return BitsandbytesWheel(
@@ -114,7 +114,7 @@ def measure_torch(wheel: Wheel, source: TorchSource, pythons: Iterable[str] = ()
     name = wheel_name(wheel.filename)
     tags = tuple(sorted(set(pythons) or set(name.pythons), key=python_key))
     wheel.fetch([_metadata_name(wheel), VERSION_PY])
-    requires_python, requires_dist = _metadata(wheel)
+    requires_python, requires_dist = requirements_of(wheel)
     text = wheel.read(VERSION_PY, TEXT_LIMIT).decode("utf-8", "replace")
     if version_field(text, "hip") or version_field(text, "xpu"):
         raise Failed("not-cuda", f"{wheel.filename} is built for other GPUs", "Use a CUDA or a CPU build of torch.")
@@ -223,8 +223,8 @@ def _metadata_name(wheel: Wheel) -> str:
     return name
 
 
-def _metadata(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
-    """Requires-Python and Requires-Dist."""
+def requirements_of(wheel: Wheel) -> tuple[str | None, tuple[str, ...]]:
+    """Requires-Python and Requires-Dist of a wheel's METADATA. Raises Failed: ``bad-wheel``, ``bad-hash``."""
     from packaging.metadata import parse_email
 
     text = wheel.read(_metadata_name(wheel), TEXT_LIMIT)

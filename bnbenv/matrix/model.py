@@ -187,6 +187,57 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     references: tuple[str, ...]
 
 
+class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a quantization package other than bitsandbytes (gptqmodel, autoawq-kernels, ...).
+
+    ``name`` is normalized. ``pythons`` are wheel tags (``cp311``), none: any Python; ``os`` and ``machine`` as in the
+    facts, null: any; ``libc_tag`` the glibc of the tag. ``requires_dist`` are its requirements on torch, transformers,
+    triton, numpy and other quantization packages, verbatim. ``libraries`` are its kernels, ``cuda`` the CUDA major of
+    the runtime that these link (``12``). ``torch_releases`` are the series of torch (``2.2``) whose libc10 and
+    libc10_cuda export every name that the kernels take from them; null: not read. ``build_needs_torch``: the
+    setup.py of a source archive looks for torch, which is not there when installers build it, even where it is told
+    to compile nothing (BUILD_CUDA_EXT=0). ``uploaded`` is an ISO date, null where the index tells none.
+    """
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    size: int
+    kind: Literal["sdist", "wheel"]
+    pythons: tuple[str, ...] = ()
+    os: str | None = None
+    machine: str | None = None
+    libc_tag: str | None = None
+    requires_python: str | None = None
+    requires_dist: tuple[str, ...] = ()
+    libraries: tuple[NativeLibrary, ...] = ()
+    cuda: str | None = None
+    torch_releases: tuple[str, ...] | None = None
+    build_needs_torch: bool = False
+    uploaded: str | None = None
+    evidence: Evidence
+
+
+class PackageAdvisory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the metadata of a quantization package does not say. All conditions that are set must hold.
+
+    ``versions`` and ``torch`` are version specifiers, ``os`` operating systems. ``requires`` are requirements that
+    the environment needs beside the package's own; ``refuses``: it does not work at all, whatever is added.
+    """
+
+    id: str
+    package: str
+    versions: str = "*"
+    torch: str | None = None
+    os: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    refuses: bool = False
+    summary: str
+    remedy: str
+    reference: str
+
+
 class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A known-bad combination. All conditions that are set must hold for it to apply.
 
@@ -231,3 +282,5 @@ class Matrix(msgspec.Struct, frozen=True):
     families: tuple[Family, ...] = ()
     upstream: str = ""
     source_releases: tuple[SourceTag, ...] = ()
+    packages: tuple[PackageFile, ...] = ()
+    package_advisories: tuple[PackageAdvisory, ...] = ()

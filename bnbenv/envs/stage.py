@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Job:
         sources = sources_of(self.setting)
         if choice.torch.index is not None:
             sources = sources.with_pytorch(choice.torch.index)
-        wheel = locked_build(self.locked) if choice.compiled else None
+        wheel = locked_build(self.locked) if choice.compiled and self.setting.supply is None else None
         if wheel is not None:  # of this user's own cache: the lock was made or judged a moment ago
             if not wheel.is_file():
                 message = f"{wheel.name} has to be installed again, and is no longer in the cache of builds"
@@ -146,34 +147,7 @@ class Job:
             write_atomically(site / PTH, f"import os; [os.environ.setdefault(k, v) for k, v in {values!r}.items()]\n")
 
     def _verify(self, prefix: Path) -> dict[str, Any] | None:
-        """Run the kernels. Raises VerificationFailed. None: not asked for, or the recorded GPUs are not here."""
-        from bnbenv.verify.run import devices_for, verify_environment
-
-        facts = self.setting.facts
-        if not self.options.verify:
-            return None
-        if self.options.recorded and facts.gpus:
-            self.setting.progress.say(
-                f"{self.env}: not verified, the facts are recorded: run bnbenv sync again on the machine itself"
-            )
-            return None
-        gpus = () if self.solution.backend == "cpu" else self.solution.visible_devices or ("all",)
-        # What is set in this shell must not decide: the environment's own .pth does.
-        report = verify_environment(
-            env_python(prefix),
-            devices_for(facts, gpus),
-            self.setting.runner,
-            environ={"BNB_CUDA_VERSION": None},
-            progress=About(self.setting.progress, self.env),
-        )
-        document: dict[str, Any] = msgspec.to_builtins(report)
-        if not report.ok:
-            from bnbenv.verify.report import explain_all, explain_failure
-
-            message = f"{describe(self.solution)} failed its verification: {explain_failure(report)}"
-            step = "The environment in use was kept. Ask for other versions (bnbenv sync --help), or report this one."
-            raise VerificationFailed("verification-failed", message, step, explain_all(report))
-        return document
+        return run_kernels(self.setting, self.env, self.options, self.solution, prefix)
 
     def _record(self, generation: Generation, python: str, verification: dict[str, Any] | None) -> Record:
         site = site_packages(generation.prefix)
@@ -219,3 +193,44 @@ class Job:
         if not decision["rejected"] and known and known.decision.get("choice") == decision["choice"]:
             decision["rejected"] = known.decision.get("rejected", [])
         return decision
+
+
+def run_kernels(
+    setting: Setting,
+    env: str,
+    options: Options,
+    solution: Solution,
+    prefix: Path,
+    changes: Mapping[str, str | None] = {},
+) -> dict[str, Any] | None:
+    """Run the kernels of an environment; ``changes`` are variables of its processes.
+
+    None: not asked for, or the recorded GPUs are not here. Raises VerificationFailed.
+    """
+    from bnbenv.verify.run import devices_for, verify_environment
+
+    facts = setting.facts
+    if not options.verify:
+        return None
+    if options.recorded and facts.gpus:
+        setting.progress.say(
+            f"{env}: not verified, the facts are recorded: run bnbenv sync again on the machine itself"
+        )
+        return None
+    gpus = () if solution.backend == "cpu" else solution.visible_devices or ("all",)
+    # What is set in this shell must not decide: the environment's own .pth does.
+    report = verify_environment(
+        env_python(prefix),
+        devices_for(facts, gpus),
+        setting.runner,
+        environ={"BNB_CUDA_VERSION": None, **changes},
+        progress=About(setting.progress, env),
+    )
+    document: dict[str, Any] = msgspec.to_builtins(report)
+    if not report.ok:
+        from bnbenv.verify.report import explain_all, explain_failure
+
+        message = f"{describe(solution)} failed its verification: {explain_failure(report)}"
+        step = "The environment in use was kept. Ask for other versions (bnbenv sync --help), or report this one."
+        raise VerificationFailed("verification-failed", message, step, explain_all(report))
+    return document

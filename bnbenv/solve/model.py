@@ -120,11 +120,11 @@ class BitsandbytesChoice(msgspec.Struct, frozen=True):
 
 class PackageChoice(msgspec.Struct, frozen=True):
     """A package of another family than bitsandbytes, by its normalized name. An ``sdist`` is built by uv (no kernels in
-    it, or compiled when first used); a ``wheel`` may hold kernels."""
+    it, or compiled when first used); a ``wheel`` may hold kernels; of an ``existing`` one no file is known."""
 
     name: str
     version: str
-    source: Literal["wheel", "sdist"]
+    source: Literal["wheel", "sdist", "existing"]
     filename: str
     sha256: str
 

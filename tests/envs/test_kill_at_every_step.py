@@ -47,8 +47,8 @@ def with_a_generation_unfinished(project: Any, wheel_maker: Wheels) -> None:
     (project.root / ".bnbenv" / "generations" / "bnb" / "2.json").unlink()
 
 
-# Name -> how the project is made ready, the command, and in how many parts (one a test) its steps are tried. A sync with
-# a new lock takes all the steps that one has which is to make a new generation of the same.
+# Name -> how the project is made ready, the command, and in how many parts (one a test) its steps are tried. A sync
+# with a new lock takes all the steps that one has which is to make a new generation of the same.
 RUNS: dict[str, tuple[Callable[[Any, Wheels], None], tuple[str, ...], int]] = {
     "new-lock": (with_another_wish, ("sync", "--no-verify"), 4),
     "rollback": (with_two_generations, ("rollback",), 1),

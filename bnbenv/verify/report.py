@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from bnbenv.solve.model import FamilyName
+
 SCHEMA = "bnbenv.verify/1"
 
 
@@ -44,7 +46,8 @@ class Died(msgspec.Struct, frozen=True, kw_only=True):
 class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
     """One device: the UUID of a GPU or MIG slice, or ``cpu``. Versions are null where the packages did not import.
 
-    ``packages`` are the versions of transformers, accelerate and peft, as far as they are installed.
+    ``packages`` are the versions of transformers, accelerate and peft, as far as they are installed; in another family
+    than bitsandbytes those of its own packages come first.
     """
 
     device: str
@@ -64,11 +67,12 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole verification; ``python`` is the interpreter whose environment was run."""
+    """The whole verification of a ``family``'s packages; ``python`` is the interpreter whose environment was run."""
 
     schema: str = SCHEMA
     ok: bool
     python: str
+    family: FamilyName = "bitsandbytes"
     devices: tuple[DeviceReport, ...]
     warnings: tuple[str, ...] = ()
 

@@ -14,12 +14,15 @@ import msgspec
 from bnbenv.errors import UsageError
 from bnbenv.process import Command, Finished, Runner
 from bnbenv.progress import Progress, Quiet
+from bnbenv.solve.model import FamilyName
 from bnbenv.verify.devices import Device, devices_for
 from bnbenv.verify.report import DeviceReport, Died, Report, Step, explain_failure
 
-__all__ = ["LIMIT", "Device", "Report", "devices_for", "explain_failure", "verify_environment"]
+__all__ = ["LIMITS", "Device", "Report", "devices_for", "explain_failure", "verify_environment"]
 
 LIMIT = 180.0  # seconds for one device: first imports from a cold disk take 30 s, the steps take a few
+# gptqmodel and autoawq import transformers, datasets and more: 20 s on a busy machine, with a cold disk far more.
+LIMITS: Mapping[FamilyName, float] = {"bitsandbytes": LIMIT, "none": LIMIT, "gptq": 360.0, "awq": 360.0}
 SCRIPT = Path(__file__).with_name("script.py")
 TAIL = 25  # lines of standard error that a report keeps
 
@@ -35,17 +38,19 @@ def verify_environment(
     devices: Sequence[Device],
     runner: Runner,
     *,
-    limit_seconds: float = LIMIT,
+    family: FamilyName = "bitsandbytes",
+    limit_seconds: float | None = None,
     environ: Mapping[str, str | None] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Run the kernels of the environment that ``python`` belongs to, on one device after another.
 
-    ``python`` may be any interpreter with torch and bitsandbytes, bnbenv is not needed there. What the environment
+    ``python`` may be any interpreter with torch and the packages of ``family`` (``gptq``: gptqmodel or auto-gptq,
+    ``awq``: autoawq, ``none``: torch alone), bnbenv is not needed there. What the environment
     sets at interpreter start (``BNB_CUDA_VERSION``) and the caller's PYTHONPATH hold as they do for any program;
     modules in the current folder do not. ``environ`` are further changes to the environment of the processes.
-    ``limit_seconds`` is for each device. A crash or a hang becomes part of the report. Raises UsageError if ``python``
-    cannot be started.
+    ``limit_seconds`` is for each device (None: what the family needs). A crash or a hang becomes part of the report.
+    Raises UsageError if ``python`` cannot be started.
     """
     progress = progress or Quiet()
     reports, warnings = [], []
@@ -53,15 +58,15 @@ def verify_environment(
         progress.say(f"running kernels on {device.id}" + (f" ({device.name})" if device.name else ""))
         changes = {**_ENVIRONMENT, **(environ or {}), "CUDA_VISIBLE_DEVICES": device.visible}
         with _temporary_folder() as place:
-            argv = (str(python), str(SCRIPT), "--device", device.kind)
+            argv = (str(python), str(SCRIPT), "--device", device.kind, "--family", family)
             watch = partial(_tell, progress, device.id)
-            finished = _run(runner, Command(argv, limit_seconds, {**changes, **place}, watch=watch))
+            finished = _run(runner, Command(argv, limit_seconds or LIMITS[family], {**changes, **place}, watch=watch))
         progress.at("")
         report, noted = read_device(device, finished)
         reports.append(report)
         warnings += [f"{device.id}: {text}" for text in noted]
     ok = bool(reports) and all(report.ok for report in reports)
-    return Report(ok=ok, python=str(python), devices=tuple(reports), warnings=tuple(warnings))
+    return Report(ok=ok, python=str(python), family=family, devices=tuple(reports), warnings=tuple(warnings))
 
 
 def _run(runner: Runner, command: Command) -> Finished:

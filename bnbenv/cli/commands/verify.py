@@ -11,8 +11,11 @@ from bnbenv.cli.command import Context, Outcome
 from bnbenv.errors import Exit, Failed, RebootRequired, UsageError
 from bnbenv.paths import expand
 
+FAMILIES = ("bitsandbytes", "gptq", "awq", "none")
+
 if TYPE_CHECKING:
     from bnbenv.facts.model import HostFacts
+    from bnbenv.solve.model import FamilyName
 
 SUMMARY = """\
 Run the kernels of torch and bitsandbytes, and compare each result with a
@@ -21,6 +24,10 @@ size and float type, 4-bit and int8 products, the 8-bit AdamW, a QLoRA step.
 Where transformers and accelerate are installed, also a small model, made on the
 spot without network: loaded in 4 and in 8 bits, run, made to generate text, and
 trained with LoRA adapters where peft is installed.
+
+An environment of the family gptq or awq: a small layer is quantized and packed
+by its own package, decoded independently, and multiplied by the kernels that
+the package takes on this device. Of the family none: torch's own products.
 
 One process per GPU or MIG slice, each with a time limit; on a host without a
 GPU the CPU library is run. --python takes any environment, one that bnbenv did
@@ -38,13 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--env", metavar="NAME", help="the environment of this project (default: bnb)")
     which.add_argument("--python", metavar="PATH", help="an environment's Python, or its folder")
     parser.add_argument(
+        "--family",
+        choices=FAMILIES,
+        help="what to verify (default: what the environment is for; with --python, what is installed there)",
+    )
+    parser.add_argument(
         "--device",
         metavar="WHICH",
         action="append",
         help='"cpu", an index, or a UUID of a GPU or MIG slice; may be given more than once (default: all GPUs)',
     )
     parser.add_argument(
-        "--timeout", metavar="S", type=_seconds, help="time limit for each device in seconds (default: 180)"
+        "--timeout", metavar="S", type=_seconds, help="time limit for each device in seconds (default: 180, or 360)"
     )
 
 
@@ -57,16 +69,26 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     from bnbenv.cli.common import facts_of
     from bnbenv.redact import redact
-    from bnbenv.verify.run import LIMIT, devices_for, verify_environment
+    from bnbenv.verify.run import devices_for, verify_environment
 
-    python, decided = _environment(args, ctx)
+    python, decided, family = _environment(args, ctx)
     facts = facts_of(ctx)
     selection = tuple(args.device or ()) or decided or _default(facts, ctx)
     if any(word != "cpu" for word in selection):
         _stop_on_mismatch(facts)
+    devices = devices_for(facts, selection)
+    families = (args.family or family,) if args.family or family else _installed(python, ctx)
     report = verify_environment(
-        python, devices_for(facts, selection), ctx.runner, limit_seconds=args.timeout or LIMIT, progress=ctx.progress
+        python,
+        devices,
+        ctx.runner,
+        family=families[0],
+        limit_seconds=args.timeout,
+        progress=ctx.progress,
     )
+    if families[1:]:
+        more = f"packages of other families are installed too: --family {' or '.join(families[1:])} verifies them"
+        report = msgspec.structs.replace(report, warnings=(*report.warnings, more))
     document: dict[str, Any] = msgspec.to_builtins(report)
     for device in document["devices"]:
         if device["died"]:
@@ -85,10 +107,17 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _environment(args: argparse.Namespace, ctx: Context) -> tuple[Path, tuple[str, ...]]:
-    """The interpreter, and the devices that the environment was made for (none known: empty)."""
+def _installed(python: Path, ctx: Context) -> tuple[FamilyName, ...]:
+    """The families of which packages are installed; bitsandbytes where there are none, and its steps then say so."""
+    from bnbenv.verify.families import installed_families
+
+    return installed_families(python, ctx.runner) or ("bitsandbytes",)
+
+
+def _environment(args: argparse.Namespace, ctx: Context) -> tuple[Path, tuple[str, ...], FamilyName | None]:
+    """The interpreter, the devices that the environment was made for (none known: empty), and its family."""
     if args.python is not None:
-        return _interpreter(ctx.cwd / expand(args.python)), ()
+        return _interpreter(ctx.cwd / expand(args.python)), (), None
     from bnbenv.cli.common import project_of
     from bnbenv.envs.check import in_use
     from bnbenv.envs.project import DEFAULT_ENV, env_python
@@ -99,10 +128,12 @@ def _environment(args: argparse.Namespace, ctx: Context) -> tuple[Path, tuple[st
     if use.record is None:
         because = use.problem.because if use.problem else f"there is no environment {env}"
         raise Failed("no-environment", because, "Make it with: bnbenv sync, or name another one with --python PATH")
+    from bnbenv.matrix.load import load_families
+    from bnbenv.verify.families import family_decided
+
     decision = use.record.decision
-    if decision.get("backend") == "cpu":
-        return env_python(project.link(env)), ("cpu",)
-    return env_python(project.link(env)), tuple(decision.get("visible_devices") or ())
+    devices = ("cpu",) if decision.get("backend") == "cpu" else tuple(decision.get("visible_devices") or ())
+    return env_python(project.link(env)), devices, family_decided(decision.get("choice"), load_families())
 
 
 def _interpreter(path: Path) -> Path:

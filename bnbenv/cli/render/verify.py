@@ -29,9 +29,17 @@ MEANINGS = {
     "lora-4bit": "training LoRA adapters on a 4-bit model would go astray, or not start",
     "lora-8bit": "training LoRA adapters on an 8-bit model would go astray, or not start",
     "timing": "the kernels ran, but could not be timed",
+    "gptq-quantize": "models quantized here with GPTQ would be worse than they have to be, or broken",
+    "gptq-pack": "models quantized here with GPTQ would be saved with wrong weights",
+    "gptq": "GPTQ models would give wrong results, or not run",
+    "awq-quantize": "models quantized here with AWQ would have wrong weights",
+    "awq-gemm": "AWQ models would give wrong results, or not run",
+    "torch": "torch itself would give wrong results",
 }
+# The packages that a family is about, by the names in a report.
+OWN = {"gptq": ("gptqmodel", "auto-gptq"), "awq": ("autoawq", "autoawq-kernels")}
 NEXT = {
-    "import": "Install torch and bitsandbytes there, or make an environment: bnbenv sync",
+    "import": "Install what is missing there, or make an environment: bnbenv sync",
     "device": "See bnbenv facts, then bnbenv solve: which torch fits this driver and GPU",
     "native-library": "bnbenv solve names a combination whose library fits; bnbenv sync makes it",
 }
@@ -51,9 +59,10 @@ def render(document: dict[str, Any]) -> str:
     """The report for people."""
     devices = document["devices"]
     failed = [device for device in devices if not device["ok"]]
-    lines = wrap(_verdict(devices, failed))
+    family = document["family"]
+    lines = wrap(_verdict(devices, failed, family))
     for device in devices:
-        lines += ["", _title(device), *_packages(device)]
+        lines += ["", _title(device, family), *_packages(device, family)]
         lines += [line for step in device["steps"] for line in _step(step)]
         if device["died"]:
             lines += _death(device["died"])
@@ -64,7 +73,7 @@ def render(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(devices: list[dict[str, Any]], failed: list[dict[str, Any]]) -> str:
+def _verdict(devices: list[dict[str, Any]], failed: list[dict[str, Any]], family: str) -> str:
     shown = failed or devices
     names = ", ".join(device["device"] for device in shown)
     first = shown[0]
@@ -72,23 +81,30 @@ def _verdict(devices: list[dict[str, Any]], failed: list[dict[str, Any]]) -> str
         bad = [step["name"] for device in failed for step in device["steps"] if step["ok"] is False]
         bad += [_how(device["died"]) for device in failed if device["died"]]
         return f"FAILED on {names}: {', '.join(dict.fromkeys(bad))}"
-    return f"verified on {names}: bitsandbytes {first['bitsandbytes']} with torch {first['torch']}"
+    own = ", ".join(_own(first, family))
+    return f"verified on {names}: {f'{own} with ' if own else ''}torch {first['torch']}"
 
 
-def _title(device: dict[str, Any]) -> str:
+def _own(device: dict[str, Any], family: str) -> list[str]:
+    """What the family is about, with versions."""
+    if device["bitsandbytes"]:
+        return [f"bitsandbytes {device['bitsandbytes']}"]
+    return [f"{name} {device['packages'][name]}" for name in OWN.get(family, ()) if name in device["packages"]]
+
+
+def _title(device: dict[str, Any], family: str) -> str:
     parts = [device["name"] if device["name"] and device["name"].lower() != device["device"] else None]
     if device["torch"]:
         cuda = f" (CUDA {device['torch_cuda']})" if device["torch_cuda"] else ""
         parts.append(f"torch {device['torch']}{cuda}")
-    if device["bitsandbytes"]:
-        parts.append(f"bitsandbytes {device['bitsandbytes']}")
-    parts.append(device["library"])
+    parts += [*_own(device, family), device["library"]]
     details = ", ".join(part for part in parts if part)
     return f"{device['device']}: {details}" if details else str(device["device"])
 
 
-def _packages(device: dict[str, Any]) -> list[str]:
-    names = ", ".join(f"{name} {version}" for name, version in device["packages"].items())
+def _packages(device: dict[str, Any], family: str) -> list[str]:
+    further = {name: version for name, version in device["packages"].items() if name not in OWN.get(family, ())}
+    names = ", ".join(f"{name} {version}" for name, version in further.items())
     return wrap(f"with {names}", "  ") if names else []
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from .huggingface import cause_of
+from .measures import matrix
 from .models import Loaded, Models, words
-from .products import matrix
 from .protocol import Broken, Step, describe
 
 RANK, ALPHA, STEPS = 8, 16, 12

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from .measures import unit
 from .models import Loaded, Models, words
 from .products import int8_forward
 from .protocol import Broken, Step
-from .quantization import unit
 
 PROMPT, NEW_TOKENS = 24, 16
 WEIGHT = {

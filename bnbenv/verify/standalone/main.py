@@ -11,10 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import huggingface
+from . import families, huggingface
 from .offline import offline
 from .protocol import Reporter, Step, private_stdout
-from .target import Target, check_device, check_library, examine, import_packages
+from .target import Target, check_device, check_library, examine, import_packages, version_of_bitsandbytes
 
 if TYPE_CHECKING:
     from .models import Models
@@ -22,25 +22,29 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Verify one device; see ``script.py``. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="script.py", description="Prove torch and bitsandbytes by running kernels.")
+    parser = argparse.ArgumentParser(prog="script.py", description="Prove torch and what quantizes by running kernels.")
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
-    device = parser.parse_args(arguments).device
+    parser.add_argument("--family", choices=("bitsandbytes", *families.PACKAGES), default="bitsandbytes")
+    wanted = parser.parse_args(arguments)
     reporter = Reporter(private_stdout())
     tell_where_it_dies()
-    with offline() as folder:
-        prove(device, reporter, folder)
+    with offline(wanted.device) as folder:
+        if wanted.family == "bitsandbytes":
+            prove(wanted.device, reporter, folder)
+        else:
+            families.prove(wanted.family, wanted.device, reporter)
     reporter.send("done")
     return 1 if reporter.failed else 0
 
 
 def prove(device: str, reporter: Reporter, folder: Path | None) -> None:
     """Run the steps. Without the packages, the device or the native library the others would only repeat the fault."""
-    if not reporter.run("import", lambda step: import_packages()):
+    if not reporter.run("import", lambda step: import_packages("torch", "bitsandbytes")):
         return
     examined: list[Target] = []
 
     def try_device(step: Step) -> None:
-        examined.append(examine(device, reporter))
+        examined.append(examine(device, reporter, version_of_bitsandbytes()))
         check_device(step, examined[0])
 
     if not reporter.run("device", try_device):

@@ -23,13 +23,19 @@ CACHES = (
 )
 
 
+# Where kernels that are compiled when they are first used would be kept.
+COMPILED = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "GPTQMODEL_TORCH_EXTENSIONS_DIR")
+# gptqmodel would compile the code that packs weights, and have torch compile its layers: a minute each, same results.
+UNCOMPILED = {"GPTQMODEL_DISABLE_PACK_EXT": "1", "TORCH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
+
+
 @contextlib.contextmanager
-def offline() -> Iterator[Path | None]:
+def offline(device: str) -> Iterator[Path | None]:
     """A temporary folder, which also becomes the cache of Hugging Face's libraries; None where none can be made.
 
     They read their settings when they are imported, so this comes before torch and bitsandbytes are.
     """
-    os.environ.update(OFFLINE)
+    os.environ.update({**OFFLINE, **UNCOMPILED})
     try:
         folder = Path(tempfile.mkdtemp(prefix="bnbenv-verify-"))
     except OSError:
@@ -38,7 +44,16 @@ def offline() -> Iterator[Path | None]:
     for name in CACHES:
         os.environ.pop(name, None)
     os.environ["HF_HOME"] = str(folder / "cache")
+    for name in COMPILED:
+        if name != "GPTQMODEL_TORCH_EXTENSIONS_DIR" or not (device == "cuda" and compiled_by_gptqmodel().is_dir()):
+            os.environ[name] = str(folder / name.lower())
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def compiled_by_gptqmodel() -> Path:
+    """The kernels that this user's gptqmodel has compiled: those are what its models run, so they are verified."""
+    named = os.environ.get("GPTQMODEL_TORCH_EXTENSIONS_DIR")
+    return Path(named) if named else Path("~/.cache/gptqmodel/torch_extensions").expanduser()

@@ -10,8 +10,9 @@ import torch
 from bitsandbytes import functional as F
 
 from . import reference
+from .measures import matrix, product_error, relative, unit
 from .protocol import Broken, Step
-from .quantization import DECODED_OLD_CPU, relative, unit
+from .quantization import DECODED_OLD_CPU
 from .target import Target
 
 # Errors of a product are measured in units in the last place of the root of the sum of the squared terms, which is
@@ -22,21 +23,6 @@ SINGLE_FP32 = (16.0, "one term; a nested scale is itself a float32 sum")
 SINGLE = (4.0, "one term: value, scale, product and result rounded, each half a unit")
 WEIGHT_OLD_CPU = (4e-2, "relative; rounded to bfloat16 several times, and a table that is off by 0.7%")
 INT8_THRESHOLD = 6.0
-
-
-def matrix(rows: int, columns: int, seed: int) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, columns, generator=generator)
-
-
-def product_error(result: Any, x: Any, weight: Any, eps: float, bias: Any = None) -> Any:
-    """The largest error of ``x @ weight.T (+ bias)`` against float64, in units of ``eps`` of the size of its terms."""
-    exact, size = x.double() @ weight.t(), ((x.double() ** 2) @ (weight**2).t()).sqrt()
-    if bias is not None:
-        exact, size = exact + bias.double(), size + bias.double().abs()
-    if tuple(result.shape) != tuple(exact.shape):
-        raise Broken(f"a product has the shape {tuple(result.shape)}, not {tuple(exact.shape)}")
-    return ((result.detach().cpu().double() - exact).abs() / size.clamp(min=1e-30)).max() / eps
 
 
 def check_product(step: Step, target: Target, what: str, result: Any, x: Any, weight: Any, bias: Any = None) -> None:

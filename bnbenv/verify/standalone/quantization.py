@@ -8,6 +8,7 @@ import torch
 from bitsandbytes import functional as F
 
 from . import reference
+from .measures import relative, unit
 from .protocol import Broken, Skip, Step
 from .target import Target
 
@@ -24,11 +25,6 @@ DECODED_OLD_CPU = (8e-3, "relative; before 0.50 the CPU's tables are off by 0.7%
 ABSMAX = (1e-7, "the largest magnitude of a block is one of its values: nothing is rounded")
 
 
-def unit(dtype: Any) -> float:
-    """The spacing of a float type relative to the value."""
-    return float(torch.finfo(dtype).eps)
-
-
 def gap_8bit(target: Target) -> tuple[float, str]:
     return GAP_CUDA if target.cuda else GAP_OLD_CPU if target.old_cpu else GAP_CPU_8BIT
 
@@ -39,13 +35,6 @@ def normal(count: int, seed: int, dtype: Any = torch.float32) -> Any:
     values = torch.randn(count, generator=generator)
     scales = torch.exp(torch.randn(-(-count // 64), generator=generator) / 2)
     return (values * scales.repeat_interleave(64)[:count]).to(dtype)
-
-
-def relative(result: Any, expected: Any, dtype: Any) -> Any:
-    """The largest error relative to the value, in the type's spacing; below the smallest normal value, to that."""
-    finfo = torch.finfo(dtype)
-    size = expected.abs().clamp(min=float(finfo.smallest_normal))
-    return ((result.detach().cpu().double() - expected).abs() / size).max() / finfo.eps
 
 
 def check_decoded(step: Step, target: Target, what: str, result: Any, expected: Any, dtype: Any) -> None:

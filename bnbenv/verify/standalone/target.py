@@ -20,7 +20,7 @@ OLDEST = (0, 42)
 
 @dataclass(frozen=True)
 class Target:
-    """One device (``cuda`` or ``cpu``), its compute capability, and the version of bitsandbytes."""
+    """One device (``cuda`` or ``cpu``), its compute capability, and the version of bitsandbytes (empty: not asked)."""
 
     device: str
     capability: tuple[int, int] | None
@@ -76,9 +76,9 @@ class Target:
         return Skip(f"bitsandbytes {version} has no CPU implementation of {operation}")
 
 
-def import_packages() -> None:
-    """Import torch and bitsandbytes; raises Broken with one sentence where one is missing or does not load."""
-    for name in ("torch", "bitsandbytes"):
+def import_packages(*names: str) -> None:
+    """Import torch and what is verified; raises Broken with one sentence where one is missing or does not load."""
+    for name in names:
         try:
             __import__(name)
         except ModuleNotFoundError as error:
@@ -99,22 +99,28 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-def examine(device: str, reporter: Reporter) -> Target:
-    """Report the versions and what the device is; the device itself is tried by ``check_device``."""
+def version_of_bitsandbytes() -> str:
+    """Its own word; up to 0.41 its metadata's."""
     import bitsandbytes
-    import torch
 
     version: str | None = getattr(bitsandbytes, "__version__", None)
-    if version is None:  # up to 0.41
+    if version is None:
         from importlib import metadata
 
         version = metadata.version("bitsandbytes")
+    return version
+
+
+def examine(device: str, reporter: Reporter, bitsandbytes: str | None = None) -> Target:
+    """Report the versions and what the device is; the device itself is tried by ``check_device``."""
+    import torch
+
     fields: dict[str, Any] = {
         "python": platform.python_version(),
         "executable": sys.executable,
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
-        "bitsandbytes": version,
+        "bitsandbytes": bitsandbytes,
     }
     capability = None
     if device == "cuda" and torch.cuda.is_available():
@@ -126,11 +132,11 @@ def examine(device: str, reporter: Reporter) -> Target:
             memory_total=properties.total_memory,
         )
     reporter.send("environment", **fields)
-    return Target(device, capability, numbers(version))
+    return Target(device, capability, numbers(bitsandbytes or ""))
 
 
 def check_device(step: Step, target: Target) -> None:
-    """torch itself must be able to compute on the device, or no result of bitsandbytes would mean anything."""
+    """torch itself must be able to compute on the device, or no result of another package would mean anything."""
     import torch
 
     if target.cuda and not torch.cuda.is_available():

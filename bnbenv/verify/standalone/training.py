@@ -8,7 +8,7 @@ import bitsandbytes as bnb
 import torch
 
 from . import reference
-from .products import matrix
+from .measures import matrix
 from .protocol import Broken, Step
 from .quantization import gap_8bit
 from .target import Target

@@ -6,11 +6,13 @@ import re
 
 import msgspec
 
-from bnbenv.envs.check import RECORDED, InUse, Reason
-from bnbenv.envs.generations import generation_of
-from bnbenv.envs.lockfile import Locked, read_saved_lock
+from bnbenv.envs.check import InUse, Reason
+from bnbenv.envs.firststart import is_first, missing, settled
+from bnbenv.envs.generations import adopted, generation_of
+from bnbenv.envs.lockfile import Locked, normalized, read_saved_lock
 from bnbenv.envs.lost import Loss, driver_of, find_loss, seen_in_facts
-from bnbenv.envs.record import Record
+from bnbenv.envs.project import ADOPTED
+from bnbenv.envs.record import Record, versions_in
 from bnbenv.envs.resolve import Setting
 from bnbenv.errors import NoCombination
 from bnbenv.facts.model import Gpu, HostFacts
@@ -25,8 +27,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def what_is_there(setting: Setting, env: str, use: InUse) -> tuple[Current | None, dict[str, str]]:
     """What ``minimal-change`` stays close to, and the versions of the further packages; nothing under ``newest``.
 
-    That is the generation in use, by the lock that lies beside it; where there is none, the project's lock.
+    That is the generation in use, by the lock that lies beside it; where there is none, the project's lock. What was
+    adopted has none, and what follows it stays close to it under either policy.
     """
+    zero = adopted(setting.project, env) if use.generation in (None, ADOPTED) else None
+    if zero is not None and zero.record is not None:
+        return _held(zero.record)
     if setting.wishes.policy.prefer != "minimal-change":
         return None, {}
     locked = None
@@ -41,6 +47,19 @@ def what_is_there(setting: Setting, env: str, use: InUse) -> tuple[Current | Non
     if not all(map(is_version, (choice.python, choice.torch.version, *choice.versions.values()))):
         return None, {}
     return current, further_packages(locked)
+
+
+def _held(record: Record) -> tuple[Current | None, dict[str, str]]:
+    """What an environment that was adopted held by its record, which is older than any damage."""
+    choice, own = record.decision.get("choice", {}), versions_in(record.decision)
+    torch, python = choice.get("torch", {}).get("version"), choice.get("python")
+    if not (isinstance(torch, str) and isinstance(python, str) and is_version(torch) and is_version(python)):
+        return None, {}
+    stems = (stem.partition("-") for stem in record.packages)
+    versions = {normalized(name): version for name, _, version in stems if is_version(version)}
+    others = {name: version for name, version in versions.items() if name not in {"torch", *own}}
+    kept = {name: version for name, version in own.items() if version != "0"}  # what could not be read
+    return Current(python, torch, kept.pop("bitsandbytes", ""), kept), others
 
 
 def further_packages(locked: Locked) -> dict[str, str]:
@@ -77,12 +96,14 @@ def stop_on_loss(setting: Setting, env: str, use: InUse, accepted: bool = False,
     if use.record is None:
         _stop_without_record(setting, env, use, accepted)
         return []
-    loss = find_loss(use.record, seen_in_facts(setting.facts), setting.matrix.archs, wish.gpus)
+    first = is_first(use.record, bool(setting.environ.get("BNBENV_FACTS")))
+    record = settled(use.record, setting.facts) if first else use.record
+    loss = find_loss(record, seen_in_facts(setting.facts), setting.matrix.archs, wish.gpus)
     if loss is None:
         return []
-    said = loss.sentences(ahead)
+    said = missing(loss, setting.facts) if first else loss.sentences(ahead)
     if accepted or not loss.stops:
-        return [*said[:-1], f"{said[-1]}: going on without it"]
+        return [*said[:-1], f"{said[-1]}: going on {'with what is here' if first else 'without it'}"]
     after = "after it go on without: " if ahead else "go on without: "
     step = (
         f"{_way_back(setting, use.record, loss, ahead)}, or {after}{_accepting(setting, env, wish.gpus, loss, ahead)}"
@@ -110,8 +131,8 @@ def _env_option(setting: Setting, env: str) -> str:
 def _way_back(setting: Setting, record: Record, loss: Loss, ahead: bool) -> str:
     if ahead:
         return f"Keep the driver that is there ({driver_of(record)})"
-    if RECORDED in record.host and not setting.environ.get("BNBENV_FACTS"):
-        return "Set BNBENV_FACTS, as it was when the environment was made"
+    if is_first(record, bool(setting.environ.get("BNBENV_FACTS"))):
+        return "Start it where they are (a container: docker run --gpus all), in an image build set BNBENV_FACTS again"
     remedies = loss.remedies
     return remedies[:1].upper() + remedies[1:]
 

@@ -17,10 +17,11 @@ from bnbenv.envs.record import (
     Record,
     file_digest,
     made_by_newer,
+    observe_conda,
     observe_files,
-    observe_more,
     observe_packages,
     read_record,
+    same_stamp,
 )
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _environment_reasons(env: str, prefix: Path, record: Record) -> list[Reason]
     site = site_packages(prefix)
     if site is None:
         return [Reason(env, "packages-changed", f"{prefix} has no site-packages any more")]
-    files = {**observe_files(site), **observe_more(prefix, record)}
+    files = {**observe_files(site), **observe_conda(prefix, record.files)}
     return _package_reasons(env, record, observe_packages(site, record), files)
 
 
@@ -233,7 +234,7 @@ def _package_reasons(
     if changed:
         shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
         return [Reason(env, "packages-changed", f"changed behind bnbenv's back: {shown}")]
-    different = [name for name, stat in record.files.items() if files.get(name) != stat]
+    different = [name for name, stamp in record.files.items() if not same_stamp(stamp, files.get(name))]
     if different:
         return [Reason(env, "files-changed", f"changed behind bnbenv's back: {', '.join(sorted(different)[:4])}")]
     return []
@@ -243,21 +244,27 @@ def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:
     """Every named difference; between a probed host and a recorded file only those of driver and GPUs say something."""
     from bnbenv.facts.quick import differences
 
-    before, now = dict(record.host), dict(host.fingerprint)
+    before, now = record.host, host.fingerprint
     changes = []
     if (RECORDED in now) != (RECORDED in before):
         present, then = ("from a recorded file (BNBENV_FACTS)", "probed")[:: 1 if RECORDED in now else -1]
         changes.append(f"the facts are {present} now, and were {then} when it was made")
-        for found in (before, now):
-            for name in [name for name in found if not name.startswith(("driver", "GPU", "MIG"))]:
-                del found[name]
-    changes += differences(before, now)
+    if RECORDED in before and RECORDED not in now:  # the two name everything differently
+        from bnbenv.envs.firststart import made_for_words
+
+        changes[0] += f", for {made_for_words(record)}"
+    else:
+        changes += differences(_hardware(before) if changes else before, _hardware(now) if changes else now)
     if not changes:
         return []
     from bnbenv.envs.lost import driver_reasons
 
     worse = [Reason(env, *found) for found in driver_reasons(record, host.state, host.fingerprint)]
     return [*worse, *(Reason(env, "host-changed", change) for change in changes)]
+
+
+def _hardware(fingerprint: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in fingerprint.items() if name.startswith(("driver", "GPU", "MIG"))}
 
 
 def _wishes_reasons(look: Look, env: str, record: Record) -> list[Reason]:
@@ -282,7 +289,7 @@ def env_names(project: Project, only: str | None, look: Look | None = None) -> t
     look = look or Look(project)
     made = project.envs_made()
     if look.config is None and not os.path.lexists(project.config):
-        return made or (DEFAULT_ENV,)
+        return tuple(env for env in made if os.path.lexists(project.link(env))) or (DEFAULT_ENV,)
     records = [look.in_use(env).record for env in made]
     if made and all(record is not None and record.config == look.config for record in records):
         known = records[0].environments if records[0] else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,21 @@ from bnbenv.paths import write_atomically
 
 SCHEMA = "bnbenv.generation/1"
 
-# The packages whose files are watched: a change in them changes the kernels that run. As dist-info folders name them.
-WATCHED = ("torch", "bitsandbytes", "gptqmodel", "auto_gptq", "autoawq", "autoawq_kernels")
+# The packages whose files are watched, as dist-info folders name them, and how the paths of those files begin: a change
+# in them changes the kernels that run. What is in no folder is a native module at the top.
+PLACES = {
+    "torch": ("torch/lib/", "torch/"),
+    "bitsandbytes": ("bitsandbytes/",),
+    "gptqmodel": ("gptqmodel/",),
+    "auto_gptq": ("auto_gptq/", "autogptq_", "exllama_kernels", "exllamav2_kernels", "cQIGen"),
+    "autoawq": ("awq/", "awq_inference_engine", "ft_inference_engine"),
+    "autoawq_kernels": ("awq_ext", "awq_ft_ext", "awq_v2_ext", "exl_ext", "exlv2_ext"),
+}
+WATCHED = tuple(PLACES)
+_ENTRIES = ("__init__.py", "version.py")
+_AT_TOP = tuple(start for starts in PLACES.values() for start in starts if not start.endswith("/"))
 PTH = "bnbenv-environment.pth"
+BASE_PTH = "zzz-bnbenv-base.pth"  # shows what lies below; the last one, so that all else of the environment wins
 
 
 class Record(NamedTuple):
@@ -33,7 +45,7 @@ class Record(NamedTuple):
     ``decision`` is the solver's answer; ``verified`` tells whether kernels ran and agreed, ``verified_at`` when.
     ``adopted`` is the path of an environment that others made and that was taken in as generation zero, else None;
     ``base`` what was seen of the packages below an environment that lies on top of a torch that is there, else None:
-    ``{"site": its folder, "packages": as above, "files": as above}``.
+    ``keep.observe.observe_base`` says how.
     """
 
     generation: int
@@ -116,6 +128,12 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+_BASE: dict[str, type] = {
+    **dict.fromkeys(("site", "python", "where", "torch"), str),
+    **{"folders": list, "packages": dict, "files": dict},
+}
+
+
 def _sound(record: Record) -> bool:
     """Whether what is read out of it later has its type. By hand: a decoder would take as long to import as a check."""
     if not all(isinstance(getattr(record, name), kind) for name, kind in _KINDS.items()):
@@ -123,7 +141,10 @@ def _sound(record: Record) -> bool:
     choice = record.decision.get("choice", {})
     if not isinstance(choice, dict) or not isinstance(choice.get("torch", {}), dict):
         return False
-    texts = (*record.environments, *record.host.values(), *record.packages.values())
+    base = record.base
+    if base is not None and not all(isinstance(base.get(name), kind) for name, kind in _BASE.items()):
+        return False
+    texts = (*(base["folders"] if base else ()), *record.environments, *record.host.values(), *record.packages.values())
     return all(isinstance(text, str) for text in texts)
 
 
@@ -171,29 +192,40 @@ def _distributions(site: Path) -> Iterator[tuple[str, Path]]:
 
 
 def observe_files(site: Path) -> dict[str, list[int]]:
-    """Size and time of the watched packages' native libraries and Python entry points, and of the .pth file."""
+    """Size and time of the watched packages' native libraries and Python entry points, and of the .pth files."""
     found: dict[str, list[int]] = {}
-    for folder in ("bitsandbytes", "torch/lib", "torch"):
+    for folder in (start for starts in PLACES.values() for start in starts if start.endswith("/")):
         _observe_folder(site, folder, found)
-    stamp = _stamp(site / PTH)
-    return found if stamp is None else {**found, PTH: stamp}
+    if any(name.startswith(("awq/", "auto_gptq/")) for name in found):
+        _observe_folder(site, "", found)
+    own = {name: _stamp(site / name) for name in (PTH, BASE_PTH)}
+    return {**found, **{name: stamp for name, stamp in own.items() if stamp is not None}}
 
 
-def observe_more(prefix: Path, record: Record) -> dict[str, list[int]]:
-    """Size and time of files outside site-packages that a record knows of: what conda installed, without its files."""
-    known = [name for name in record.files if name.startswith("conda-meta/")]
-    return {name: stamp for name in known if (stamp := _stamp(prefix / name)) is not None}
+def observe_conda(prefix: Path, files: Iterable[str]) -> dict[str, list[int]]:
+    """Size and time of those files that are conda's own notes (``conda-meta/...``) in an environment that it made."""
+    notes = (name for name in files if name.startswith("conda-meta/"))
+    return {name: stamp for name in notes if (stamp := _stamp(prefix / name)) is not None}
 
 
 def _observe_folder(site: Path, folder: str, found: dict[str, list[int]]) -> None:
     try:
         with os.scandir(site / folder) as entries:
             for entry in entries:
-                if entry.name.endswith((".so", ".dll", ".dylib")) or entry.name in ("__init__.py", "version.py"):
+                native = entry.name.endswith((".so", ".dll", ".dylib", ".pyd"))
+                if entry.name.startswith(_AT_TOP) if not folder else native or entry.name in _ENTRIES:
                     stat = entry.stat()
-                    found[f"{folder}/{entry.name}"] = [stat.st_size, stat.st_mtime_ns]
+                    found[f"{folder}{entry.name}"] = [stat.st_size, stat.st_mtime_ns]
     except OSError:
         return
+
+
+def same_stamp(recorded: list[int], now: list[int] | None) -> bool:
+    """Whether a file's size and time are as recorded. A layer of a container image holds whole seconds only.
+
+    Source: BuildKit and Moby cut the times that they write into a layer to the second (ModTime.Truncate(time.Second)).
+    """
+    return now is not None and now in (recorded, [recorded[0], recorded[1] // 10**9 * 10**9])
 
 
 def _stamp(path: Path) -> list[int] | None:

@@ -145,7 +145,7 @@ def test_where_the_last_gpu_is_lost_the_cpu_is_never_taken_by_itself(mixed: Any)
             assert error["next_step"].endswith("go on without: bnbenv sync --backend cpu")
         put(project, lambda facts: facts["platform"].update(container=None))
     error = stopped(project, "sync", BNBENV_FACTS=None)
-    assert error["next_step"].startswith("Set BNBENV_FACTS, as it was when the environment was made")
+    assert error["next_step"].startswith("Start it where they are (a container: docker run --gpus all)")
 
     # A damaged record is no way to the CPU either.
     (project.root / ".bnbenv/generations/bnb/1.json").write_text("{}")

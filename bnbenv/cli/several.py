@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bnbenv.errors import BnbenvError
 
@@ -21,6 +21,17 @@ def about(env: str, several: bool) -> Iterator[None]:
             error.message = f"{env}: {error.message}"
             error.next_step = meaning(env, error.next_step)
         raise
+
+
+def of_several(failed: dict[str, BnbenvError], done: Sequence[str]) -> BnbenvError:
+    """One error for the environments that failed: the first one's, with what is to be said of the others."""
+    first, *more = failed.values()
+    for other in more:
+        first.message = f"{first.message}; {other.message}"
+        first.detail = "\n".join(part for part in (first.detail, other.detail) if part)
+    if done:
+        first.message = f"{first.message} (in sync now: {', '.join(done)})"
+    return first
 
 
 def meaning(env: str, step: str) -> str:

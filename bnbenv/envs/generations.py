@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,6 +166,20 @@ def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]
     beside = (name for name in _files(config.parent) if name.startswith(f".{config.name}.") and name.endswith(".part"))
     files += [config.parent / name for name in beside]
     return unfinished, files
+
+
+def strays(project: Project, wished: Iterable[str]) -> list[str]:
+    """Environments that bnbenv.toml does not name, and of which a run that did not finish has left something."""
+    names = [env for env in project.envs_made() if env not in wished and not os.path.lexists(project.link(env))]
+    return [env for env in names if left_over(project, env)[0] or not os.listdir(project.generations(env))]
+
+
+def clear_strays(project: Project, wished: Iterable[str]) -> None:
+    """Delete what ``strays`` finds."""
+    for env in strays(project, wished):
+        clean_up(project, env)
+        with contextlib.suppress(OSError):  # there is a finished generation
+            project.generations(env).rmdir()
 
 
 def _files(folder: Path) -> list[str]:

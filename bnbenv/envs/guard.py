@@ -1,8 +1,9 @@
 """The drift guard: two files in an environment, which then says itself that it was changed behind its lock.
 
 ``bnbenv-guard.pth`` runs at every interpreter start. It looks at nothing: it only waits, in front of the other finders,
-for an import of bitsandbytes, and then runs ``bnbenv-guard.py``, which compares what is there with the values of the
-generation's record that were written into it. No import system runs that file, so no bytecode of it is left.
+for an import of bitsandbytes (or of what else the environment is for), and then runs ``bnbenv-guard.py``, which
+compares what is there with the values of the generation's record that were written into it. No import system runs that
+file, so no bytecode of it is left.
 
 Whether an environment has one is a wish in bnbenv.toml (``guard = true`` in ``[envs.NAME]``).
 """
@@ -17,7 +18,7 @@ from typing import Any
 from bnbenv.envs import generations as gens
 from bnbenv.envs.check import in_use
 from bnbenv.envs.project import Project, site_packages
-from bnbenv.envs.record import WATCHED, Record
+from bnbenv.envs.record import PLACES, WATCHED, Record
 from bnbenv.errors import BnbenvError
 from bnbenv.paths import write_atomically
 
@@ -29,7 +30,7 @@ CODE = "bnbenv-guard.py"
 _FINDER = """\
 class BnbenvGuard:
  def find_spec(self, name, path=None, target=None):
-  if name == 'bitsandbytes':
+  if name in modules:
    try:
     space = dict(guard=self, name=name, path=path, target=target)
     exec(later, space)
@@ -55,6 +56,9 @@ if guard is next(one for one in sys.meta_path if type(one).__name__ == 'BnbenvGu
 
 # What "on" adds where bnbenv.toml has no table for the environment; "off" takes away just that.
 _LINES = "\n[envs.{env}]  # bnbenv guard off takes these two lines away\nguard = true\n"
+# What is imported of the packages that environments are for.
+_MODULES = {"bitsandbytes": "bitsandbytes", "gptqmodel": "gptqmodel", "auto_gptq": "auto_gptq", "autoawq": "awq"}
+
 _HEAD = "# Written by: bnbenv guard on\n"
 
 
@@ -74,7 +78,8 @@ def settle(prefix: Path, env: str, lock: str, record: Record, wished: bool) -> N
         return
     if not wished:
         return _take_away(site)
-    pth = f"import sys; exec({_FINDER!r}, {{'sys': sys, 'later': {_LATER!r}}})\n"
+    modules = tuple(_imports(record))
+    pth = f"import sys; exec({_FINDER!r}, {{'sys': sys, 'modules': {modules!r}, 'later': {_LATER!r}}})\n"
     for name, text in ((CODE, _code(env, lock, record)), (PTH, pth)):  # in this order: the second one reads the first
         if _text(site / name) != text:
             write_atomically(site / name, text)
@@ -124,8 +129,14 @@ def _code(env: str, lock: str, record: Record) -> str:
     source = (files("bnbenv.envs.standalone") / "guard.py").read_text(encoding="utf-8")
     place = "LOCKED: dict[str, Any] = {}\n"
     assert place in source
-    locked = {"env": env, "lock": lock, "packages": _locked(record)}
+    locked = {"env": env, "lock": lock, "imports": _imports(record), "packages": _locked(record)}
     return source.replace(place, f"LOCKED: dict[str, Any] = {locked!r}\n")
+
+
+def _imports(record: Record) -> dict[str, str]:
+    """The modules whose import is watched, each with its package."""
+    installed = {stem.partition("-")[0] for stem in record.packages}
+    return {module: package for package, module in _MODULES.items() if package in installed} or {"torch": "torch"}
 
 
 def _locked(record: Record) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def _locked(record: Record) -> dict[str, Any]:
         package, _, version = stem.partition("-")
         if package in WATCHED:
             size = (record.stamps or {}).get(stem, [None])[0]
-            own = {name: stamp for name, stamp in record.files.items() if name.startswith(f"{package}/")}
+            own = {name: stamp for name, stamp in record.files.items() if name.startswith(PLACES[package])}
             stamps = {name: [size, nanoseconds // 10**9] for name, (size, nanoseconds) in sorted(own.items())}
             found[package] = {"version": version, "record": size, "files": stamps}
     return found

@@ -1,4 +1,7 @@
-"""What a package source offers: the wheels of a simple index page (PEP 691, PEP 503), a page of links, or a folder."""
+"""What a package source offers: the files of a simple index page (PEP 691, PEP 503), a page of links, or a folder.
+
+Of torch and bitsandbytes only wheels count; of other packages source distributions as well, where that is asked for.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, ProjectPage
 
 _PACKAGES = (".whl", ".tar.gz", ".zip", ".tar.bz2", ".egg")
+_SDISTS = (".tar.gz", ".zip")
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One wheel that a source offers. ``project`` and ``version`` are normalized; ``sha256`` is None if not given."""
+    """One file that a source offers. ``project`` and ``version`` are normalized; ``sha256`` is None if not given."""
 
     project: str
     version: str
@@ -33,8 +37,12 @@ class Offer:
     yanked: bool = False
 
     @property
+    def is_wheel(self) -> bool:
+        return self.filename.endswith(".whl")
+
+    @property
     def path(self) -> Path | None:
-        """The wheel itself where it lies on this machine."""
+        """The file itself where it lies on this machine."""
         path = local_path(self.url)
         return path if path and exists(path) and path.is_file() else None
 
@@ -43,8 +51,12 @@ class NoIndexPage(ValueError):
     """What was answered is no list of packages (a login page, an error text, cut-off JSON)."""
 
 
-def parse_project_page(body: bytes, content_type: str, url: str, project: str) -> tuple[Offer, ...]:
-    """The wheels of a project on its index page. Raises NoIndexPage for anything else than such a page.
+def parse_project_page(
+    body: bytes, content_type: str, url: str, project: str, sdists: bool = False
+) -> tuple[Offer, ...]:
+    """The wheels of a project on its index page, with ``sdists`` its source distributions as well.
+
+    Raises NoIndexPage for anything else than such a page.
 
     A project page may be empty if it says by its kind (JSON) or its repository version that it is one; other HTML
     without a single package cannot be told from any page and is refused.
@@ -52,14 +64,17 @@ def parse_project_page(body: bytes, content_type: str, url: str, project: str) -
     page = _page(body, content_type, url, project)
     if not page.repository_version:
         _check_packages(page.packages)
-    return _offers(page.packages, {project})
+    return _offers(page.packages, {project}, {project} if sdists else set())
 
 
-def parse_links_page(body: bytes, url: str, projects: Iterable[str]) -> tuple[Offer, ...]:
-    """The wheels of some projects on a plain page of links. Raises NoIndexPage where it links no package at all."""
+def parse_links_page(body: bytes, url: str, projects: Iterable[str], sdists: Iterable[str] = ()) -> tuple[Offer, ...]:
+    """The wheels of some projects on a plain page of links, of those in ``sdists`` source distributions as well.
+
+    Raises NoIndexPage where it links no package at all.
+    """
     packages = _page(body, "text/html", url, "").packages
     _check_packages(packages)
-    return _offers(packages, set(projects))
+    return _offers(packages, set(projects), set(sdists))
 
 
 def _page(body: bytes, content_type: str, url: str, project: str) -> ProjectPage:
@@ -88,18 +103,19 @@ def _filename(package: DistributionPackage) -> str:
     return unquote(package.url.partition("#")[0].partition("?")[0].rpartition("/")[2])
 
 
-def files_in_folder(folder: Path, projects: Iterable[str]) -> tuple[Offer, ...]:
-    """The wheels of some projects that lie in a folder. Raises OSError where it cannot be listed."""
-    wanted = set(projects)
-    found = (_offer(path.name, path.absolute().as_uri()) for path in sorted(folder.iterdir()) if path.suffix == ".whl")
-    return tuple(offer for offer in found if offer and offer.project in wanted)
+def files_in_folder(folder: Path, projects: Iterable[str], sdists: Iterable[str] = ()) -> tuple[Offer, ...]:
+    """As ``parse_links_page``, of what lies in a folder. Raises OSError where it cannot be listed."""
+    wanted, built = set(projects), set(sdists)
+    paths = (path for path in sorted(folder.iterdir()) if path.name.endswith((".whl", *(_SDISTS if built else ()))))
+    found = (_offer(path.name, path.absolute().as_uri()) for path in paths)
+    return tuple(one for one in found if one and one.project in wanted and (one.is_wheel or one.project in built))
 
 
-def _offers(packages: Iterable[DistributionPackage], projects: set[str]) -> tuple[Offer, ...]:
+def _offers(packages: Iterable[DistributionPackage], projects: set[str], sdists: set[str]) -> tuple[Offer, ...]:
     offers = []
     for package in packages:
         offer = _offer(_filename(package), package.url)
-        if offer is None or offer.project not in projects:
+        if offer is None or offer.project not in projects or not (offer.is_wheel or offer.project in sdists):
             continue
         offers.append(
             Offer(
@@ -116,10 +132,13 @@ def _offers(packages: Iterable[DistributionPackage], projects: set[str]) -> tupl
 
 
 def _offer(filename: str, url: str) -> Offer | None:
-    from packaging.utils import parse_wheel_filename
+    from packaging.utils import parse_sdist_filename, parse_wheel_filename
 
     try:
-        name, version, _, _ = parse_wheel_filename(filename)
+        if filename.endswith(_SDISTS):
+            name, version = parse_sdist_filename(filename)
+        else:
+            name, version, _, _ = parse_wheel_filename(filename)
     except ValueError:  # among them a number of thousands of digits
         return None
     return Offer(str(name), str(version), filename, url)

@@ -128,10 +128,10 @@ def _offers(source: Source, package: str, url: str, answers: Mapping[str, Page |
     try:
         if folder is not None:
             if _is_links(source):
-                listed = files_in_folder(folder, [package]) if folder.is_dir() else ()
-                return listed or parse_links_page(folder.read_bytes(), source.url, [package])
+                listed = files_in_folder(folder, [package], [package]) if folder.is_dir() else ()
+                return listed or parse_links_page(folder.read_bytes(), source.url, [package], [package])
             page = (folder / package / "index.html").read_bytes()
-            return parse_project_page(page, "text/html", f"{source.url.rstrip('/')}/{package}/", package)
+            return parse_project_page(page, "text/html", f"{source.url.rstrip('/')}/{package}/", package, sdists=True)
         answer = answers[url]
         if isinstance(answer, FetchError):
             raise answer
@@ -140,8 +140,8 @@ def _offers(source: Source, package: str, url: str, answers: Mapping[str, Page |
         if answer.status != 200:
             raise FetchError(f"HTTP {answer.status}")
         if _is_links(source):
-            return parse_links_page(answer.body, answer.url, [package])
-        return parse_project_page(answer.body, answer.content_type, answer.url, package)
+            return parse_links_page(answer.body, answer.url, [package], [package])
+        return parse_project_page(answer.body, answer.content_type, answer.url, package, sdists=True)
     except (NoIndexPage, OSError):
         return ()
 

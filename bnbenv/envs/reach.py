@@ -1,4 +1,4 @@
-"""Which package sources answer here and now, and what they offer of torch and bitsandbytes.
+"""Which package sources answer here and now, and what they offer of torch, bitsandbytes and other families' packages.
 
 All pages are asked for at once, each in a thread of its own, with one limit for all: a source that hangs is "no answer
 in time", and the rest still counts. Threads are daemons, so that a hung name server cannot keep bnbenv from ending.
@@ -33,7 +33,8 @@ _STATUS = {
 class SourceReach:
     """How one source answered. ``reason`` is one short phrase without credentials where it did not, else None.
 
-    ``files`` are its wheels of torch and bitsandbytes (of one of PyTorch's indexes, of torch).
+    ``files`` are its wheels of torch and bitsandbytes (of one of PyTorch's indexes, of torch), or of torch and another
+    family's packages, whose source distributions count as well.
     """
 
     source: Source
@@ -62,7 +63,7 @@ class Reach:
         return tuple(one for one in self.results if not one.reachable)
 
     def offers(self, project: str) -> tuple[tuple[Source, Offer], ...]:
-        """Every wheel of a project (``torch``) with the source that offers it."""
+        """Every file of a project (``torch``) with the source that offers it."""
         return tuple((one.source, offer) for one in self.results for offer in one.files if offer.project == project)
 
 
@@ -82,9 +83,13 @@ def answering(sources: PackageSources, reach: Reach) -> PackageSources:
 
 
 def check_reach(
-    sources: PackageSources, variants: Iterable[str] = (), http: Http | None = None, limit: float = LIMIT
+    sources: PackageSources,
+    variants: Iterable[str] = (),
+    http: Http | None = None,
+    limit: float = LIMIT,
+    projects: tuple[str, ...] = PROJECTS,
 ) -> Reach:
-    """Ask every source for torch and bitsandbytes, and PyTorch's own index for torch in each of ``variants``.
+    """Ask every source for ``projects``, torch first, and PyTorch's own index for torch in each of ``variants``.
 
     Takes ``limit`` seconds at most, and a little for reading the answers. Nothing is raised: a source that does not
     answer, refuses, or answers with something else says so in its ``reason``.
@@ -94,9 +99,9 @@ def check_reach(
     asked = [*([sources.default] if sources.default else []), *sources.indexes]
     asked += [*sources.pytorch, *(sources.pytorch_source(variant) for variant in variants)]
     asked = list(dict.fromkeys([*asked, *sources.find_links]))
-    urls = {url for source in asked if not _barred(source, sources) for url in _pages(source).values()}
+    urls = {url for source in asked if not _barred(source, sources) for url in _pages(source, projects).values()}
     answers = fetch_all(http or RequestsHttp(sources.network), urls, ACCEPT_JSON_PREFERRED, limit)
-    return Reach(tuple(_judge(source, sources, answers) for source in asked))
+    return Reach(tuple(_judge(source, sources, answers, projects) for source in asked))
 
 
 def _barred(source: Source, sources: PackageSources) -> str | None:
@@ -108,14 +113,19 @@ def _barred(source: Source, sources: PackageSources) -> str | None:
     return None
 
 
-def _pages(source: Source) -> dict[str, str]:
+def _built(projects: tuple[str, ...]) -> tuple[str, ...]:
+    """Those whose source distributions count."""
+    return tuple(one for one in projects if one not in PROJECTS)
+
+
+def _pages(source: Source, projects: tuple[str, ...]) -> dict[str, str]:
     """The address to ask for each project; none for what lies on this machine."""
     if source.folder is not None:
         return {}
     if source.kind == "find-links":
         return {"": source.url}
-    projects = PROJECTS[:1] if source.kind == "pytorch-index" else PROJECTS
-    return {project: f"{source.url.rstrip('/')}/{project}/" for project in projects}
+    asked = projects[:1] if source.kind == "pytorch-index" else projects
+    return {project: f"{source.url.rstrip('/')}/{project}/" for project in asked}
 
 
 def fetch_all(http: Http, urls: Iterable[str], accept: str, limit: float) -> Mapping[str, Page | FetchError]:
@@ -142,15 +152,17 @@ def fetch_all(http: Http, urls: Iterable[str], accept: str, limit: float) -> Map
     return answers
 
 
-def _judge(source: Source, sources: PackageSources, answers: Mapping[str, Page | FetchError]) -> SourceReach:
+def _judge(
+    source: Source, sources: PackageSources, answers: Mapping[str, Page | FetchError], projects: tuple[str, ...]
+) -> SourceReach:
     barred = _barred(source, sources)
     if barred:
         return SourceReach(source, False, barred)
     if source.folder is not None:
-        return _local(source, source.folder)
+        return _local(source, source.folder, projects)
     files: list[Offer] = []
     missing = []
-    pages = _pages(source)
+    pages = _pages(source, projects)
     for project, url in pages.items():
         answer = answers[url]
         if isinstance(answer, FetchError):
@@ -161,7 +173,7 @@ def _judge(source: Source, sources: PackageSources, answers: Mapping[str, Page |
         if answer.status != 200:
             return SourceReach(source, False, _status(answer.status))
         try:
-            files += _read_page(answer, project)
+            files += _read_page(answer, project, projects)
         except NoIndexPage:
             return SourceReach(source, False, "what it answers is no package index")
     # An index of one's own need not carry torch; the default index and PyTorch's have to.
@@ -170,10 +182,11 @@ def _judge(source: Source, sources: PackageSources, answers: Mapping[str, Page |
     return SourceReach(source, True, None, tuple(files))
 
 
-def _read_page(page: Page, project: str) -> tuple[Offer, ...]:
+def _read_page(page: Page, project: str, projects: tuple[str, ...]) -> tuple[Offer, ...]:
+    built = _built(projects)
     if not project:
-        return parse_links_page(page.body, page.url, PROJECTS)
-    return parse_project_page(page.body, page.content_type, page.url, project)
+        return parse_links_page(page.body, page.url, projects, built)
+    return parse_project_page(page.body, page.content_type, page.url, project, project in built)
 
 
 def _status(status: int) -> str:
@@ -181,15 +194,20 @@ def _status(status: int) -> str:
     return f"HTTP {status}: {text}" if text else f"HTTP {status}"
 
 
-def _local(source: Source, folder: Path) -> SourceReach:
+def _local(source: Source, folder: Path, projects: tuple[str, ...]) -> SourceReach:
     """A folder of wheels, a page of links, or an index in folders. What cannot be read says why."""
+    built = _built(projects)
     try:
         if source.kind == "find-links" and folder.is_dir():
-            return SourceReach(source, True, None, files_in_folder(folder, PROJECTS))
+            return SourceReach(source, True, None, files_in_folder(folder, projects, built))
         if source.kind == "find-links":
-            return SourceReach(source, True, None, parse_links_page(folder.read_bytes(), source.url, PROJECTS))
+            return SourceReach(source, True, None, parse_links_page(folder.read_bytes(), source.url, projects, built))
         next(folder.iterdir(), None)
-        files = [offer for project in PROJECTS for offer in _local_project(folder / project, source.url, project)]
+        files = [
+            offer
+            for project in projects
+            for offer in _local_project(folder / project, source.url, project, project in built)
+        ]
         return SourceReach(source, True, None, tuple(files))
     except FileNotFoundError:
         return SourceReach(source, False, "no such folder")
@@ -199,8 +217,8 @@ def _local(source: Source, folder: Path) -> SourceReach:
         return SourceReach(source, False, "no package index")
 
 
-def _local_project(folder: Path, url: str, project: str) -> tuple[Offer, ...]:
+def _local_project(folder: Path, url: str, project: str, sdists: bool) -> tuple[Offer, ...]:
     page = folder / "index.html"
     if not page.is_file():
         return ()
-    return parse_project_page(page.read_bytes(), "text/html", f"{url.rstrip('/')}/{project}/", project)
+    return parse_project_page(page.read_bytes(), "text/html", f"{url.rstrip('/')}/{project}/", project, sdists)

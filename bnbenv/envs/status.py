@@ -17,7 +17,7 @@ from bnbenv.envs.check import Host, InUse, Reason, check_env, env_names, in_use
 from bnbenv.envs.generations import Generation, generations
 from bnbenv.envs.hold import MARKER
 from bnbenv.envs.project import DEFAULT_ENV, Project
-from bnbenv.envs.record import Record
+from bnbenv.envs.record import WATCHED, Record, versions_in
 from bnbenv.errors import BnbenvError
 
 RUNS = 3  # of the last ones that are told
@@ -213,18 +213,37 @@ def made_for(record: Record) -> dict[str, Any]:
     return {"driver": lost.driver_of(record), "gpus": named}
 
 
-def holds(record: Record) -> dict[str, str | None]:
-    """The versions in a generation, and the native library that is loaded there; None where a record says nothing."""
-    choice = record.decision.get("choice", {})
-    torch, wheel = choice.get("torch", {}), choice.get("bitsandbytes", {})
+def holds(record: Record) -> dict[str, Any]:
+    """The versions in a generation, and the native library that is loaded there; None where a record says nothing.
+
+    ``packages`` maps those of another family than bitsandbytes to their versions.
+    """
+    choice, versions = record.decision.get("choice", {}), versions_in(record.decision)
+    torch, wheel = choice.get("torch", {}), choice.get("bitsandbytes")
     known = {
         "python": choice.get("python"),
         "torch": torch.get("version"),
         "cuda": torch.get("cuda"),
-        "bitsandbytes": wheel.get("version"),
-        "library": wheel.get("library"),
+        "bitsandbytes": versions.pop("bitsandbytes", None),
+        "library": wheel.get("library") if isinstance(wheel, dict) else None,
     }
-    return {name: value if isinstance(value, str) else None for name, value in known.items()}
+    texts = {name: value if isinstance(value, str) else None for name, value in known.items()}
+    return {**texts, "packages": versions}
+
+
+def notes(record: Record) -> list[str]:
+    """What is unusual about a generation: families that are mixed in it."""
+    names = [stem.partition("-")[0] for stem in record.packages]
+    quantizers = [name.replace("_", "-") for name in names if name in WATCHED and name != "torch"]
+    if len(quantizers) < 2:
+        return []
+    from bnbenv.envs.families import family_of, mix_note
+    from bnbenv.matrix.load import load_families
+
+    families, about = load_families(), next(iter(versions_in(record.decision)), "")
+    own = family_of(about, families) if about else None
+    note = mix_note(own.name if own is not None else "none", quantizers, families)
+    return [note] if note else []
 
 
 def decision(record: Record) -> dict[str, Any] | None:

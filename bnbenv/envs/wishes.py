@@ -20,6 +20,7 @@ from bnbenv.solve.situation import read_gpus
 from bnbenv.solve.versions import read_specifier
 
 UPSTREAM = "upstream"  # as the source of builds: the repository of bitsandbytes itself
+ENV_NAMES = {"bitsandbytes": DEFAULT_ENV, "gptq": "gptq", "awq": "awq", "none": "torch"}  # by family, unless told
 LARGEST = 1 << 20  # bytes; tomllib takes minutes for some texts of more
 
 
@@ -30,6 +31,7 @@ class EnvWish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One environment. ``gpus`` is "all", or indices and UUIDs; ``torch`` a specifier, or "keep": that which is there.
 
     ``package`` names the package that a family other than bitsandbytes is about, as a requirement; empty: its first.
+    ``bitsandbytes`` is for that family alone.
 
     ``guard``: the environment itself says that it was changed behind its lock; nothing is solved anew for that.
     """
@@ -99,13 +101,9 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_torch(text: str, file: str, where: str) -> str:
-    """The wish for the torch of an environment as a specifier.
-
-    Raises InputError, also for ``keep``: what bnbenv makes has a torch of its own.
-    """
+    """The wish for the torch of an environment: a specifier, or ``keep``. Raises InputError."""
     if text.strip() == KEEP:
-        expected = 'expected a version specifier: "keep" is for solve and why-not, which make no environment'
-        raise InputError(file, where, expected, "See what fits the torch that is there: bnbenv solve --torch keep")
+        return KEEP
     return read_specifier(text, file, where)
 
 
@@ -174,10 +172,18 @@ def _check_env(wishes: Wishes, name: str, file: str) -> None:
 
     wish = wishes.envs[name]
     check_env_name(name, file, "envs")
-    if wish.family != "bitsandbytes":
-        expected = f'expected "bitsandbytes": this bnbenv makes no "{wish.family}" environments'
-        raise InputError(file, f"envs.{name}.family", expected)
     wishes.request(name, file)
+    if wish.family == "bitsandbytes" and not wish.package and not wish.requirements:
+        return
+    from bnbenv.envs.families import check_package, check_requirement
+    from bnbenv.matrix.load import load_families
+
+    families = load_families()
+    if wish.package:
+        check_package(wish.package, wish.family, families, file, f"envs.{name}.package")
+    if wish.family != "bitsandbytes" and wish.bitsandbytes != "*":
+        expected = f'expected nothing: "bitsandbytes" is for its own family, and this one is {wish.family}'
+        raise InputError(file, f"envs.{name}.bitsandbytes", expected, "Take the line out, or set family = ...")
     for position, text in enumerate(wish.requirements):
         where = f"envs.{name}.requirements[{position}]"
         try:
@@ -185,10 +191,9 @@ def _check_env(wishes: Wishes, name: str, file: str) -> None:
         except ValueError:
             found = shown(text)
             raise InputError(file, where, f'expected a requirement such as "peft>=0.14", found "{found}"') from None
-        if requirement.name.lower() in ("torch", "bitsandbytes"):
-            raise InputError(
-                file, where, f'expected no {requirement.name}: set "{requirement.name.lower()} = ..." instead'
-            )
+        if requirement.name.lower() == "torch":
+            raise InputError(file, where, f'expected no {requirement.name}: set "torch = ..." instead')
+        check_requirement(requirement.name, wish.family, wishes.policy.mix, families, file, where)
 
 
 TEMPLATE = """\
@@ -196,8 +201,10 @@ TEMPLATE = """\
 # After a change: bnbenv plan (what would happen), bnbenv sync (do it).
 
 [envs.bnb]                       # the environment .venv-bnb; any name will do
+# family = "bitsandbytes"        # what it is for; bnbenv add gptq (awq, none) makes another one beside it
+# package = ""                   # of gptq and awq: which one, such as "gptqmodel>=7" or "autoawq[kernels]"
 # python = ">=3.10"              # which Pythons may be used
-# torch = "*"                    # a version or specifier, such as "2.9.1" or ">=2.8,<2.11"
+# torch = "*"                    # a version or specifier, such as "2.9.1" or ">=2.8,<2.11"; or "keep"
 # bitsandbytes = "*"             # likewise
 # requirements = []              # what else, such as ["transformers", "accelerate", "peft"]:
                                  # with these sync also loads, runs and trains a small quantized model
@@ -208,6 +215,7 @@ TEMPLATE = """\
 [policy]
 # prefer = "newest"              # or "minimal-change": keep what is there as long as it works
 # build = "auto"                 # compile bitsandbytes where no wheel fits; or "never", or "always"
+# mix = false                    # true: packages of several families in one environment, with a warning
 
 [sources]
 # indexes = []                   # package indexes beside those that uv and pip are set up with
@@ -216,10 +224,13 @@ TEMPLATE = """\
 """
 
 
-def edited(project: Project, env: str, changes: dict[str, Any], policy: Mapping[str, str] = {}) -> str:
+def edited(
+    project: Project, env: str, changes: dict[str, Any], policy: Mapping[str, str] = {}, alone: bool = False
+) -> str:
     """The text of bnbenv.toml with values of one environment and of the policy set, and all else as people wrote it.
 
-    It has been read as wishes before. Raises OSError.
+    It has been read as wishes before. Where there is none, one is begun, with ``alone`` for this environment only.
+    Raises OSError.
     """
     import tomlkit
 
@@ -227,6 +238,8 @@ def edited(project: Project, env: str, changes: dict[str, Any], policy: Mapping[
         text = project.config.read_bytes().decode("utf-8-sig")  # line ends stay as they are
     except FileNotFoundError:
         text = TEMPLATE
+        if alone:
+            text = text.replace("[envs.bnb] ", f"[envs.{env}] ", 1).replace(".venv-bnb;", f".venv-{env};", 1)
     document = tomlkit.parse(text)
     if changes:
         envs = document.setdefault("envs", tomlkit.table(is_super_table=True))

@@ -60,13 +60,16 @@ def _verified(generation: Generation) -> bool:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.build.tidy import tidy
-    from bnbenv.envs.generations import clean_up, generations, remove
+    from bnbenv.envs.generations import clean_up, clear_strays, generations, remove
     from bnbenv.paths import data_home
 
     project = project_of(args, ctx)
     rows = []
     with holding(project, ctx):
-        for env in env_names(project, args.env):
+        names = env_names(project, args.env)
+        if args.env is None:
+            clear_strays(project, names)
+        for env in names:
             removed = clean_up(project, env)
             for generation in superfluous(generations(project, env), in_use(project, env).generation, args.keep):
                 remove(generation)

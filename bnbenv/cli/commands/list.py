@@ -7,6 +7,7 @@ import argparse
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, project_of
 from bnbenv.envs.check import env_names, in_use
+from bnbenv.envs.record import versions_in
 from bnbenv.errors import Exit
 
 SUMMARY = """\
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         for generation in generations(project, env):
             record = generation.record
             choice = record.decision.get("choice", {}) if record else {}
+            versions = versions_in(record.decision) if record else {}
             rows.append(
                 {
                     "env": env,
@@ -42,7 +44,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                     "created": record.created if record else None,
                     "python": choice.get("python"),
                     "torch": choice.get("torch", {}).get("version"),
-                    "bitsandbytes": choice.get("bitsandbytes", {}).get("version"),
+                    "bitsandbytes": versions.pop("bitsandbytes", None),
+                    "packages": versions,
                     "path": str(generation.prefix),
                 }
             )

@@ -152,6 +152,7 @@ def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[
         "unfinished": [one.number for one in seen.others if not one.usable and not one.newer],
         "newer": [one.number for one in seen.others if one.newer],
         "guard": guard.is_there(seen.use.prefix),
+        "notes": status.notes(record) if record else [],
         "disk": {"bytes": space.total, "own": space.own} if space else None,
         "decision": status.decision(record) if args.why and record else None,
     }

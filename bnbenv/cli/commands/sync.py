@@ -22,10 +22,10 @@ from bnbenv.cli.common import (
     wishes_from,
 )
 from bnbenv.cli.help import seconds
-from bnbenv.cli.several import about
+from bnbenv.cli.several import about, of_several
 from bnbenv.envs.check import Host, Look, check_env, env_names, in_use, observe_host
 from bnbenv.envs.project import Project, env_python
-from bnbenv.errors import Exit
+from bnbenv.errors import BnbenvError, Exit, RebootRequired
 
 if TYPE_CHECKING:
     from bnbenv.envs.sync import Done
@@ -49,7 +49,7 @@ EXITS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
-    add_wishes(parser)
+    add_wishes(parser, keep=True)
     add_build(parser)
     parser.add_argument("--locked", action="store_true", help="install just what the lock holds, or refuse")
     parser.add_argument("--fresh", action="store_true", help="make a new generation even if nothing changed")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
     stop_on_mismatch(host, project)
-    from bnbenv.envs.generations import left_over
+    from bnbenv.envs.generations import left_over, strays
 
     asked = any(
         getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend", "build")
@@ -70,9 +70,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if not asked and not args.fresh:
         look = Look(project)
         names = env_names(project, args.env, look)
-        if not any(check_env(project, env, host, look) or any(left_over(project, env)) for env in names):
+        pending = any(check_env(project, env, host, look) or any(left_over(project, env)) for env in names)
+        if not pending and (args.env is not None or not strays(project, names)):
             _note_wishes_file(ctx, look, names)
-            return Outcome(Exit.DONE, _nothing(look, names))
+            return Outcome(Exit.DONE, _of_recorded(_nothing(look, names), ctx))
     return _sync(args, ctx, project, host)
 
 
@@ -91,6 +92,14 @@ def _note_wishes_file(ctx: Context, look: Look, names: tuple[str, ...]) -> None:
         for env in stale:
             follow(look.project, env)
             note_wishes_file(look.project, env)
+
+
+def _of_recorded(document: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """With a note of what is still to be done where the facts are recorded ones, whose GPUs are not here."""
+    if ctx.environ.get("BNBENV_FACTS") and not all(row["verified"] for row in document["generations"]):
+        note = "the facts are recorded (BNBENV_FACTS): the first bnbenv sync on the machine itself runs the kernels"
+        document["notes"].append(note)
+    return document
 
 
 def _nothing(look: Look, names: tuple[str, ...]) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     from dataclasses import replace
 
     from bnbenv.envs.adapt import stop_on_loss
-    from bnbenv.envs.generations import note_wishes_file
+    from bnbenv.envs.generations import clear_strays, note_wishes_file
     from bnbenv.envs.guard import follow
     from bnbenv.envs.record import file_digest
     from bnbenv.envs.stage import Options
@@ -174,27 +183,40 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
         for env in names:  # before the first of them is touched
             with about(env, several):
                 stop_on_loss(setting, env, in_use(project, env), options.accepted)
-        done = []
+        clear_strays(project, wishes.envs)
+        done: list[Done] = []
+        failed: dict[str, BnbenvError] = {}
         for env in names:
-            with about(env, several):
-                done.append(sync_env(setting, env, host, options))
-            if several and _switched(done[-1]):  # the next one may fail
+            try:
+                with about(env, several):
+                    done.append(sync_env(setting, env, host, options))
+            except BnbenvError as error:
+                # What was asked for by options is of one environment, or of all alike.
+                if len(names) == 1 or config is not None or isinstance(error, RebootRequired):
+                    raise
+                failed[env] = error
+                ctx.progress.say(f"{error.message}; it stays as it is")
+                continue
+            if several and switched(done[-1]):
                 where = env_python(project.link(env))
                 ctx.progress.say(f"{env}: switched to generation {done[-1].generation}, use it: {where}")
         setting.write_wishes()  # where nothing else had to be done
-        for env in names:
+        for env in (one.plan.env for one in done):
             follow(project, env)
             note_wishes_file(project, env)
+    if failed:
+        raise of_several(failed, [one.plan.env for one in done])
     notes = told(project, changes, args.build)
     reasons = [row for one in done for row in reason_rows(one.plan.reasons)]
     actions = [action for one in done for action in one.actions]
-    rows = [_done_row(project, one) for one in done]
+    rows = [done_row(project, one) for one in done]
     if project.user:
         notes.append(f"no bnbenv.toml here or above: this is your own environment in {project.root}")
-    return Outcome(Exit.DONE, _document(project, names, reasons, actions, rows, notes))
+    return Outcome(Exit.DONE, _of_recorded(_document(project, names, reasons, actions, rows, notes), ctx))
 
 
-def _done_row(project: Project, done: Done) -> dict[str, Any]:
+def done_row(project: Project, done: Done) -> dict[str, Any]:
+    """What was done for one environment, as in the document."""
     import msgspec
 
     from bnbenv.solve.model import telling
@@ -202,9 +224,10 @@ def _done_row(project: Project, done: Done) -> dict[str, Any]:
     solution = msgspec.to_builtins(msgspec.structs.replace(done.solution, rejected=telling(done.solution.rejected)))
     env = done.plan.env
     return _row(
-        project, env, done.generation, _switched(done), solution, done.verification, done.verified, list(done.notes)
+        project, env, done.generation, switched(done), solution, done.verification, done.verified, list(done.notes)
     )
 
 
-def _switched(done: Done) -> bool:
+def switched(done: Done) -> bool:
+    """Whether another generation is in use than before."""
     return any(action["action"] in ("stage", "switch") for action in done.actions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bnbenv.cli.render.text import local_time
+from bnbenv.cli.render.text import local_time, wrap
 
 
 def render(document: dict[str, Any]) -> str:
@@ -22,4 +22,11 @@ def _row(row: dict[str, Any]) -> list[str]:
         return [f"{name}: {'its record is missing or damaged' if row['in_use'] else 'unfinished'}"]
     state = "verified" if row["verified"] else "not verified"
     made = f"{name}: made {local_time(row['created'])}, {state if row['usable'] else 'its Python is gone'}"
-    return [made, f"  bitsandbytes {row['bitsandbytes']}, torch {row['torch']}, Python {row['python']}"]
+    return [made, *wrap(f"{held(row)}torch {row['torch']}, Python {row['python']}", "  ")]
+
+
+def held(row: dict[str, Any]) -> str:
+    """``bitsandbytes 0.50.2, ``, or another family's packages; nothing where it is torch alone."""
+    own = [f"bitsandbytes {row['bitsandbytes']}"] if row["bitsandbytes"] else []
+    named = [*own, *(f"{name} {version}" for name, version in row["packages"].items())]
+    return "".join(f"{one}, " for one in named)

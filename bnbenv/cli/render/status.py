@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bnbenv.cli.render.list import held
 from bnbenv.cli.render.text import listed, local_time, wrap
 
 _DRIVER = {
@@ -76,6 +77,8 @@ def _environment(row: dict[str, Any], at_work: bool) -> list[str]:
         lines += wrap(f"holds {_holds(row['holds'])}", "  ")
         lines += wrap(f"made {local_time(row['created'])} for {_made_for(row)}", "  ")
         lines += wrap(_verification(row), "  ")
+    for note in row["notes"]:
+        lines += wrap(f"note: {note}", "  ")
     if row["guard"]:
         lines += wrap("its drift guard is on (bnbenv guard)", "  ")
     lines += _others(row, at_work)
@@ -87,7 +90,7 @@ def _environment(row: dict[str, Any], at_work: bool) -> list[str]:
 
 def _holds(holds: dict[str, Any]) -> str:
     cuda = f"CUDA {holds['cuda']}" if holds["cuda"] else "CPU"
-    return f"bitsandbytes {holds['bitsandbytes']}, torch {holds['torch']} ({cuda}), Python {holds['python']}"
+    return f"{held(holds)}torch {holds['torch']} ({cuda}), Python {holds['python']}"
 
 
 def _made_for(row: dict[str, Any]) -> str:

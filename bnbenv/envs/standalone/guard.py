@@ -1,4 +1,5 @@
-"""The drift guard of an environment: says in a line, when bitsandbytes is imported, what was changed behind its lock.
+"""The drift guard of an environment: says in a line, when bitsandbytes (or what else the environment is for) is
+imported, what was changed behind its lock.
 
 Written by bnbenv, which it does not need; ``bnbenv guard off`` takes it away. It never raises: whatever goes wrong in
 it, the import goes on as if it were not there.
@@ -13,8 +14,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-# ``env``, ``lock`` (its file's name), and ``packages``: of each its version, the size of its RECORD, and its files
-# with [size, time in seconds]. bnbenv writes the values here.
+# ``env``, ``lock`` (its file's name), ``imports`` (the modules that are watched, with their packages), and
+# ``packages``: of each its version, the size of its RECORD, and its files with [size, time in seconds]. bnbenv writes
+# the values here.
 LOCKED: dict[str, Any] = {}
 
 _asking: set[int] = set()  # threads that ask the other finders right now
@@ -22,7 +24,7 @@ _said: list[str] = []  # once a process
 
 
 def find_spec(guard: object, site: str, name: str, path: Any, target: Any) -> Any:
-    """The spec of bitsandbytes as the other finders give it, with a loader that tells when the module is made.
+    """The spec of a module as the other finders give it, with a loader that tells when the module is made.
 
     To be looked for is not to be imported: transformers asks only whether it is there.
     """
@@ -53,14 +55,14 @@ def _watch(spec: Any, site: Path) -> None:
         with contextlib.suppress(Exception):
             if not _said:
                 _said.append(wanted.name)
-                _say(site, spec.origin)
+                _say(site, wanted.name, spec.origin)
         return make(wanted)
 
     loader.create_module = create_module
 
 
-def _say(site: Path, origin: str | None) -> None:
-    changes = changes_in(site) or _elsewhere(site, origin)
+def _say(site: Path, module: str, origin: str | None) -> None:
+    changes = changes_in(site) or _elsewhere(site, module, origin)
     if changes and sys.stderr is not None:
         shown = "; ".join(changes[:3]) + (f" and {len(changes) - 3} more" if changes[3:] else "")
         what = f"bnbenv: environment {LOCKED['env']} was changed behind {LOCKED['lock']}: {shown}"
@@ -105,11 +107,11 @@ def _changed_files(site: Path) -> list[str]:
     return [*changes, *touched] if same else changes
 
 
-def _elsewhere(site: Path, origin: str | None) -> list[str]:
+def _elsewhere(site: Path, module: str, origin: str | None) -> list[str]:
     """Packages that an import takes from another folder: PYTHONPATH, or the user's own site-packages."""
-    torch = importlib.util.find_spec("torch")
+    torch = importlib.util.find_spec("torch") if module != "torch" else None
     changes = []
-    for package, file in (("torch", torch.origin if torch else None), ("bitsandbytes", origin)):
+    for package, file in (("torch", torch.origin if torch else None), (LOCKED["imports"][module], origin)):
         folder = Path(file).parent.parent if file else site
         if folder.is_absolute() and not folder.samefile(site):
             changes.append(f"{package} was {LOCKED['packages'][package]['version']} and is taken from {folder}")

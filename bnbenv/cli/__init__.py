@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Command -> one line for --help. The order is the order of the pipeline.
 COMMANDS: dict[str, str] = {
     "init": "write a commented bnbenv.toml into this folder",
+    "adopt": "take in an environment that others made, as it is",
+    "add": "add an environment of another family: gptq, awq, or none",
     "facts": "say what this host is: driver, GPUs, libc, Pythons, toolkits",
     "solve": "say which torch and bitsandbytes fit, or why none do",
     "why-not": "say what stands against versions that you name",

@@ -157,6 +157,10 @@ def check_env(project: Project, env: str, host: Host, look: Look | None = None) 
         *_host_reasons(env, host, record),
         *_wishes_reasons(look, env, record),
     ]
+    if record.base is not None:
+        from bnbenv.envs.keep.observe import base_reasons
+
+        reasons += [Reason(env, *found) for found in base_reasons(record.base)]
     if record.adopted is not None:
         return (*reasons, *_adopted_reasons(env, host, record))
     lock = project.lock(env)

@@ -11,11 +11,11 @@ import msgspec
 from bnbenv.envs.check import InUse, Reason
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.lockfile import Locked
-from bnbenv.envs.record import Record
+from bnbenv.envs.record import Record, versions_in
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.matrix.native import library_cuda
-from bnbenv.solve.model import Availability, Choice, Request, Solution
+from bnbenv.solve.model import KEEP, Availability, Choice, Existing, Request, Solution
 from bnbenv.solve.refusal import refuse
 from bnbenv.solve.situation import situate, with_request
 from bnbenv.solve.solver import choose
@@ -24,7 +24,7 @@ from bnbenv.solve.versions import admits, is_built, public
 # Reasons that only ask for a new look: the packages themselves are as they should be.
 _LOOK_AGAIN = frozenset(
     {
-        *("host-changed", "gpu-lost", "driver-too-old", "driver-asked"),
+        *("host-changed", "gpu-lost", "driver-too-old", "driver-asked", "base-changed"),
         *("unverified", "wishes-changed", "lock-changed", "lock-missing"),
     }
 )
@@ -45,6 +45,7 @@ class EnvPlan:
 
     ``notes`` are about GPUs that are gone. ``verified``: the kernels of the generation to switch to ran on this host.
     ``open``: packages that the new lock may hold as well lie in a generation, which only locking tells.
+    ``adopted``: the generation that it is about was made by others, so that it needs no lock.
     """
 
     env: str
@@ -56,15 +57,16 @@ class EnvPlan:
     notes: tuple[str, ...] = ()
     verified: bool = False
     open: bool = False
+    adopted: bool = False
 
     @property
     def in_sync(self) -> bool:
-        return self.step is Step.NOTHING and self.lock is not None
+        return self.step is Step.NOTHING and (self.lock is not None or self.adopted)
 
     def actions(self, solution: Solution | None, current: Record | None) -> list[dict[str, Any]]:
         """The steps in order, for people and ``--json``."""
         words: list[tuple[str, str]] = []
-        if self.lock is None:
+        if self.lock is None and not self.adopted:
             target = describe(solution) if solution else "what fits"
             if solution is not None and solution.choice.compiled:
                 words.append(("build", f"{_to_compile(solution)}, or take the wheel that was made of it before"))
@@ -82,7 +84,8 @@ class EnvPlan:
             ]
         if self.step is Step.REUSE and self.reuse is not None:
             number = self.reuse.number
-            switch = ("switch", f"point .venv-{self.env} at generation {number}, which holds this lock")
+            what = self.reuse.prefix if self.adopted else f"generation {number}, which holds this lock"
+            switch = ("switch", f"point .venv-{self.env} at {what}")
             return [switch] if self.verified else [("verify", f"run the kernels of generation {number}"), switch]
         if self.step is Step.RECORD:
             return [("verify", "run the kernels again and renew the record; the packages stay")]
@@ -108,10 +111,10 @@ def _to_compile(solution: Solution) -> str:
 def _difference(solution: Solution | None, current: Record | None) -> str:
     if solution is None or current is None:
         return ""
-    had = current.decision.get("choice", {})
+    had, before = current.decision.get("choice", {}), versions_in(current.decision)
     pairs = [
         ("torch", had.get("torch", {}).get("version"), solution.choice.torch.version),
-        ("bitsandbytes", *_versions(had.get("bitsandbytes", {}).get("version"), solution)),
+        *((name, *_versions(before.get(name), name, solution)) for name in solution.choice.versions),
         ("Python", had.get("python"), solution.choice.python),
     ]
     changes = [f"{name} {old} -> {new}" for name, old, new in pairs if old and old != new]
@@ -130,10 +133,10 @@ def lock_problem(
         return f"it is the lock of {decision.env}"
     if decision.wishes != wishes_digest:
         return "the wishes changed"
-    if not admits(request.torch, choice.torch.version):
+    if request.torch != KEEP and not admits(request.torch, choice.torch.version):
         return f"torch {request.torch} was asked for and it holds {choice.torch.version}"
-    version = choice.bitsandbytes.version
-    if not admits(request.bitsandbytes, version, pre=is_built(version)):
+    version = choice.versions.get("bitsandbytes")
+    if version is not None and not admits(request.bitsandbytes, version, pre=is_built(version)):
         return f"bitsandbytes {request.bitsandbytes} was asked for and it holds {version}"
     return fits_host(locked, request, facts, matrix)
 
@@ -147,22 +150,20 @@ def fits_host(locked: Locked, request: Request, facts: HostFacts, matrix: Matrix
     again = judged_again(choice, _locked_torch(locked, matrix), request, facts, matrix)
     if isinstance(again, str):
         return f"{describe(solution)} does not fit this host: {again}"
-    if (
-        again.choice.environment != choice.environment
-        or again.choice.bitsandbytes.library != choice.bitsandbytes.library
-    ):
+    loads = [one.wheel.library if one.wheel is not None else None for one in (again.choice, choice)]
+    if again.choice.environment != choice.environment or loads[0] != loads[1]:
         return "bitsandbytes would load another library here than the one it was made for"
     if again.visible_devices != solution.visible_devices:
         return "the selected GPUs are others than those it was made for"
     return None
 
 
-def _versions(had: str | None, solution: Solution) -> tuple[str | None, str]:
+def _versions(had: str | None, name: str, solution: Solution) -> tuple[str | None, str]:
     """The version that is there and the new one; of a build that is still to be made there is only the release."""
-    new = solution.choice.bitsandbytes
-    if new.source == "build" and not new.sha256 and had and had.partition("+")[0] == new.version:
-        return new.version, new.version
-    return had, new.version
+    choice = solution.choice
+    new = choice.versions[name]
+    to_build = choice.compiled and name not in choice.hashes
+    return (new if to_build and had and had.partition("+")[0] == new else had), new
 
 
 def judged_again(
@@ -172,16 +173,20 @@ def judged_again(
 
     A bitsandbytes that was compiled is judged as any wheel is: the matrix has to have its row.
     """
+    below = choice.torch.source == "existing"  # where a pre-release is what there is, and not one to be asked for
     pinned = with_request(
         request,
-        torch=f"==={choice.torch.version}",
-        bitsandbytes=f"==={choice.bitsandbytes.version}",
+        torch=KEEP if below else f"==={choice.torch.version}",
+        bitsandbytes=f"==={choice.wheel.version}" if choice.wheel is not None else "*",
         python=f"=={choice.python}.*",
         build="never",
         prefer="newest",
         current=None,
     )
-    only, narrowed = Availability(local=torch), msgspec.structs.replace(matrix, torch=())
+    held = choice.versions.items()
+    packages = tuple(row for row in matrix.packages if (row.name, row.version) in held)
+    only = Availability(existing=Existing(torch[0], choice.python)) if below else Availability(local=torch)
+    narrowed = msgspec.structs.replace(matrix, torch=(), packages=packages)
     again = choose(facts, narrowed, pinned, only)
     return again if again is not None else refuse(facts, narrowed, pinned, only).conflict[0].because
 

@@ -87,8 +87,8 @@ def site_packages(prefix: Path) -> Path | None:
         names = sorted(name for name in os.listdir(prefix / "lib") if name.startswith("python"))
     except OSError:
         return None
-    for name in names:
-        folder = prefix / "lib" / name / "site-packages"
-        if folder.is_dir():
-            return folder
-    return None
+    found = [folder for name in names if (folder := prefix / "lib" / name / "site-packages").is_dir()]
+    if len(found) > 1:  # of an environment that others upgraded to another Python in place; conda adds a link python3.1
+        real = os.path.basename(os.path.realpath(env_python(prefix)))  # noqa: PTH119 - quicker
+        found.sort(key=lambda folder: folder.parent.name != real)
+    return found[0] if found else None

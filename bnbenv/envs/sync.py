@@ -10,18 +10,22 @@ import msgspec
 
 from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, held_by_earlier, stop_on_loss, what_is_there
+from bnbenv.envs.adoption import carry_out, plan_adopted, solution_of
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.generations import Generation
+from bnbenv.envs.keep.above import notes_on
+from bnbenv.envs.keep.find import remember, same_place, with_existing, with_kept
 from bnbenv.envs.lockfile import Locked, agrees, known_wheels, measured, read_lock, read_saved_lock
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
-from bnbenv.envs.record import digest, observe_files, observe_packages
+from bnbenv.envs.record import digest, observe_files, observe_packages, same_stamp
 from bnbenv.envs.resolve import Setting, chosen_torch, decide, make_lock, survey
 from bnbenv.envs.stage import Job, Options
 from bnbenv.envs.trust import check_files
 from bnbenv.errors import InputError, NoCombination
 from bnbenv.progress import during
 from bnbenv.solve.model import Availability, Current, Request, Solution
+from bnbenv.solve.situation import with_request
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,15 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     project = setting.project
     if not options.fresh:
         gens.check_newer(project, env)
+    setting = with_kept(setting, env)
     reasons = check_env(project, env, host)
     use = in_use(project, env)
     notes = stop_on_loss(setting, env, use, options.accepted, ahead=driver is not None)
     if driver is not None:
         reasons = asked_about(env, driver, reasons, use.record)
+    adopted = None if options.fresh else plan_adopted(setting, env, use, reasons, notes)
+    if adopted is not None:
+        return adopted
     intact = use.record is not None and only_look_again(reasons) and not options.fresh
     locked, why = usable_lock(setting, env, use.record.lock if intact and use.record else None)
     if locked is None and options.locked:
@@ -62,7 +70,8 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     step, reuse = _step(setting, env, use, reasons, locked, options.fresh)
     known = reuse.record if reuse else None
     verified = driver is None and known is not None and known.verified and known.host == dict(host.fingerprint)
-    kept = locked is None and any(one.usable for one in gens.generations(project, env)) and not options.fresh
+    own = any(one.usable and not one.adopted for one in gens.generations(project, env))
+    kept = locked is None and own and not options.fresh
     return EnvPlan(env, reasons, locked, None if locked else why, step, reuse, tuple(notes), verified, kept)
 
 
@@ -75,7 +84,7 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
     path = setting.project.lock(env)
     check_files([path], setting.project, setting.environ)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if setting.supply is None else setting.supply.locks[env]
     except FileNotFoundError:
         return None, "there is no lock"
     except OSError as error:
@@ -89,7 +98,7 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
     if locked.decision.solution.choice.compiled:
         from bnbenv.envs.builds import own_row, with_row
 
-        row, why = own_row(setting, locked)
+        row, why = own_row(setting, locked) if setting.supply is None else setting.supply.row(locked)
         if digest(text.encode()) == installed:
             row = row or locked.decision.wheel
         if row is None:
@@ -101,6 +110,8 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
         locked = measured(locked, setting.matrix, setting.facts.platform, str(path))
     facts, request = setting.ahead(_request(setting, env))
     problem = lock_problem(locked, env, setting.wishes.digest(env), request, facts, setting.matrix)
+    if problem is None and setting.kept is not None:
+        problem = setting.kept.problem(locked)
     return (None, problem) if problem else (locked, None)
 
 
@@ -112,7 +123,9 @@ def _knowing(setting: Setting, version: str) -> Setting:
 
 
 def _request(setting: Setting, env: str, current: Current | None = None) -> Request:
-    return setting.wishes.request(env, str(setting.project.config), current)
+    """The request; with ``current``, to stay close to that: under ``minimal-change``, or after what was adopted."""
+    request = setting.wishes.request(env, str(setting.project.config), current)
+    return with_request(request, prefer="minimal-change") if current is not None else request
 
 
 def _step(
@@ -123,6 +136,7 @@ def _step(
         generation
         for generation in gens.generations(setting.project, env)
         if generation.usable and generation.record and generation.record.lock == wanted and _intact(generation)
+        if setting.kept is None or setting.kept.lies_below(generation.record)
     )
     return next_step(wanted, use, tuple(reasons), finished, fresh)
 
@@ -134,7 +148,7 @@ def _intact(generation: Generation) -> bool:
         return False
     packages, files = observe_packages(site), observe_files(site)
     return all(packages.get(k) == v for k, v in record.packages.items()) and all(
-        files.get(k) == v for k, v in record.files.items()
+        same_stamp(v, files.get(k)) for k, v in record.files.items()
     )
 
 
@@ -143,7 +157,8 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
 
     Its notes also name the sources that did not answer.
     """
-    found, sources, setting = survey(setting, setting.wishes.envs[env].family)
+    found, sources, setting = survey(with_kept(setting, env), setting.wishes.envs[env].family)
+    found = with_existing(setting, found)
     solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found, sources)
     return msgspec.structs.replace(solution, notes=(*_silent(found), *solution.notes))
 
@@ -154,10 +169,15 @@ def _silent(found: Availability) -> list[str]:
     return [f"{'passed over ' if place.endswith('.whl') else ''}{place}: {reason}" for place, reason in said]
 
 
-def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
-    """Choose, compile what is to be compiled, and resolve. Raises NoCombination, SourceUnreachable, Failed, Busy."""
+def new_lock(setting: Setting, env: str, use: InUse, anew: bool = False) -> tuple[Locked, Solution]:
+    """Choose, compile what is to be compiled, and resolve. Raises NoCombination, SourceUnreachable, Failed, Busy.
+
+    ``anew``: a torch that is kept is looked for again.
+    """
+    setting = with_kept(setting, env, anew)
     setting.progress.say(f"{env}: asking the package sources what they offer")
     found, sources, setting = survey(setting, setting.wishes.envs[env].family)
+    found = with_existing(setting, found)
     for line in _silent(found):
         setting.progress.say(f"{env}: {line}")
     current, others = what_is_there(setting, env, use)
@@ -173,7 +193,10 @@ def new_lock(setting: Setting, env: str, use: InUse) -> tuple[Locked, Solution]:
         solution, built = build_for(setting, env, solution, sources, request, torch)
     setting.progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
     keep = {**held_by_earlier(setting, env), **others}
-    return make_lock(setting, env, solution, sources, found, keep, built), solution
+    locked = make_lock(setting, env, solution, sources, found, keep, built)
+    remember(setting, env)
+    notes = (*solution.notes, *notes_on(setting.kept, locked))
+    return locked, msgspec.structs.replace(solution, notes=notes)
 
 
 def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
@@ -184,8 +207,11 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     with during(setting.progress, f"{env}: clearing away what an earlier run left"):
         gens.clean_up(setting.project, env)
     gens.check_link(setting.project, env)
+    setting = with_kept(setting, env)
     plan = make_plan(setting, env, host, options)
     use = in_use(setting.project, env)
+    if plan.adopted:
+        return _adopted(setting, plan, use, options)
     locked, step, reuse = plan.lock, plan.step, plan.reuse
     solution = locked.decision.solution if locked else None
     if locked is None:
@@ -205,9 +231,20 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     actions = EnvPlan(env, plan.reasons, plan.lock, plan.why_lock, step, reuse).actions(solution, use.record)
     if not options.verify or (verification is None and step is not Step.NOTHING):
         actions = [action for action in actions if action["action"] != "verify"]
-    notes = (*plan.notes, *solution.notes, *_installed_by_hand(use, step))
+    notes = (*plan.notes, *solution.notes, *job.notes, *_installed_by_hand(use, step))
     number, verified = (record.generation, record.verified) if record else (None, False)
     return Done(plan, tuple(actions), number, solution, verification, verified, notes)
+
+
+def _adopted(setting: Setting, plan: EnvPlan, use: InUse, options: Options) -> Done:
+    """Generation zero stays in use, or becomes so."""
+    record, verification = carry_out(setting, plan, use, options)
+    solution = solution_of(record)
+    assert solution is not None
+    actions = plan.actions(solution, record)
+    if verification is None:
+        actions = [action for action in actions if action["action"] != "verify"]
+    return Done(plan, tuple(actions), record.generation, solution, verification, record.verified, plan.notes)
 
 
 def _same_packages(setting: Setting, use: InUse, plan: EnvPlan, locked: Locked) -> bool:
@@ -220,7 +257,7 @@ def _same_packages(setting: Setting, use: InUse, plan: EnvPlan, locked: Locked) 
     if before is None:
         return False
     old, new = before.decision.solution, locked.decision.solution
-    return before.hashes == locked.hashes and old.choice == new.choice and old.visible_devices == new.visible_devices
+    return before.hashes == locked.hashes and old.choice == new.choice and old.visible_devices == new.visible_devices and same_place(before, locked)
 
 
 def _installed_by_hand(use: InUse, step: Step) -> tuple[str, ...]:

@@ -1,0 +1,338 @@
+"""Adoption: an environment that others made becomes generation zero of one of bnbenv's, and stays as it is.
+
+It is read, judged and recorded; the link then leads straight to it. It is in sync as long as it, the host and the
+wishes are as they were. What comes after it is made from what it holds, as a generation of bnbenv's own, beside it.
+
+The order of writing makes a kill harmless: the record, then bnbenv.toml, then the link. Without the second there is no
+such environment, and without the third the next sync sets the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bnbenv.envs import generations as gens
+from bnbenv.envs.check import Host, InUse, Reason
+from bnbenv.envs.fitness import Fitness, families_in, family_for, judge, measure, of_others
+from bnbenv.envs.foreign import Dist, Foreign, roots
+from bnbenv.envs.generations import Generation
+from bnbenv.envs.plan import EnvPlan, Step
+from bnbenv.envs.project import ADOPTED, DEFAULT_ENV, Project, env_python
+from bnbenv.envs.record import (
+    Record,
+    digest,
+    file_digest,
+    observe_conda,
+    observe_files,
+    observe_packages,
+    observe_stamps,
+)
+from bnbenv.envs.resolve import Setting
+from bnbenv.envs.stage import Options, run_kernels
+from bnbenv.envs.wishes import EnvWish, Wishes, decode_wishes
+from bnbenv.errors import UsageError, VerificationFailed
+from bnbenv.matrix.model import Matrix
+from bnbenv.progress import during
+from bnbenv.solve.model import FamilyName, Solution
+
+UNFIT, FAILED = "does-not-fit", "kernels-failed"  # codes of what was found against it
+
+# What belongs to no one's wishes: torch and bitsandbytes have keys of their own, and installers come with Python.
+_NEVER_ASKED = ("torch", "bitsandbytes", "pip", "setuptools", "wheel")
+_SHOWN = 6
+
+# Python would leave its bytecode beside what it imports.
+UNTOUCHED = {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What was done: the environment as it was read, its name, the record, and whether bnbenv.toml was written."""
+
+    env: str
+    found: Foreign
+    wish: EnvWish
+    record: Record
+    wrote: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The name that an environment gets, what is asked for it from now on, and why something is left out of that."""
+
+    env: str
+    wish: EnvWish
+    changes: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def wanted(found: Foreign, name: str | None, wishes: Wishes, named: frozenset[str], matrix: Matrix) -> Wanted:
+    """What bnbenv.toml says of it, or will say. ``name`` is the one asked for; ``named`` stand in the file. Pure."""
+    there = families_in(found, matrix.families)
+    family = family_for(name, there)
+    env = name or _name(family)
+    family = wishes.envs[env].family if env in named else family
+    others = of_others(found, family, matrix.families)
+    notes = _mixed(found, others)
+    if env in named:
+        return Wanted(env, wishes.envs[env], {}, tuple(notes))
+    own = there.get(family, ())
+    asked, local = asked_for(found.dists, (*own, *others))
+    notes += [
+        f"left out of requirements, since it comes from no index: {one.name} ({one.place}); what it needs is in"
+        for one in local
+    ]
+    changes: dict[str, Any] = {"family": family, "python": f"=={found.python}.*"}
+    if package := _package(family, own):
+        changes["package"] = package
+    if asked:
+        changes["requirements"] = list(asked)
+    return Wanted(env, msgspec.convert(changes, EnvWish), changes, tuple(notes))
+
+
+def asked_for(dists: tuple[Dist, ...], leave_out: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Dist, ...]]:
+    """The names of what was installed on purpose, and those of it that come from a folder or a repository. Pure.
+
+    What such a one requires counts as asked for: nothing else in the environment would bring it in again.
+    """
+    own = frozenset((*_NEVER_ASKED, *leave_out))
+    local = tuple(one for one in dists if one.place is not None and one.name not in own)
+    kept = [one for one in dists if one not in local]
+    return roots(kept, own), local
+
+
+def _package(family: FamilyName, own: tuple[str, ...]) -> str:
+    """The wish for a package where it is not the family's first one, or has its kernels with it."""
+    if family == "gptq" and own[:1] == ("auto-gptq",):
+        return "auto-gptq"
+    return "autoawq[kernels]" if family == "awq" and "autoawq-kernels" in own else ""
+
+
+def _name(family: FamilyName) -> str:
+    return {"bitsandbytes": DEFAULT_ENV, "none": "torch"}.get(family, family)
+
+
+def _mixed(found: Foreign, others: dict[str, str]) -> list[str]:
+    if not others:
+        return []
+    names = ", ".join(f"{name} ({family})" for name, family in others.items())
+    return [
+        f"it also holds {names}, which belongs apart: a new generation is made without, and"
+        f" bnbenv doctor {found.prefix} says how to split it"
+    ]
+
+
+def adopt(setting: Setting, found: Foreign, env: str | None, host: Host, options: Options) -> Adopted:
+    """Take an environment in. The caller holds the project.
+
+    Raises UsageError (the name is taken, there is no torch), Failed, RebootRequired, InputError, OSError; nothing has
+    changed then.
+    """
+    project, matrix = setting.project, setting.matrix
+    check_new(project, found.prefix)
+    held = measure(found)
+    named = frozenset(_named(project))
+    want = wanted(found, env, setting.wishes, named, matrix)
+    check_free(project, want.env)
+    setting, wrote = _with_wish(setting, want, named)
+    with during(setting.progress, f"{want.env}: judging what {found.prefix} holds"):
+        request = setting.wishes.request(want.env, str(project.config))
+        fitness = judge(found, held, want.wish, request, setting.facts, matrix)
+    against, verification = _tried(setting, want.env, fitness, found.prefix, options)
+    record = _record(setting, want.env, found, host, fitness.solution, against, verification)
+    folder = project.generations(want.env)
+    folder.mkdir(parents=True, exist_ok=True)
+    generation = Generation(ADOPTED, folder, record)
+    try:
+        record.write(generation.record_file)
+        setting.write_wishes()
+    except BaseException:
+        generation.record_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+    gens.switch(project, want.env, generation)
+    notes = (*want.notes, *fitness.notes, *_conda_notes(found))
+    return Adopted(want.env, found, want.wish, record, wrote, notes)
+
+
+def check_new(project: Project, prefix: Path) -> None:
+    """Raises UsageError where that environment is adopted in this project already."""
+    for env in project.envs_made():
+        zero = gens.adopted(project, env)
+        if zero is not None and zero.prefix == prefix and os.path.lexists(project.link(env)):
+            message = f"{prefix} is adopted already, as {env}"
+            raise UsageError("exists", message, f"See how it is: bnbenv status --env {env}")
+
+
+def check_free(project: Project, env: str) -> None:
+    """Raises UsageError where an environment of that name is there. What a killed adoption left is none."""
+    link, lock = project.link(env), project.lock(env)
+    made = any(not one.adopted for one in gens.generations(project, env))
+    taken = link if os.path.lexists(link) else project.generations(env) if made else lock
+    if os.path.lexists(taken):
+        message = f"there is an environment {env} in this project already ({taken})"
+        raise UsageError("exists", message, "Adopt it under another name: bnbenv adopt PATH --env NAME")
+
+
+def _named(project: Project) -> list[str]:
+    """The environments that stand in bnbenv.toml itself; it has been read as wishes before."""
+    from bnbenv.decode import read_toml
+
+    try:
+        envs = read_toml(project.config.read_bytes().decode("utf-8-sig"), str(project.config)).get("envs", {})
+    except FileNotFoundError:
+        return []
+    return list(envs)
+
+
+def _with_wish(setting: Setting, want: Wanted, named: frozenset[str]) -> tuple[Setting, bool]:
+    """The setting with bnbenv.toml as it will be, and whether that is another one than now.
+
+    The default environment, which stands in no file where it is the only one, is named as well if it was made.
+    """
+    import tomlkit
+
+    project = setting.project
+    if not want.changes:
+        return setting, False
+    try:
+        text = project.config.read_bytes().decode("utf-8-sig")  # line ends stay as they are
+    except FileNotFoundError:
+        text = "# What bnbenv keeps working. After a change: bnbenv plan (what would happen), bnbenv sync (do it).\n\n"
+    document = tomlkit.parse(text)
+    envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
+    tables = {want.env: want.changes}
+    if not named and want.env != DEFAULT_ENV and os.path.lexists(project.link(DEFAULT_ENV)):
+        tables = {DEFAULT_ENV: {}, **tables}
+    for name, values in tables.items():
+        table = tomlkit.table()
+        table.update(values)
+        envs[name] = table
+    text = tomlkit.dumps(document)
+    wishes = decode_wishes(text.encode(), str(project.config))
+    before = file_digest(project.config)
+    return replace(setting, wishes=wishes, config=text, config_before=before), True
+
+
+def _tried(
+    setting: Setting, env: str, fitness: Fitness, prefix: Path, options: Options
+) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """What is against an environment by its code, and the report of its kernels where they ran and agreed.
+
+    The kernels of one that does not fit are not run: nothing would be learned, and some hang.
+    """
+    if fitness.against is not None:
+        return {UNFIT: f"it does not fit this host: {fitness.against}"}, None
+    try:
+        return {}, run_kernels(setting, env, options, fitness.solution, prefix, UNTOUCHED)
+    except VerificationFailed as error:
+        return {FAILED: error.message}, None
+
+
+def _record(
+    setting: Setting,
+    env: str,
+    found: Foreign,
+    host: Host,
+    solution: Solution,
+    against: dict[str, str],
+    verification: dict[str, Any] | None,
+) -> Record:
+    config = setting.project.config
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    facts = msgspec.to_builtins(setting.facts)
+    return Record(
+        generation=ADOPTED,
+        created=now,
+        python=str(env_python(found.prefix)),
+        wishes=setting.wishes.digest(env),
+        config=file_digest(config) if setting.config is None else digest(setting.config.encode()),
+        environments=list(setting.wishes.envs),
+        lock="",
+        host=dict(host.fingerprint),
+        facts={key: facts[key] for key in ("platform", "driver", "gpus")},
+        packages=observe_packages(found.site),
+        files={**observe_files(found.site), **observe_conda(found.prefix, found.conda_files)},
+        decision={**msgspec.to_builtins(solution), "against": against},
+        verified=verification is not None,
+        verification=verification or {},
+        verified_at=now if verification is not None else None,
+        stamps=observe_stamps(found.site),
+        adopted=str(found.prefix),
+    )
+
+
+def _conda_notes(found: Foreign) -> list[str]:
+    if not found.only_conda:
+        return []
+    count, few = len(found.only_conda), ", ".join(found.only_conda[:_SHOWN])
+    what = f"{count} packages" if count > 1 else "1 package"
+    more = " and others" if count > _SHOWN else ""
+    return [f"only conda knows {what} in it ({few}{more}): a generation that bnbenv makes has none of that"]
+
+
+# ---- afterwards --------------------------------------------------------------------------------------------------
+
+
+def plan_adopted(
+    setting: Setting, env: str, use: InUse, reasons: tuple[Reason, ...], notes: list[str]
+) -> EnvPlan | None:
+    """The plan where generation zero is, or is about to be, in use and may stay so; None: a new one has to be made."""
+    codes = {reason.code for reason in reasons}
+    if use.record is not None and use.record.adopted is not None and solution_of(use.record) is not None:
+        if codes <= {"unverified"}:
+            step = Step.RECORD if reasons else Step.NOTHING
+            return EnvPlan(env, reasons, None, None, step, notes=tuple(notes), adopted=True)
+        return None
+    zero = gens.adopted(setting.project, env)
+    if codes != {"no-environment"} or zero is None or not zero.usable or solution_of(zero.record) is None:
+        return None
+    assert zero.record is not None
+    if zero.record.wishes != setting.wishes.digest(env) or len(gens.generations(setting.project, env)) > 1:
+        return None
+    # As verified as it was when it was adopted: the next check says so.
+    return EnvPlan(env, reasons, None, None, Step.REUSE, zero, tuple(notes), verified=True, adopted=True)
+
+
+def solution_of(record: Record | None) -> Solution | None:
+    """What an adopted environment holds, as it was recorded; None where that cannot be read."""
+    try:
+        return msgspec.convert(record.decision, Solution) if record is not None else None
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
+def carry_out(setting: Setting, plan: EnvPlan, use: InUse, options: Options) -> tuple[Record, dict[str, Any] | None]:
+    """Do what a plan for generation zero says; its record and the report of the kernels, where they ran.
+
+    Raises VerificationFailed, after which the next sync makes a generation of bnbenv's own.
+    """
+    env, project = plan.env, setting.project
+    if plan.step is Step.REUSE and plan.reuse is not None and plan.reuse.record is not None:
+        gens.switch(project, env, plan.reuse)
+        return plan.reuse.record, None
+    generation = gens.generation_of(project, env, use)
+    record, solution = generation.record, solution_of(generation.record)
+    assert record is not None and solution is not None
+    if plan.step is not Step.RECORD:
+        return record, None
+    try:
+        verification = run_kernels(setting, env, options, solution, generation.prefix, UNTOUCHED)
+    except VerificationFailed as error:
+        record._replace(decision={**record.decision, "against": {FAILED: error.message}}).write(generation.record_file)
+        error.next_step = f"Make a generation of bnbenv's own from what it holds: bnbenv sync --env {env}"
+        raise
+    if verification is not None:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        record = record._replace(verified=True, verification=verification, verified_at=now)
+        record.write(generation.record_file)
+    return record, verification

@@ -193,10 +193,11 @@ class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
     ``name`` is normalized. ``pythons`` are wheel tags (``cp311``), none: any Python; ``os`` and ``machine`` as in the
     facts, null: any; ``libc_tag`` the glibc of the tag. ``requires_dist`` are its requirements on torch, transformers,
     triton, numpy and other quantization packages, verbatim. ``libraries`` are its kernels, ``cuda`` the CUDA major of
-    the runtime that these link (``12``). ``torch_releases`` are the series of torch (``2.2``) whose libc10 and
-    libc10_cuda export every name that the kernels take from them; null: not read. ``build_needs_torch``: the
-    setup.py of a source archive looks for torch, which is not there when installers build it, even where it is told
-    to compile nothing (BUILD_CUDA_EXT=0). ``uploaded`` is an ISO date, null where the index tells none.
+    the runtime that these link (``12``), ``ptx_cuda`` the oldest CUDA release that reads their PTX. ``torch_releases``
+    are the series of torch (``2.2``) whose libc10 and libc10_cuda export every name that the kernels take from them;
+    null: not read. ``build_needs_torch``: the setup.py of a source archive looks for torch, which is not there when
+    installers build it, even where it is told to compile nothing (BUILD_CUDA_EXT=0). ``uploaded`` is an ISO date, null
+    where the index tells none.
     """
 
     name: str
@@ -213,6 +214,7 @@ class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
     requires_dist: tuple[str, ...] = ()
     libraries: tuple[NativeLibrary, ...] = ()
     cuda: str | None = None
+    ptx_cuda: str | None = None
     torch_releases: tuple[str, ...] | None = None
     build_needs_torch: bool = False
     uploaded: str | None = None

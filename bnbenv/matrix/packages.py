@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from bnbenv.errors import Failed
 from bnbenv.matrix import elf
+from bnbenv.matrix.drivers import number
 from bnbenv.matrix.measure import python_key, requirements_of, wheel_name
 from bnbenv.matrix.model import Evidence, NativeLibrary, PackageFile
 from bnbenv.matrix.native import read_library
@@ -49,12 +50,15 @@ def read_wheel(wheel: Wheel) -> tuple[PackageFile, Names]:
     wheel.fetch([*(one for one in wheel.names() if one.endswith(".dist-info/METADATA")), *members])
     requires_python, requires_dist = requirements_of(wheel)
     libraries: list[NativeLibrary] = []
-    cudas, wanted = set(), set()
+    cudas: set[str] = set()
+    readers: set[str] = set()
+    wanted: set[str] = set()
     for member in members:
         data = wheel.read(member)
         found = read_library(data, member)
-        row = replace(found.row, name=member.rpartition("/")[2])
-        libraries.append(replace(row, backend="cuda") if row.sass or row.ptx else row)
+        library = replace(found.row, name=member.rpartition("/")[2])
+        libraries.append(replace(library, backend="cuda") if library.sass or library.ptx else library)
+        readers |= {found.ptx_cuda} if found.ptx_cuda else set()
         cudas |= {found.cuda.partition(".")[0]} if found.cuda else set()
         wanted |= elf.imported(data, member) if data[:4] == elf.MAGIC else set()
     if len(cudas) > 1:
@@ -76,6 +80,7 @@ def read_wheel(wheel: Wheel) -> tuple[PackageFile, Names]:
         requires_dist=_relevant(requires_dist),
         libraries=tuple(libraries),
         cuda=next(iter(cudas), None),
+        ptx_cuda=max(readers, key=number, default=None),
         evidence=_evidence(f"{wheel.filename} sha256:{wheel.sha256}{how}"),
     )
     return row, frozenset(wanted)

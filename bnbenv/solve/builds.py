@@ -16,7 +16,9 @@ from bnbenv.facts.model import Gpu
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import BitsandbytesWheel, Evidence, Matrix, NativeLibrary, SourceTag, Toolkit, TorchBuild
 from bnbenv.solve.coverage import sass_for, target
+from bnbenv.solve.families import pair_set
 from bnbenv.solve.model import Cover
+from bnbenv.solve.package_sets import PackageSet
 from bnbenv.solve.pairs import Pairing, advise, fit_together, loaded_library, loader_of, pairings, torch_code
 from bnbenv.solve.rules import ASKED_NOW, label, wheel_pythons
 from bnbenv.solve.situation import Fails, PythonOption, Reason, Situation
@@ -143,7 +145,10 @@ def release_fails(situation: Situation, release: SourceRelease) -> Fails:
 
 
 def paired(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: BitsandbytesWheel) -> list[Pairing]:
-    """A torch build with a wheel, in each way that the wheel's loader knows; or with a release compiled for it."""
+    """A torch build with a wheel, in each way that the wheel's loader knows; or with a release compiled for it; or
+    with packages of another family."""
+    if isinstance(wheel, PackageSet):
+        return [pair_set(situation, matrix, build, wheel)]
     if isinstance(wheel, SourceRelease):
         return _compiled(situation, matrix, build, wheel)
     return pairings(situation, matrix, build, wheel)

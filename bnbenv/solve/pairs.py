@@ -11,6 +11,7 @@ from bnbenv.matrix.drivers import at_least, number
 from bnbenv.matrix.model import Advisory, BitsandbytesWheel, LoaderRule, Matrix, NativeLibrary, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Cover
+from bnbenv.solve.package_sets import PackageSet
 from bnbenv.solve.rules import compiles_ptx, label, ptx_need, torch_pythons, wheel_pythons
 from bnbenv.solve.situation import Fails, PythonOption, Reason, Situation
 from bnbenv.solve.versions import admits, release, requirement_on
@@ -33,7 +34,7 @@ class Pairing:
 
     @property
     def uses_ptx(self) -> bool:
-        return any("ptx" in (cover.torch[:3], cover.bitsandbytes[:3]) for cover in self.covers)
+        return any("ptx" in (one.torch[:3], one.bitsandbytes[:3], one.kernels[:3]) for one in self.covers)
 
 
 def pairings(situation: Situation, matrix: Matrix, build: TorchBuild, wheel: BitsandbytesWheel) -> list[Pairing]:
@@ -210,6 +211,8 @@ def with_any_torch(situation: Situation, matrix: Matrix, wheel: BitsandbytesWhee
 
     No library has code for a GPU, or any may be loaded, or this host alone is enough for an advisory.
     """
+    if isinstance(wheel, PackageSet):  # what stands against it whatever torch is, is found when it is judged alone
+        return frozenset()
     rules = {
         f"advisory:{advisory.id}"
         for advisory in matrix.advisories

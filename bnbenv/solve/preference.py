@@ -10,7 +10,9 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
 from bnbenv.solve.builds import paired, release_fails, source_releases
-from bnbenv.solve.model import KEEP, Availability, Request
+from bnbenv.solve.families import set_fails
+from bnbenv.solve.model import KEEP, Availability, Current, Request
+from bnbenv.solve.package_sets import PackageSet, package_sets, wish_of
 from bnbenv.solve.pairs import Pairing, library_cuda, with_any_torch
 from bnbenv.solve.rules import source_key, torch_fails, torch_pythons, wheel_fails
 from bnbenv.solve.situation import Fails, Situation, situate, with_request
@@ -34,6 +36,8 @@ class Judged:
 
 def ways(request: Request) -> tuple[Request, ...]:
     """The requests, for wheels alone or for source builds alone, that together are the one; the preferred first."""
+    if request.family != "bitsandbytes":  # compiling is for bitsandbytes
+        return (with_request(request, build="never"),)
     if request.build != "auto":
         return (request,)
     return with_request(request, build="never"), with_request(request, build="always")
@@ -45,9 +49,12 @@ def judge(
     """Apply all rules that look at one candidate alone; where the host itself is against all, there are none.
 
     The candidates are source releases where a build is asked for, else wheels (of ``ways`` each is judged alone).
-    ``quick``: of each candidate only the first rule against it. Raises RebootRequired.
+    ``quick``: of each candidate only the first rule against it. Raises RebootRequired, and UsageError for a wish for a
+    package that is not of the family.
     """
     situation = situate(facts, matrix, request, availability, managed)
+    if request.family not in ("bitsandbytes", "none"):
+        wish_of(request, matrix)
     if situation.fails:
         return Judged(situation, matrix, (), ())
     here = (facts.platform.os, facts.platform.machine)
@@ -56,6 +63,9 @@ def judge(
         builds = [build for build in builds if build.cuda]
     builds.sort(key=_newest_first)
     torch = tuple((build, torch_fails(situation, build, quick)) for build in builds)
+    if request.family != "bitsandbytes":
+        sets = package_sets(matrix, request, situation.backend, *here)
+        return Judged(situation, matrix, torch, tuple((one, set_fails(situation, matrix, one)) for one in sets))
     if request.build == "always":
         found = availability.builds
         releases = source_releases(matrix, *here, offered=found.releases if found else None)
@@ -149,9 +159,16 @@ def _distance(request: Request, pairing: Pairing) -> Key:
     pairs = (
         (kept.python, python.minor),
         (kept.torch, pairing.torch.version),
-        (kept.bitsandbytes, pairing.wheel.version),
+        *_packages_apart(kept, pairing.wheel),
     )
     return tuple(apart(have, other) for have, other in pairs)
+
+
+def _packages_apart(kept: Current, wheel: BitsandbytesWheel) -> list[tuple[str, str]]:
+    """The version that is there of each package that is decided on, and the one that would be; new ones count none."""
+    if not isinstance(wheel, PackageSet):
+        return [(kept.bitsandbytes, wheel.version)]
+    return [(kept.packages[name], version) for name, version in wheel.versions.items() if name in kept.packages]
 
 
 def override_distance(pairing: Pairing) -> tuple[int, ...]:

@@ -37,16 +37,16 @@ def torch_fails(situation: Situation, build: TorchBuild, quick: bool = False) ->
     """
     fails: Fails = {}
     evidence = build.evidence.source
-    _libc(situation, build.libc_tag, lambda: label(build), evidence, fails)
+    libc_fails(situation, build.libc_tag, lambda: label(build), evidence, fails)
     if situation.request.torch != KEEP and not admits(situation.request.torch, build.version):
         fails["torch-wish"] = Reason(f"torch {situation.request.torch} was asked for", "the request")
     if quick and fails:
         return fails
     if not torch_pythons(situation, build):
-        fails["python"] = Reason(_python_reason(situation, label(build), build.pythons), evidence)
+        fails["python"] = Reason(python_reason(situation, label(build), build.pythons), evidence)
     _reachable(situation, build, fails)
     if build.source in ("default-index", "pytorch-index"):
-        _jetson(situation, fails)
+        jetson_fails(situation, fails)
     if situation.backend == "cuda":
         if build.cuda is None:
             fails["torch-cuda"] = Reason(f"{label(build)} has no CUDA", evidence)
@@ -108,7 +108,8 @@ def driver_runs(situation: Situation, cuda: str, fails: Fails) -> None:
         fails["driver-cuda"] = Reason(because, DRIVER_RULES_SOURCE)
 
 
-def _libc(situation: Situation, tag: str | None, what: Callable[[], str], source: str, fails: Fails) -> None:
+def libc_fails(situation: Situation, tag: str | None, what: Callable[[], str], source: str, fails: Fails) -> None:
+    """Whether the host has the glibc that a wheel's tag names."""
     libc = situation.facts.platform.libc
     if tag is None or libc is None:
         return
@@ -135,7 +136,8 @@ def _for_tags(
     )
 
 
-def _python_reason(situation: Situation, what: str, needs: tuple[str, ...] | str) -> str:
+def python_reason(situation: Situation, what: str, needs: tuple[str, ...] | str) -> str:
+    """Why no interpreter fits: ``needs`` are wheel tags or a specifier."""
     needs = needs if isinstance(needs, str) else " ".join(re.sub(r"^cp3(?=\d)", "3.", tag) for tag in needs)
     have = ", ".join(option.minor for option in situation.pythons)
     if not have:
@@ -162,12 +164,12 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
     what = f"bitsandbytes {wheel.version}"
     # One for any platform names no version, though its binaries are built for glibc, too.
     tag = "0" if wheel.filename.endswith("-any.whl") else wheel.libc_tag
-    _libc(situation, tag, lambda: what, wheel.filename, fails)
+    libc_fails(situation, tag, lambda: what, wheel.filename, fails)
     if not admits(situation.request.bitsandbytes, wheel.version, pre=is_built(wheel.version)):
         wish = situation.request.bitsandbytes
         fails["bitsandbytes-wish"] = Reason(f"bitsandbytes {wish} was asked for", "the request")
     if not wheel_pythons(situation, wheel):
-        reason = _python_reason(situation, what, wheel.requires_python or "*")
+        reason = python_reason(situation, what, wheel.requires_python or "*")
         fails["python"] = Reason(reason, wheel.filename)
     offered = situation.availability.bitsandbytes
     if offered is not None and wheel.filename not in offered:
@@ -176,11 +178,12 @@ def wheel_fails(situation: Situation, wheel: BitsandbytesWheel) -> Fails:
         because = f"no source here offers {wheel.filename}{why}"
         fails["reachable"] = Reason(because, ASKED_NOW)
     if not is_built(wheel.version):
-        _jetson(situation, fails)
+        jetson_fails(situation, fails)
     return fails
 
 
-def _jetson(situation: Situation, fails: Fails) -> None:
+def jetson_fails(situation: Situation, fails: Fails) -> None:
+    """Published binaries do not run on a Jetson with L4T."""
     release = situation.facts.platform.jetson
     if release and situation.backend == "cuda":
         because = f"Jetson with L4T {release} is not the server kind of aarch64: published wheels do not run there"

@@ -18,6 +18,7 @@ import msgspec
 from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.model import BitsandbytesWheel, Matrix, TorchBuild
 from bnbenv.solve.builds import SourceRelease, paired, toolkit_of
+from bnbenv.solve.families import chosen_packages, set_evidence, set_notes
 from bnbenv.solve.model import (
     Availability,
     BitsandbytesChoice,
@@ -30,6 +31,7 @@ from bnbenv.solve.model import (
     TorchChoice,
     telling,
 )
+from bnbenv.solve.package_sets import PackageSet
 from bnbenv.solve.pairs import Pairing, library_cuda, remarks
 from bnbenv.solve.preference import Judged, best_of, descending, judge, kind_of, ways
 from bnbenv.solve.rules import label, source_key
@@ -81,7 +83,7 @@ def try_out(facts: HostFacts, matrix: Matrix, request: Request, availability: Av
             best = best_of(judged) if considered(judged, request) else None
             if best is None:  # without interpreters to download there are only fewer candidates
                 break
-            found = Solution(judged.situation.backend, _choice(best), best.covers, (), ())
+            found = Solution(judged.situation.backend, _choice(judged.situation, best), best.covers, (), ())
         if found is not None:
             return found
     return None
@@ -104,9 +106,14 @@ def considered(judged: Judged, request: Request) -> bool:
     return try_out(situation.facts, judged.matrix, wheels, answering) is None
 
 
-def _choice(best: Pairing) -> Choice:
+def _choice(situation: Situation, best: Pairing) -> Choice:
     build, wheel, library = best.torch, best.wheel, best.library
-    assert best.python is not None and library is not None
+    assert best.python is not None
+    torch = TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index)
+    if isinstance(wheel, PackageSet):
+        packages = chosen_packages(situation, best, wheel)
+        return Choice(python=best.python.minor, torch=torch, environment={}, packages=packages)
+    assert library is not None
     environment = {}
     if best.override:
         environment[best.override] = library_cuda(library).replace(".", "")
@@ -116,7 +123,7 @@ def _choice(best: Pairing) -> Choice:
     )
     return Choice(
         python=best.python.minor,
-        torch=TorchChoice(version=build.version, cuda=build.cuda, source=build.source, index=build.index),
+        torch=torch,
         environment=environment,
         wheel=taken,
     )
@@ -125,7 +132,7 @@ def _choice(best: Pairing) -> Choice:
 def _solution(judged: Judged, best: Pairing, on_builds: tuple[str, ...]) -> Solution:
     return Solution(
         backend=judged.situation.backend,
-        choice=_choice(best),
+        choice=_choice(judged.situation, best),
         covers=best.covers,
         evidence=_evidence(judged, best),
         rejected=_rejected(judged, best),
@@ -139,12 +146,7 @@ def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
     situation, build, wheel = judged.situation, best.torch, best.wheel
     lines = [
         EvidenceLine(label(build), build.evidence.level, build.evidence.source, build.evidence.date),
-        EvidenceLine(f"bitsandbytes {wheel.version}", wheel.evidence.level, wheel.evidence.source, wheel.evidence.date),
-    ]
-    lines += [
-        EvidenceLine(f"loader of bitsandbytes {wheel.version}", "declared", rule.source)
-        for rule in judged.matrix.loaders
-        if admits(rule.versions, release(wheel.version))
+        *(set_evidence(situation, best, wheel) if isinstance(wheel, PackageSet) else _of_wheel(judged, wheel)),
     ]
     compiled = best.library is not None and isinstance(wheel, SourceRelease)
     toolkit = toolkit_of(judged.matrix, library_cuda(best.library)) if compiled and best.library else None
@@ -161,6 +163,14 @@ def _evidence(judged: Judged, best: Pairing) -> tuple[EvidenceLine, ...]:
     return tuple(lines)
 
 
+def _of_wheel(judged: Judged, wheel: BitsandbytesWheel) -> Iterator[EvidenceLine]:
+    origin = wheel.evidence
+    yield EvidenceLine(f"bitsandbytes {wheel.version}", origin.level, origin.source, origin.date)
+    for rule in judged.matrix.loaders:
+        if admits(rule.versions, release(wheel.version)):
+            yield EvidenceLine(f"loader of bitsandbytes {wheel.version}", "declared", rule.source)
+
+
 def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
     situation = judged.situation
     if best.python is not None and best.python.managed:
@@ -172,11 +182,14 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
         yield f"for the CPU, since there is {unknown}" if unknown.startswith("no ") else f"for the CPU: {unknown}"
     if best.torch.source == "existing":
         yield f"torch {best.torch.version} stays as it is, in {best.torch.path}"
+    if isinstance(best.wheel, PackageSet):
+        yield from set_notes(situation, judged.matrix, best, best.wheel)
     for advisory in remarks(situation, judged.matrix, best):
         yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
     stale = situation.facts.environment.get("BNB_CUDA_VERSION")
     wanted = library_cuda(best.library).replace(".", "") if best.library and best.override else None
-    if stale is not None and stale != wanted and situation.backend == "cuda":  # an empty one counts as set, too
+    about_it = situation.request.family == "bitsandbytes" and situation.backend == "cuda"
+    if stale is not None and stale != wanted and about_it:  # an empty one counts as set, too
         yield f"BNB_CUDA_VERSION={stale} is set in this shell and overrides the choice: unset it"
     better = [
         (key, reason.because)
@@ -195,7 +208,7 @@ def _notes(judged: Judged, best: Pairing) -> Iterable[str]:
 def _on_builds(judged: Judged, best: Pairing, request: Request) -> Iterator[str]:
     """Why it is compiled where nobody asked for that; or that compiling would give native code."""
     situation, matrix = judged.situation, judged.matrix
-    if request.build != "auto":
+    if request.build != "auto" or request.family != "bitsandbytes":
         return
     if isinstance(best.wheel, SourceRelease):
         from bnbenv.solve.refusal import conflict_of
@@ -224,7 +237,7 @@ def _rejected(judged: Judged, best: Pairing) -> tuple[Rejected, ...]:
     rows: list[Rejected] = []
     wheels = [item for item in judged.wheels if public(item[0].version) > public(best.wheel.version)]
     for wheel, fails in wheels:
-        rows += _rows(f"bitsandbytes {wheel.version}", fails)
+        rows += _rows(_titled(wheel), fails)
     for wheel, fails in wheels:
         if not fails:
             rows += _pair_rows(judged, best.torch, wheel, best)
@@ -237,6 +250,10 @@ def _rejected(judged: Judged, best: Pairing) -> tuple[Rejected, ...]:
     return telling(tuple(dict.fromkeys(rows)), REJECTED_SHOWN)
 
 
+def _titled(wheel: BitsandbytesWheel) -> str:
+    return wheel.title if isinstance(wheel, PackageSet) else f"bitsandbytes {wheel.version}"
+
+
 def _rows(candidate: str, fails: Fails) -> list[Rejected]:
     if any(rule.endswith("-wish") for rule in fails):
         return []
@@ -245,7 +262,7 @@ def _rows(candidate: str, fails: Fails) -> list[Rejected]:
 
 def _pair_rows(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel, best: Pairing) -> list[Rejected]:
     """Why a pair was not taken: what stands against it, or what is preferred to it."""
-    name = f"{label(build)} + bitsandbytes {wheel.version}"
+    name = f"{label(build)} + {_titled(wheel)}"
     rows: list[Rejected] = []
     for pairing in paired(judged.situation, judged.matrix, build, wheel):
         rows += _rows(name, pairing.fails)

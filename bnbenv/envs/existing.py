@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from bnbenv.envs.project import Project
+from bnbenv.envs.project import Project, env_python
 from bnbenv.errors import BnbenvError
 from bnbenv.facts.model import HostFacts, Python
 from bnbenv.matrix.installed import read_installed_torch
@@ -30,27 +30,35 @@ _ASK = "import json, site, sysconfig; print(json.dumps([sysconfig.get_path('plat
 
 
 class Place(NamedTuple):
-    """A folder of packages, what it is called when nothing was found there, and the Python it is for, if known."""
+    """A folder of packages, what it is called when nothing was found there, and the Python it is for, if known: its
+    version, and the path of its interpreter."""
 
     folder: Path
     called: str
     python: str | None = None
+    interpreter: str | None = None
 
 
 def find_existing(
     environ: Mapping[str, str], facts: HostFacts, runner: Runner, project: Project | None = None
 ) -> tuple[Existing | None, str]:
     """The torch that is there, or None and where it was looked for (or why the one found cannot be judged)."""
+    found, _, why = first_torch(places(environ, facts, runner, project), facts)
+    return found, why
+
+
+def first_torch(looked_in: Iterable[Place], facts: HostFacts) -> tuple[Existing | None, Place | None, str]:
+    """The first torch of some places and where it is; or why there is none, or why that one cannot be judged."""
     looked: dict[str, None] = {}
-    for place in _places(environ, facts, runner, project):
+    for place in looked_in:
         looked[place.called] = None
         try:
             build = read_installed_torch(place.folder)
         except (BnbenvError, OSError) as error:
-            return None, f"the torch in {place.folder} cannot be judged ({error})"
+            return None, place, f"the torch in {place.folder} cannot be judged ({error})"
         if build is not None:
-            return Existing(build, _python_of(build.pythons, place.python, facts)), ""
-    return None, f"looked in {', '.join(looked)}" if looked else "there is no Python to look beside"
+            return Existing(build, _python_of(build.pythons, place.python, facts)), place, ""
+    return None, None, f"looked in {', '.join(looked)}" if looked else "there is no Python to look beside"
 
 
 def _python_of(tags: tuple[str, ...], hint: str | None, facts: HostFacts) -> str:
@@ -61,7 +69,7 @@ def _python_of(tags: tuple[str, ...], hint: str | None, facts: HostFacts) -> str
     return next((text for text in known if text and text.startswith(f"{minor}.")), minor)
 
 
-def _places(environ: Mapping[str, str], facts: HostFacts, runner: Runner, project: Project | None) -> Iterator[Place]:
+def places(environ: Mapping[str, str], facts: HostFacts, runner: Runner, project: Project | None) -> Iterator[Place]:
     """Where torch may lie, in the order in which it is looked for."""
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if environ.get(name):
@@ -80,13 +88,14 @@ def _of_prefix(prefix: Path, called: str) -> Iterator[Place]:
     """The packages of an environment, then those of the Python below it where it lets them in."""
     config = _text(prefix / "pyvenv.cfg")
     match = _VERSION.search(config)
+    python = str(env_python(prefix))
     for folder in _folders(prefix):
-        yield Place(folder, called, match[1] if match else None)
+        yield Place(folder, called, match[1] if match else None, python)
     home = re.search(r"^\s*home\s*=\s*(\S.*?)\s*$", config, re.MULTILINE)
     if home and re.search(r"^\s*include-system-site-packages\s*=\s*true\s*$", config, re.MULTILINE | re.IGNORECASE):
         base = Path(home[1])
         for folder in _beside(base.parent if base.name == "bin" else base):
-            yield Place(folder, called, match[1] if match else None)
+            yield Place(folder, called, match[1] if match else None, python)
 
 
 def _of_interpreter(python: Python, environ: Mapping[str, str], runner: Runner) -> Iterator[Place]:
@@ -98,10 +107,10 @@ def _of_interpreter(python: Python, environ: Mapping[str, str], runner: Runner) 
     if not environ.get("PYTHONNOUSERSITE"):
         base = expand(environ["PYTHONUSERBASE"]) if environ.get("PYTHONUSERBASE") else user_home() / ".local"
         for folder in _folders(base, minor):
-            yield Place(folder, called, python.version)
+            yield Place(folder, called, python.version, python.path)
     found = _beside(path.parent.parent if path.parent.name == "bin" else path.parent, minor)
     for folder in found or _asked(path, runner):
-        yield Place(folder, called, python.version)
+        yield Place(folder, called, python.version, python.path)
 
 
 def _beside(prefix: Path, minor: str | None = None) -> list[Path]:

@@ -171,15 +171,25 @@ def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]
 def strays(project: Project, wished: Iterable[str]) -> list[str]:
     """Environments that bnbenv.toml does not name, and of which a run that did not finish has left something."""
     names = [env for env in project.envs_made() if env not in wished and not os.path.lexists(project.link(env))]
-    return [env for env in names if left_over(project, env)[0] or not os.listdir(project.generations(env))]
+    begun = (env for env in names if left_over(project, env)[0] or not os.listdir(project.generations(env)))
+    return [*begun, *(env for env in names if _half_adopted(project, env))]
 
 
 def clear_strays(project: Project, wished: Iterable[str]) -> None:
     """Delete what ``strays`` finds."""
     for env in strays(project, wished):
         clean_up(project, env)
+        half = _half_adopted(project, env)
+        if half is not None:
+            half.record_file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # there is a finished generation
             project.generations(env).rmdir()
+
+
+def _half_adopted(project: Project, env: str) -> Generation | None:
+    """Generation zero, if it is all there is: of an adoption that was ended before bnbenv.toml and the link."""
+    zero = adopted(project, env)
+    return zero if zero is not None and len(generations(project, env)) == 1 else None
 
 
 def _files(folder: Path) -> list[str]:

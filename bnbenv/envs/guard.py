@@ -71,10 +71,10 @@ def is_there(prefix: Path | None) -> bool:
 def settle(prefix: Path, env: str, lock: str, record: Record, wished: bool) -> None:
     """Give an environment the guard, with the values of its record, or take it away. Raises OSError.
 
-    ``lock`` is the name of the lock's file.
+    ``lock`` is the name of the lock's file. One that was adopted stays as it is.
     """
     site = site_packages(prefix)
-    if site is None:
+    if site is None or record.adopted is not None:
         return
     if not wished:
         return _take_away(site)
@@ -108,7 +108,7 @@ def follow(project: Project, env: str) -> None:
 def take_away(project: Project, env: str) -> None:
     """Out of every generation of an environment, those of other bnbenvs too. Raises OSError."""
     for generation in gens.generations(project, env):
-        site = site_packages(generation.prefix)
+        site = site_packages(generation.own)
         if site is not None:
             _take_away(site)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from bnbenv.envs.check import Host
 from bnbenv.envs.fill import Filling
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.inspection import Inspection
+from bnbenv.envs.keep.join import notes_on_module, show_below, stop_on_hidden
+from bnbenv.envs.keep.observe import base_reasons
 from bnbenv.envs.lockfile import Locked, locked_build
 from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
@@ -53,10 +55,13 @@ class Job:
     options: Options
     locked: Locked
     solution: Solution
+    notes: list[str] = field(default_factory=list)  # what making it showed
 
     def stage(self) -> tuple[Record, dict[str, Any] | None]:
         """A new generation at its final path: filled, verified, recorded, switched to."""
         project, choice = self.setting.project, self.solution.choice
+        if self.setting.supply is not None:
+            self.setting.supply.unpack(self.env, None)
         sources = sources_of(self.setting)
         if choice.torch.index is not None:
             sources = sources.with_pytorch(choice.torch.index)
@@ -67,7 +72,12 @@ class Job:
                 raise Failed("wheel-gone", message, f"Compile it again: bnbenv sync --env {self.env} --fresh")
             sources = sources.with_folder(wheel.parent)
         uv = uv_for(self.setting, self.env, sources)
-        python = interpreter(self.setting, choice.python) or uv.download_python(choice.python)
+        kept, runner, environ = self.setting.kept, self.setting.runner, self.setting.environ
+        if kept is not None and kept.base is not None:
+            python = kept.base.python
+            stop_on_hidden(choice, environ)
+        else:
+            python = interpreter(self.setting, choice.python) or uv.download_python(choice.python)
         generation = gens.new_generation(project, self.env)
         try:
             write_atomically(generation.lock_file, self.locked.text)
@@ -76,7 +86,9 @@ class Job:
             )
             Filling(self.setting, self.env, self.locked, sources, uv, python, self.options.verify).fill(generation)
             self._write_pth(generation.prefix)
+            show_below(kept, generation.prefix, runner)
             verification = self._verify(generation.prefix)
+            self.notes.extend(notes_on_module(kept, self.locked, env_python(generation.prefix), runner, environ))
             record = self._record(generation, python, verification)
             self._write_record(generation, record)
         except BaseException:
@@ -92,7 +104,7 @@ class Job:
         known = generation.record
         if self._damaged(generation):
             return self.stage()
-        current = known.verified and known.host == dict(self.host.fingerprint)
+        current = known.verified and known.host == dict(self.host.fingerprint) and not base_reasons(known.base)
         verification = None if current else self._verify(generation.prefix)
         record = self._record(generation, known.python, known.verification if current else verification)
         self._write_record(generation, record)
@@ -178,6 +190,7 @@ class Job:
             verification=verification or {},
             verified_at=earlier if verification is not None else None,
             stamps=observe_stamps(site),
+            base=setting.kept.observed(self.locked) if setting.kept is not None else None,
         )
 
     def _write_record(self, generation: Generation, record: Record) -> None:
@@ -218,12 +231,14 @@ def run_kernels(
         )
         return None
     gpus = () if solution.backend == "cpu" else solution.visible_devices or ("all",)
+    unwritten = {"PYTHONDONTWRITEBYTECODE": "1"} if setting.kept is not None else {}  # what lies below is not ours
     # What is set in this shell must not decide: the environment's own .pth does.
     report = verify_environment(
         env_python(prefix),
         devices_for(facts, gpus),
         setting.runner,
-        environ={"BNB_CUDA_VERSION": None, **changes},
+        family=setting.wishes.envs[env].family,
+        environ={"BNB_CUDA_VERSION": None, **unwritten, **changes},
         progress=About(setting.progress, env),
     )
     document: dict[str, Any] = msgspec.to_builtins(report)

@@ -39,11 +39,12 @@ def superfluous(known: list[Generation], current: int | None, keep: int) -> list
     """The generations to delete, when ``keep`` are to stay beside the one in use. Pure.
 
     Those that were verified are kept first, then the newest; and one of them where the one in use has not been. Where
-    nothing is in use, what is there may be all there is.
+    nothing is in use, what is there may be all there is. One that was adopted is not bnbenv's to delete.
     """
     if current is None:
         return []
-    others = sorted((one for one in known if one.number != current and not one.newer), key=_worth)
+    ours = (one for one in known if not one.newer and not one.adopted)
+    others = sorted((one for one in ours if one.number != current), key=_worth)
     in_use = next((one for one in known if one.number == current), None)
     if keep == 0 and others and _verified(others[-1]) and (in_use is None or not _verified(in_use)):
         keep = 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_env, holding, project_of, selected
 from bnbenv.envs.check import in_use
-from bnbenv.errors import Exit
+from bnbenv.errors import Exit, Failed
 
 if TYPE_CHECKING:
     from bnbenv.envs.project import Project
@@ -42,8 +42,20 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         return _outcome(project, {env: wishes.envs[env].guard for env in selected(wishes, args.env, project)}, False)
     with holding(project, ctx):
         names = selected(load_wishes(project), args.env, project)
+        if args.what == "on":
+            _stop_on_adopted(project, names)
         changed = _turn(project, names, args.what == "on")
     return _outcome(project, dict.fromkeys(names, args.what == "on"), changed)
+
+
+def _stop_on_adopted(project: Project, names: tuple[str, ...]) -> None:
+    """Raises Failed where an environment is in use into which bnbenv writes nothing."""
+    for env in names:
+        use = in_use(project, env)
+        if use.record is not None and use.record.adopted is not None:
+            message = f"{env} was adopted, and the guard would have to be written into {use.record.adopted}"
+            step = f"Make a generation of bnbenv's own first: bnbenv sync --env {env} --fresh"
+            raise Failed("adopted", message, step)
 
 
 def _turn(project: Project, names: tuple[str, ...], on: bool) -> bool:

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                     "torch": choice.get("torch", {}).get("version"),
                     "bitsandbytes": versions.pop("bitsandbytes", None),
                     "packages": versions,
+                    "adopted": generation.adopted,
                     "path": str(generation.prefix),
                 }
             )

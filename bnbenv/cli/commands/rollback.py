@@ -41,8 +41,9 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         before = in_use(project, args.env).generation
         target = previous(project, args.env, args.generation)
         check_link(project, args.env)
-        locked = _whole(project, args.env, target, ctx)
-        write_atomically(project.lock(args.env), locked.text)
+        if not target.adopted:  # that has no lock, and the one that is there is of what was made from it
+            locked = _whole(project, args.env, target, ctx)
+            write_atomically(project.lock(args.env), locked.text)
         switch(project, args.env, target)
         follow(project, args.env)
     document = {"schema": "bnbenv.rollback/1", "env": args.env, "from": before, "generation": target.number}

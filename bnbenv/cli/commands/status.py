@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
@@ -12,7 +13,7 @@ from bnbenv.envs import guard, status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
 from bnbenv.envs.trust import check_trust
-from bnbenv.errors import BnbenvError, Exit, RebootRequired, UsageError
+from bnbenv.errors import BnbenvError, Exit, Failed, RebootRequired, UsageError
 
 if TYPE_CHECKING:
     from bnbenv.envs.record import Record
@@ -25,7 +26,8 @@ no network, and it answers where files are damaged, too.
 With --why also what was chosen, why, and what that rests on."""
 EXAMPLE = """\
 bnbenv status
-bnbenv status --env bnb --why    what was chosen, why, and what it rests on"""
+bnbenv status --env bnb --why    what was chosen, why, and what it rests on
+bnbenv status -q --metrics /var/lib/node_exporter/bnbenv.prom    for monitoring"""
 EXITS = "0 in sync, 2 wrong usage, 3 not in sync or something cannot be read, 6 reboot required"
 
 
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     parser.add_argument("--why", action="store_true", help="what was chosen, why, and what it rests on")
     parser.add_argument("--all", action="store_true", help="as --why, with everything passed over, and whole digests")
+    what = "write it as metrics, too, for node_exporter's textfile collector (a name that ends in .prom)"
+    parser.add_argument("--metrics", metavar="FILE", help=what)
     parser.add_argument("--disk", action="store_true", help="the disk space of all generations (takes seconds)")
 
 
@@ -62,8 +66,25 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         "problems": [{"code": one.code, "because": one.because} for one in problems],
         "next_step": _next_step(problems, rows, in_sync, at_work),
     }
+    if args.metrics is not None:
+        _write_metrics(ctx.cwd / args.metrics, document)
     view = {"why": _policy(project) if args.why else None, "everything": args.all or args.verbose}
     return Outcome(Exit.REBOOT if reboot else Exit.DONE if in_sync else Exit.PENDING, document, view)
+
+
+def _write_metrics(path: Path, document: dict[str, Any]) -> None:
+    """The collector, another user, has to be able to read it. Raises Failed."""
+    import time
+
+    from bnbenv.export.metrics import metrics
+    from bnbenv.paths import write_atomically
+
+    try:
+        write_atomically(path, metrics(document, time.time()))
+        path.chmod(0o644)
+    except OSError as error:
+        message = f"{path} cannot be written ({(error.strerror or str(error)).lower()})"
+        raise Failed("not-written", message, "Name a file in a folder that this user may write into.") from None
 
 
 def _project(args: argparse.Namespace, ctx: Context) -> Project:
@@ -138,18 +159,20 @@ def _host_row(host: Host | None) -> dict[str, Any]:
 
 def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[str, Any]:
     record, link = seen.use.record, project.link(seen.env)
-    generations = [(seen.use.prefix,) if seen.use.prefix else (), (one.prefix for one in seen.others)]
-    space = status.disk(prefix for group in generations for prefix in group) if args.disk else None
+    ours = [seen.use.prefix] if seen.use.prefix and not (record and record.adopted) else []
+    ours += [one.prefix for one in seen.others if not one.adopted]
+    space = status.disk(ours) if args.disk else None
     return {
         "env": seen.env,
         "in_sync": not seen.reasons,
         "reasons": reason_rows(seen.reasons),
         "generation": seen.use.generation,
+        "adopted": record.adopted if record else None,
         "path": str(link),
         "python": str(env_python(link)) if record else None,
         **_recorded(record),
         "others": [one.number for one in seen.others if one.usable],
-        "unfinished": [one.number for one in seen.others if not one.usable and not one.newer],
+        "unfinished": [one.number for one in seen.others if not (one.usable or one.newer or one.adopted)],
         "newer": [one.number for one in seen.others if one.newer],
         "guard": guard.is_there(seen.use.prefix),
         "notes": status.notes(record) if record else [],

@@ -71,19 +71,21 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.redact import redact
     from bnbenv.verify.run import devices_for, verify_environment
 
-    python, decided, family = _environment(args, ctx)
+    python, decided, family, changes = _environment(args, ctx)
     facts = facts_of(ctx)
     selection = tuple(args.device or ()) or decided or _default(facts, ctx)
     if any(word != "cpu" for word in selection):
         _stop_on_mismatch(facts)
     devices = devices_for(facts, selection)
-    families = (args.family or family,) if args.family or family else _installed(python, ctx)
+    wished: FamilyName | None = args.family or family
+    families = (wished,) if wished else _installed(python, ctx)
     report = verify_environment(
         python,
         devices,
         ctx.runner,
         family=families[0],
         limit_seconds=args.timeout,
+        environ=changes,
         progress=ctx.progress,
     )
     if families[1:]:
@@ -114,10 +116,12 @@ def _installed(python: Path, ctx: Context) -> tuple[FamilyName, ...]:
     return installed_families(python, ctx.runner) or ("bitsandbytes",)
 
 
-def _environment(args: argparse.Namespace, ctx: Context) -> tuple[Path, tuple[str, ...], FamilyName | None]:
-    """The interpreter, the devices that the environment was made for (none known: empty), and its family."""
+def _environment(
+    args: argparse.Namespace, ctx: Context
+) -> tuple[Path, tuple[str, ...], FamilyName | None, dict[str, str | None]]:
+    """The interpreter, the devices that the environment was made for (none known: empty), its family, and variables."""
     if args.python is not None:
-        return _interpreter(ctx.cwd / expand(args.python)), (), None
+        return _interpreter(ctx.cwd / expand(args.python)), (), None, {}
     from bnbenv.cli.common import project_of
     from bnbenv.envs.check import in_use
     from bnbenv.envs.project import DEFAULT_ENV, env_python
@@ -133,7 +137,10 @@ def _environment(args: argparse.Namespace, ctx: Context) -> tuple[Path, tuple[st
 
     decision = use.record.decision
     devices = ("cpu",) if decision.get("backend") == "cpu" else tuple(decision.get("visible_devices") or ())
-    return env_python(project.link(env)), devices, family_decided(decision.get("choice"), load_families())
+    family = family_decided(decision.get("choice"), load_families())
+    # Nothing is written into one that was adopted, not even bytecode.
+    changes: dict[str, str | None] = {"PYTHONDONTWRITEBYTECODE": "1"} if use.record.adopted else {}
+    return env_python(project.link(env)), devices, family, changes
 
 
 def _interpreter(path: Path) -> Path:

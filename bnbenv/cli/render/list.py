@@ -21,8 +21,10 @@ def _row(row: dict[str, Any]) -> list[str]:
     if not row["finished"]:
         return [f"{name}: {'its record is missing or damaged' if row['in_use'] else 'unfinished'}"]
     state = "verified" if row["verified"] else "not verified"
-    made = f"{name}: made {local_time(row['created'])}, {state if row['usable'] else 'its Python is gone'}"
-    return [made, *wrap(f"{held(row)}torch {row['torch']}, Python {row['python']}", "  ")]
+    how = "adopted" if row["adopted"] else "made"
+    made = f"{name}: {how} {local_time(row['created'])}, {state if row['usable'] else 'its Python is gone'}"
+    where = wrap(f"in {row['path']}, which bnbenv leaves as it is", "  ") if row["adopted"] else []
+    return [made, *where, *wrap(f"{held(row)}torch {row['torch']}, Python {row['python']}", "  ")]
 
 
 def held(row: dict[str, Any]) -> str:

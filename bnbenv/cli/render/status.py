@@ -69,13 +69,14 @@ def _counted(gpus: list[str]) -> list[str]:
 
 
 def _environment(row: dict[str, Any], at_work: bool) -> list[str]:
-    number = f"generation {row['generation']} is in use" if row["generation"] else "nothing is in use"
+    number = "nothing is in use" if row["generation"] is None else f"generation {row['generation']} is in use"
     lines = [f"{row['env']}: {'in sync' if row['in_sync'] else 'not in sync'}, {number}"]
     for reason in row["reasons"]:
         lines += wrap(f"because {reason['because']}", "  ")
     if row["holds"]:
         lines += wrap(f"holds {_holds(row['holds'])}", "  ")
-        lines += wrap(f"made {local_time(row['created'])} for {_made_for(row)}", "  ")
+        how = "made" if row["adopted"] is None else f"adopted from {row['adopted']}"
+        lines += wrap(f"{how} {local_time(row['created'])} for {_made_for(row)}", "  ")
         lines += wrap(_verification(row), "  ")
     for note in row["notes"]:
         lines += wrap(f"note: {note}", "  ")
@@ -133,7 +134,7 @@ def _why(row: dict[str, Any], prefer: str, everything: bool) -> list[str]:
 
     solution = row["decision"]
     if solution is None:
-        return ["  no decision is recorded that can be read"] if row["generation"] else []
+        return [] if row["generation"] is None else ["  no decision is recorded that can be read"]
     lines = [*details(solution), *why(solution, prefer or None), *passed_over(solution["rejected"], everything)]
     return lines + rests_on(solution["evidence"], everything) + _this_host(row)
 

@@ -104,9 +104,13 @@ def _add(document: dict[str, Any], probed: Setting, env: str, host: Host, driver
     if driver is not None:
         setting = replace(probed, facts=as_if(probed, driver, use), present=probed.facts.driver)
     plan = make_plan(setting, env, host, Options(), None if driver is None else setting.facts.driver.version)
+    document["reasons"] += reason_rows(plan.reasons)
+    if plan.adopted:  # it stays as it is, so nothing is chosen
+        document["notes"] += plan.notes
+        document["actions"] += plan.actions(None, use.record)
+        return
     solution = plan.lock.decision.solution if plan.lock else choose(setting, env, use)
     document["notes"] += [*plan.notes, *solution.notes]
-    document["reasons"] += reason_rows(plan.reasons)
     document["actions"] += [] if plan.in_sync else plan.actions(solution, use.record)
     if plan.lock is None:
         chosen = msgspec.structs.replace(solution, rejected=telling(solution.rejected))

@@ -1,9 +1,9 @@
 """The rules on packages of the families gptq and awq, and on torch alone. Pure.
 
 They are judged with torch builds as wheels of bitsandbytes are (``preference.judge``, ``best_of``, ``refusal``), by
-rules of their own: nothing is chosen among libraries, and no variable is set. A package without binary kernels asks for
-nothing beyond its metadata; it needs none, or compiles them when they are first used. Binary kernels have to have code
-for every selected GPU, to be for the CUDA major of torch, and to find in torch the names that they were compiled against.
+rules of their own: nothing is chosen among libraries, and no variable is set. A package without binary kernels asks
+for nothing beyond its metadata; it needs none, or compiles them when they are first used. Binary kernels have to have
+code for every selected GPU, to be for the CUDA major of torch, and to find in torch the names that they take from it.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ def pair_set(situation: Situation, matrix: Matrix, build: TorchBuild, one: Packa
         if files:
             _with_torch(situation, build, files[0], fails)
     for advisory in matrix.package_advisories:
-        if advisory.refuses and advisory.torch and _applies(advisory, one.versions, build.version):
-            if _system(advisory, situation):
-                because = f"{advisory.summary} {advisory.remedy}"
-                fails[f"package-advisory:{advisory.id}"] = Reason(because, advisory.reference)
+        about = advisory.refuses and _applies(advisory, one.versions, build.version)
+        if about and advisory.torch and _system(advisory, situation):
+            because = f"{advisory.summary} {advisory.remedy}"
+            fails[f"package-advisory:{advisory.id}"] = Reason(because, advisory.reference)
     suited = {option.minor for option in set_pythons(situation, one)}
     python = next((option for option in torch_pythons(situation, build) if option.minor in suited), None)
     if python is None:
@@ -213,13 +213,11 @@ def set_notes(situation: Situation, matrix: Matrix, best: Pairing, one: PackageS
     for advisory in matrix.package_advisories:
         if not advisory.refuses and _applies(advisory, versions, best.torch.version):
             yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
-    if (
-        one.main
-        and situation.backend == "cpu"
-        and not one.kernels
-        and EXTRA in wish_of(situation.request, matrix).extras
-    ):
-        yield f"{KERNELS.get(one.name, one.name)} holds kernels for GPUs: it is left out for the CPU"
+    pinned = KERNELS.get(one.name)
+    if pinned and not one.kernels and EXTRA in wish_of(situation.request, matrix).extras:
+        yield f"{pinned} holds kernels for GPUs: it is left out for the CPU"
+    if situation.backend == "cuda" and one.without_kernels and one.version in _with_kernels(matrix, one.name):
+        yield f"{one.title} is built without its kernels, since no wheel with them fits here: it is slower"
     for files in (one.main, one.kernels):
         if files and situation.backend == "cuda":
             yield from _partly_covered(situation, files[0])
@@ -238,7 +236,13 @@ def _partly_covered(situation: Situation, file: PackageFile) -> Iterator[str]:
         ]
         if bare:
             name = library.name.partition(".")[0]
-            yield f"{name} of {file.name} {file.version} has no code for GPU {', '.join(bare)}: what uses it fails there"
+            gpus = ", ".join(bare)
+            yield f"{name} of {file.name} {file.version} has no code for GPU {gpus}: its operations fail there"
+
+
+def _with_kernels(matrix: Matrix, name: str) -> frozenset[str]:
+    """The releases of a package whose wheels hold kernels."""
+    return frozenset(row.version for row in matrix.packages if row.name == name and _gpu_code(row))
 
 
 def extra_requirements(matrix: Matrix, choice: Choice) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from bnbenv.matrix.model import Matrix
 from bnbenv.matrix.native import library_cuda
 from bnbenv.solve.driver_options import keep_driver, other_driver
 from bnbenv.solve.model import KEEP, Availability, Option, Request, Solution
+from bnbenv.solve.package_sets import looser, read_package
 from bnbenv.solve.preference import Judged
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import try_out
@@ -22,7 +23,7 @@ from bnbenv.solve.wording import Arguments, arguments_of, command, gives, words_
 
 KINDS_COMBINED = 6  # compute capabilities in one machine, up to which every mixture is tried
 _MOST_SUBSETS = 3  # sets of GPUs that are offered
-_LOOSEST = {"torch": "*", "bitsandbytes": "*", "python": ">=3.10"}
+_LOOSEST = {"torch": "*", "bitsandbytes": "*", "python": ">=3.10", "package": ""}
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def options(question: Question, fail_sets: Iterable[frozenset[str]]) -> Iterator
 
 def _option(question: Question, change: str, solution: Solution, replaced: Arguments) -> Option:
     """A change of the wishes. ``--build`` and ``--no-build`` replace each other."""
-    arguments = {**arguments_of(question.request), **replaced}
+    arguments = {key: value for key, value in {**arguments_of(question.request), **replaced}.items() if value != ""}
     for one, other in (("--build", "--no-build"), ("--no-build", "--build")):
         if one in replaced:
             arguments.pop(other, None)
@@ -84,30 +85,61 @@ def _option(question: Question, change: str, solution: Solution, replaced: Argum
 def _wishes_given_up(question: Question) -> Iterator[Option]:
     """The wishes worth giving up: one, two, all of them. That for a source build is one, too."""
     request = question.request
-    build = ["build"] if request.build == "always" else []
-    given = [*build, *(name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest)]
+    build = ["build"] if request.build == "always" and request.family == "bitsandbytes" else []
+    given = [*build, *_given(request)]
     enough: list[set[str]] = []
     for size in range(1, len(given) + 1):
         for names in combinations(given, size):
             if any(fewer <= set(names) for fewer in enough):
                 continue
-            changes = {name: _LOOSEST.get(name, "never") for name in names}
-            solution = question.solve(**changes)
-            if solution is not None:
-                enough.append(set(names))
-                yield _option(question, _giving_up(names, request), solution, _replaced(names))
+            for changes in _ways_to_give_up(names, request):
+                solution = question.solve(**changes)
+                if solution is not None:
+                    enough.append(set(names))
+                    yield _option(question, _giving_up(changes, request), solution, _replaced(changes))
+                    break
 
 
-def _giving_up(names: tuple[str, ...], request: Request) -> str:
-    if names == ("torch",) and request.torch == KEEP:
+def _given(request: Request) -> list[str]:
+    """The wishes that are none of those that admit all."""
+    return [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
+
+
+def _ways_to_give_up(names: tuple[str, ...], request: Request) -> list[dict[str, str]]:
+    """Of a package first its version is given up, then its extras, then that it is this one."""
+    changes = {name: _LOOSEST.get(name, "never") for name in names}
+    if "package" not in names:
+        return [changes]
+    return [{**changes, "package": package} for package in looser(request.package)]
+
+
+def _giving_up(changes: dict[str, str], request: Request) -> str:
+    if list(changes) == ["torch"] and request.torch == KEEP:
         return "take another torch than the one that is there"
-    wheel = "take a published wheel" if "build" in names else ""
-    others = " and ".join(name for name in names if name != "build")
-    return " and ".join(filter(None, (wheel, others and f"give up the wish for {others}")))
+    parts = ["take a published wheel"] if "build" in changes else []
+    if "package" in changes:
+        parts.append(_other_package(request.package, changes["package"]))
+    others = " and ".join(name for name in changes if name not in ("build", "package"))
+    return " and ".join([*parts, *([f"give up the wish for {others}"] if others else [])])
 
 
-def _replaced(names: tuple[str, ...]) -> Arguments:
-    return {"--no-build" if name == "build" else f"--{name}": _LOOSEST.get(name) for name in names}
+def _other_package(asked: str, instead: str) -> str:
+    before = read_package(asked)
+    if not instead:
+        return f"take the family's first package instead of {before.name}"
+    if read_package(instead).extras == before.extras:
+        return f"take any {before.name}"
+    version = "" if before.spec == "*" else ", any version of it"
+    return f"take {before.name} without its {' and '.join(sorted(before.extras))}{version}"
+
+
+def _replaced(changes: dict[str, str]) -> Arguments:
+    """The options for it; None stands for one without a value, and an empty text for one that is left out."""
+    return {"--no-build" if name == "build" else f"--{name}": _value(name, text) for name, text in changes.items()}
+
+
+def _value(name: str, text: str) -> str | None:
+    return None if name == "build" else text
 
 
 def _fewer_gpus(question: Question, **changes: object) -> Iterator[tuple[tuple[Gpu, ...], Solution, Option]]:
@@ -137,6 +169,7 @@ def _all_wishes_and_fewer_gpus(question: Question) -> Iterator[Option]:
     replaced: Arguments = {f"--{name}": value for name, value in given.items()}
     for gpus, _, option in _fewer_gpus(question, **given):
         arguments = {**arguments_of(request), **replaced, "--gpus": ",".join(str(gpu.index) for gpu in gpus)}
+        arguments = {key: value for key, value in arguments.items() if value != ""}
         text = f"{option.change} and give up the wish for {' and '.join(given)}"
         line = None if request.driver else command(arguments)
         yield Option(text, option.gives, line, words_of(arguments))
@@ -149,7 +182,7 @@ def _by_compiling(question: Question, nothing_else: bool) -> Iterator[Option]:
     Where ``nothing_else`` helps, all wishes may be given up for it.
     """
     request, existing = question.request, question.availability.existing
-    if question.judged.situation.backend != "cuda":
+    if question.judged.situation.backend != "cuda" or request.family != "bitsandbytes":
         return
     wheels_only = request.build == "never"
     build: dict[str, object] = {"build": "always"} if wheels_only else {}
@@ -201,7 +234,7 @@ def _on_the_cpu(question: Question) -> Iterator[Option]:
     driver = request.driver if question.facts.driver.state == "mismatch" else None
     dropped = ("--gpus", "--build", "--no-build", *(() if driver else ("--driver",)))
     others = {key: value for key, value in arguments.items() if key not in dropped}
-    given = [name for name, loosest in _LOOSEST.items() if getattr(request, name) != loosest]
+    given = _given(request)
     build = "auto" if request.build == "always" else request.build
     for size in range(len(given) + 1):
         for names in combinations(given, size):
@@ -210,12 +243,16 @@ def _on_the_cpu(question: Question) -> Iterator[Option]:
             if solution is not None:
                 replaced = {f"--{name}": value for name, value in changes.items()}
                 line: Arguments = {**others, **replaced, "--backend": "cpu"}
+                line = {key: value for key, value in line.items() if value != ""}
                 text = "use the CPU only"
-                text += f", and give up the wish for {' and '.join(names)}" if names else ""
+                text += f", and {_giving_up(changes, request)}" if names else ""
                 yield Option(text, gives(solution), None if driver else command(line), words_of(line))
                 return
 
 
+_BY_DRIVER = ("driver-cuda", "torch-ptx", "library-ptx", "kernels-ptx")
+
+
 def _driver_only(rules: frozenset[str]) -> bool:
     """Whether another driver is all that a candidate lacks."""
-    return all(rule.split("[")[0] in ("driver-cuda", "torch-ptx", "library-ptx") for rule in rules)
+    return all(rule.split("[")[0] in _BY_DRIVER for rule in rules)

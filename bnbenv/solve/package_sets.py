@@ -43,6 +43,11 @@ class PackageSet(BitsandbytesWheel, frozen=True, kw_only=True):
         return ", ".join(parts) or "torch alone"
 
     @property
+    def without_kernels(self) -> bool:
+        """Whether no file holds a library."""
+        return not any(file.libraries for file in (*self.main, *self.kernels))
+
+    @property
     def versions(self) -> dict[str, str]:
         return {files[0].name: files[0].version for files in (self.main, self.kernels) if files}
 
@@ -87,6 +92,13 @@ def read_package(text: str) -> Wish:
     return Wish(canonicalize_name(requirement.name), extras, str(requirement.specifier) or "*")
 
 
+def looser(text: str) -> list[str]:
+    """A wish for a package with less and less of it: without its version, without its extras, for none at all."""
+    wish = read_package(text)
+    extras = f"[{','.join(sorted(wish.extras))}]" if wish.extras else ""
+    return [one for one in dict.fromkeys((f"{wish.name}{extras}", wish.name, "")) if one != text]
+
+
 def main_packages(family: FamilyName, families: Iterable[Family]) -> tuple[str, ...]:
     """The packages that an environment of a family can be about; the first is meant where nothing is said.
 
@@ -100,7 +112,7 @@ def main_packages(family: FamilyName, families: Iterable[Family]) -> tuple[str, 
 
 
 def package_sets(matrix: Matrix, request: Request, backend: Backend, system: str, machine: str) -> list[PackageSet]:
-    """The candidates on a platform, the preferred first: the newest, and wheels, which may hold kernels, before sources.
+    """The candidates on a platform, the preferred first: the newest; of one release wheels, which may hold kernels.
 
     On a CPU kernels are only taken along where the package cannot be installed without.
     """
@@ -118,6 +130,14 @@ def package_sets(matrix: Matrix, request: Request, backend: Backend, system: str
         else:
             found.append(_set(main, (), system, machine, main[0].evidence))
     return found
+
+
+def unpublished(matrix: Matrix, request: Request, system: str, machine: str) -> str:
+    """Which of the packages of a wish has no file at all for a platform, where there is no candidate."""
+    wish = wish_of(request, matrix)
+    here = [row for row in matrix.packages if row.os in (None, system) and row.machine in (None, machine)]
+    missing = not any(row.name == wish.name for row in here)
+    return wish.name if missing else KERNELS.get(wish.name, wish.name)
 
 
 def _releases(rows: Iterable[PackageFile], name: str) -> Iterator[tuple[PackageFile, ...]]:

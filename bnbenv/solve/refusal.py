@@ -14,8 +14,10 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import Matrix, TorchBuild
 from bnbenv.solve.builds import compiles_on, paired
+from bnbenv.solve.families import series
 from bnbenv.solve.model import KEEP, Availability, Conflict, Refusal, Request
 from bnbenv.solve.options import Question, options
+from bnbenv.solve.package_sets import unpublished, wish_of
 from bnbenv.solve.pairs import with_any_torch
 from bnbenv.solve.preference import Judged, judge, ways
 from bnbenv.solve.rules import torch_pythons
@@ -34,6 +36,7 @@ _ORDER = (
     "build",
     "torch-wish",
     "bitsandbytes-wish",
+    "package-wish",
     "python",
     "reachable",
     "build-source",
@@ -44,6 +47,7 @@ _ORDER = (
     "library-libc",
     "torch-ptx",
     "library-ptx",
+    "kernels-ptx",
     "torch-arch",
     "toolkit",
     "toolkit-arch",
@@ -51,9 +55,14 @@ _ORDER = (
     "build-cuda",
     "loader",
     "library-arch",
+    "package-build",
+    "kernels-arch",
+    "kernels-cuda",
+    "kernels-torch",
     "torch-cuda",
     "torch-requirement",
     "advisory",
+    "package-advisory",
 )
 
 
@@ -100,6 +109,8 @@ def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
         what = "torch build"
         if not judged.wheels:
             what = "source of bitsandbytes" if situation.request.build == "always" else "bitsandbytes wheel"
+            if situation.request.family != "bitsandbytes":
+                what = f"file of {unpublished(judged.matrix, situation.request, platform.os, platform.machine)}"
         because = f"no {what} for {platform.os} on {platform.machine} is known"
         return (Conflict("platform", because, "the matrix"),)
     smallest = _hitting_set(_minimal(sets))
@@ -109,6 +120,8 @@ def _conflict(judged: Judged, sets: FailSets) -> tuple[Conflict, ...]:
 def _known(judged: Judged, rule: str, reason: Reason) -> Reason:
     """A wish that nothing known fulfils, on whatever host or on one like this, is said to be one."""
     name = rule.removesuffix("-wish")
+    if name == "package":
+        return _known_package(judged, reason)
     if name == rule or (name == "torch" and judged.situation.request.torch == KEEP):
         return reason
     rows = (
@@ -124,6 +137,16 @@ def _known(judged: Judged, rule: str, reason: Reason) -> Reason:
     if admitted:
         because = f"{reason.because}, and none such was published for {here.os} on {here.machine}"
         return Reason(because, reason.source)
+    newest = public(max((row.version for row in rows), key=public))
+    return Reason(f"{reason.because}, and no such release is known; the newest known is {newest}", reason.source)
+
+
+def _known_package(judged: Judged, reason: Reason) -> Reason:
+    """As ``_known``, of a package of another family."""
+    wish = wish_of(judged.situation.request, judged.matrix)
+    rows = [row for row in judged.matrix.packages if row.name == wish.name]
+    if any(admits(wish.spec, row.version) for row in rows) or not rows:
+        return reason
     newest = public(max((row.version for row in rows), key=public))
     return Reason(f"{reason.because}, and no such release is known; the newest known is {newest}", reason.source)
 
@@ -195,10 +218,12 @@ def _fail_sets(judged: Judged, sets: FailSets) -> None:
 def _alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:
     """The torch builds, each with the number of its kind: of one kind, a wheel is judged alike with all.
 
-    What a pair is judged by, beside the wheel's requirement: CUDA, Pythons, and what advisories say of the versions.
+    What a pair is judged by, beside the wheel's requirement: CUDA, Pythons, and what advisories say of the versions; of
+    other families than bitsandbytes the series that kernels were compiled for.
     """
     advisories = judged.matrix.advisories
     torch = {one.torch for one in advisories if one.torch}
+    torch |= {one.torch for one in judged.matrix.package_advisories if one.torch}
     triton = {one.triton for one in advisories if one.triton}
     kinds: dict[object, int] = {}
     rows = []
@@ -209,6 +234,7 @@ def _alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:
             frozenset(fails),
             tuple(admits(spec, build.version, pre=True) for spec in torch),
             build.triton and tuple(admits(spec, build.triton, pre=True) for spec in triton),
+            *(() if judged.situation.request.family == "bitsandbytes" else (series(build),)),
         )
         rows.append((build, fails, kinds.setdefault(kind, len(kinds))))
     return rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bnbenv.solve.model import KEEP, Request, Solution
+from bnbenv.solve.model import Request, Solution
 
 # Options of ``bnbenv solve`` and their values; None for an option that has none.
 Arguments = dict[str, str | None]
@@ -24,6 +24,8 @@ def gives(solution: Solution) -> str:
 def arguments_of(request: Request) -> Arguments:
     """The request as options of ``bnbenv solve``, defaults left out."""
     values = {
+        "--family": request.family if request.family != "bitsandbytes" else "",
+        "--package": request.package,
         "--torch": request.torch if request.torch != "*" else "",
         "--bitsandbytes": request.bitsandbytes if request.bitsandbytes != "*" else "",
         "--python": request.python if request.python != ">=3.10" else "",
@@ -41,19 +43,19 @@ def words_of(arguments: Mapping[str, str | None]) -> tuple[str, ...]:
 
 
 def command(arguments: Mapping[str, str | None]) -> str:
-    """What carries wishes out, to be pasted into a shell: ``bnbenv sync`` with them.
-
-    Where torch is kept, that is ``bnbenv solve``, which says what to do by hand.
-    """
+    """What carries wishes out, to be pasted into a shell: ``bnbenv sync``, of another family ``bnbenv add``."""
     return line(words_of(arguments))
 
 
 def line(words: Iterable[str]) -> str:
     """The same of ``solve_args``."""
     given = tuple(words)
-    verb = "solve" if KEEP in given else "sync"
-    return " ".join(["bnbenv", verb, *map(_quoted, given)])
+    if "--family" in given:
+        place = given.index("--family")
+        others = (*given[:place], *given[place + 2 :])
+        return " ".join(["bnbenv", "add", given[place + 1], *map(_quoted, others)])
+    return " ".join(["bnbenv", "sync", *map(_quoted, given)])
 
 
 def _quoted(word: str) -> str:
-    return f"'{word}'" if set(word) & set("<>*!= ~") else word
+    return f"'{word}'" if set(word) & set("<>*!= ~[]") else word

@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "run": "run a command in the environment; diagnose it if it fails",
     "doctor": "name what is broken, and with --fix mend it",
     "build": "compile bitsandbytes into a wheel, for exactly these GPUs",
+    "bundle": "write one file with everything, for closed networks",
     "list": "list the generations of the environment",
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
@@ -59,6 +60,12 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 
 
+    "hook": {
+        "install": "have package managers, systemd and shells call bnbenv",
+        "uninstall": "take that away without a trace",
+        "status": "say what is installed, noted and pending",
+        "run": "what they call: note a change, and have projects follow",
+    },
 def command_names() -> list[str]:
     """All commands as they are called: ``check``, ``matrix show``."""
     return [f"{name} {word}".strip() for name in COMMANDS for word in GROUPS.get(name, {"": ""})]

@@ -55,7 +55,7 @@ class Filling:
             self.setting.project,
             self.env,
             generation,
-            self.locked,
+            self._local,
             self.setting.wishes.envs[self.env].requirements,
             self.setting.progress,
             self.every_byte,
@@ -76,8 +76,13 @@ class Filling:
 
     def _check_lock(self) -> None:
         """A lock that was not made here a moment ago and was never installed here is from elsewhere."""
+    @property
+    def _local(self) -> Locked:
+        """The lock, with the files of a bundle in place of addresses."""
+        return self.locked if self.setting.supply is None else self.setting.supply.here(self.locked)
+
         lock = digest(self.locked.text.encode())
-        if file_digest(self.setting.project.lock(self.env)) != lock:
+        if self.setting.supply is not None or file_digest(self.setting.project.lock(self.env)) != lock:
             return  # it stands in no file yet
         finished = gens.generations(self.setting.project, self.env)
         if not any(one.record is not None and one.record.lock == lock for one in finished):
@@ -88,7 +93,7 @@ class Filling:
             uv.venv(generation.prefix, self.python)
             # uv takes a lock by its name, so it is given one under the name that PEP 751 asks for.
             named = generation.prefix / "pylock.toml"
-            write_atomically(named, self.locked.text)
+            write_atomically(named, self._local.text)
             uv.install(named, env_python(generation.prefix))
         except BnbenvError as error:
             if error.code == "no-permission" and cache is not None and str(cache) in error.message + error.detail:

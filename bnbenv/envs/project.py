@@ -30,6 +30,11 @@ class Project(NamedTuple):
         """bnbenv's own folder: generations, the lock against a second bnbenv, logs."""
         return self.root / ".bnbenv"
 
+    @property
+    def unpacked(self) -> Path:
+        """Where files of a bundle lie while a sync installs from it."""
+        return self.home / "bundle"
+
     def link(self, env: str) -> Path:
         """The link to the generation in use."""
         return self.root / f".venv-{env}"

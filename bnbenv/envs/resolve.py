@@ -11,6 +11,8 @@ from typing import NamedTuple
 import msgspec
 
 from bnbenv.build.model import Built
+from bnbenv.envs.elsewhere import resolving_python
+from bnbenv.envs.families import OWN_BUILD, family_named, refuse_mixed, requirement_lines
 from bnbenv.envs.fresh import take_in
 from bnbenv.envs.lockfile import CompiledWheel, Decision, Locked, compose, read_lock
 from bnbenv.envs.overlay import overlay
@@ -19,6 +21,7 @@ from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_
 from bnbenv.envs.record import digest, file_digest
 from bnbenv.envs.sources import PackageSources, read_sources
 from bnbenv.envs.trust import check_files, check_trust
+from bnbenv.envs.supply import Supply
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.uvconfig import project_file
 from bnbenv.envs.wishes import SourcesWish, Wishes
@@ -41,7 +44,9 @@ class Setting:
 
     ``config`` is a new text of bnbenv.toml that the wishes stand in, written once they are fulfilled; None: it stays.
     ``config_before`` is the digest of the file that it was made from. ``present`` is the driver that is there, where
-    the facts are as if another one were.
+    the facts are as if another one were. ``elsewhere``: what is locked is for another machine, the one of the facts.
+    ``supply`` is what a bundle brings: nothing is taken from anywhere else. ``kept`` is the torch that the environment
+    at hand lies on, where that is wished for.
     """
 
     project: Project
@@ -58,6 +63,9 @@ class Setting:
     def ahead(self, request: Request) -> tuple[HostFacts, Request]:
         """What to judge by: with a driver that is asked about, the host as it is and the wish for that driver."""
         if self.present is None:
+    elsewhere: bool = False
+    supply: Supply | None = None
+    kept: Kept | None = None
             return self.facts, request
         facts = msgspec.structs.replace(self.facts, driver=self.present)
         return facts, with_request(request, driver=self.facts.driver.version)
@@ -95,6 +103,8 @@ def sources_of(setting: Setting) -> PackageSources:
 
 
 def sources_for(project: Project, wish: SourcesWish, matrix: Matrix, environ: Mapping[str, str]) -> PackageSources:
+    if setting.supply is not None:
+        return setting.supply.sources()
     """The same before there are facts. Raises InputError, UsageError."""
     uv_file = project_file(environ, project.root)
     check_files([uv_file] if uv_file else [], project, environ)
@@ -274,7 +284,11 @@ def make_lock(
         *(f"{name}==={version}" for name, version in choice.versions.items()),
         *setting.wishes.envs[env].requirements,
     ]
-    text = strip_credentials(uv.compile("\n".join(requirements) + "\n", python, keep))
+    with on_top.sources(sources) as sources:
+        uv = uv_for(setting, env, sources)
+        python, target = (on_top.python, ()) if on_top.python else resolving_python(setting, uv, choice.python)
+        text = uv.compile("\n".join(requirements) + "\n", python, {**(keep or {}), **on_top.preferred}, target)
+    text, base = on_top.without(strip_credentials(text))
     torch = chosen_torch(setting, found, solution)
     wheel = CompiledWheel(**msgspec.structs.asdict(built.row)) if built is not None else None
     decision = Decision(env, setting.wishes.digest(env), _kept(solution), torch, wheel=wheel)

@@ -59,13 +59,16 @@ class Uv:
         words = ("venv", str(prefix), "--python", python, "--prompt", prefix.parent.name, "--no-project")
         self._run(words, VENV_LIMIT, "make the environment")
 
-    def compile(self, requirements: str, python: str, keep: Mapping[str, str] | None = None) -> str:
+    def compile(
+        self, requirements: str, python: str, keep: Mapping[str, str] | None = None, target: tuple[str, ...] = ()
+    ) -> str:
         """Resolve requirements for an interpreter into a PEP 751 document with hashes.
 
-        ``keep`` maps packages to the versions to stay with as long as they fit.
+        ``keep`` maps packages to the versions to stay with as long as they fit; ``target`` are options that name
+        another Python or platform than the interpreter's.
         """
         form = ("--format", "pylock.toml", "--no-header", "--no-annotate", "--generate-hashes", *self.arguments)
-        words = ("pip", "compile", "-", "--python", python, *form)
+        words = ("pip", "compile", "-", "--python", python, *target, *form)
         if not keep:
             return self._run(words, COMPILE_LIMIT, "resolve the packages", requirements).stdout
         with tempfile.TemporaryDirectory(prefix="bnbenv-") as folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
@@ -28,6 +29,7 @@ from bnbenv.envs.project import Project, env_python
 from bnbenv.errors import BnbenvError, Exit, RebootRequired
 
 if TYPE_CHECKING:
+    from bnbenv.bundle.archive import Reader
     from bnbenv.envs.sync import Done
     from bnbenv.envs.wishes import Wishes
 
@@ -54,11 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--locked", action="store_true", help="install just what the lock holds, or refuse")
     parser.add_argument("--fresh", action="store_true", help="make a new generation even if nothing changed")
     parser.add_argument("--no-verify", action="store_true", help="do not run the kernels (check then says unverified)")
+    parser.add_argument("--offline", action="store_true", help="use no network, as with BNBENV_OFFLINE=1")
+    parser.add_argument("--bundle", metavar="FILE", help="install from what bnbenv bundle wrote, and nothing else")
     what = "how long to wait for another bnbenv (default: 5 seconds)"
     parser.add_argument("--wait", metavar="SECONDS", type=seconds, default=5.0, help=what)
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    if args.offline:
+        ctx = ctx._replace(environ={**ctx.environ, "BNBENV_OFFLINE": "1"})
+    if args.bundle is not None:
+        return _from_bundle(args, ctx)
     project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
     stop_on_mismatch(host, project)
@@ -71,6 +79,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         look = Look(project)
         names = env_names(project, args.env, look)
         pending = any(check_env(project, env, host, look) or any(left_over(project, env)) for env in names)
+        pending = pending or project.unpacked.exists()
         if not pending and (args.env is not None or not strays(project, names)):
             _note_wishes_file(ctx, look, names)
             return Outcome(Exit.DONE, _of_recorded(_nothing(look, names), ctx))
@@ -82,8 +91,6 @@ def _note_wishes_file(ctx: Context, look: Look, names: tuple[str, ...]) -> None:
     stale = [env for env in names if (use := look.in_use(env)).record and use.record.config != look.config]
     if not stale:
         return
-    import contextlib
-
     from bnbenv.envs.generations import held, note_wishes_file
     from bnbenv.envs.guard import follow
     from bnbenv.errors import Busy
@@ -157,9 +164,24 @@ def _document(
     }
 
 
-def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) -> Outcome:
+def _from_bundle(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from bnbenv.cli.bundled import check_options, opened, project_for
+
+    check_options(args)
+    with opened(args.bundle, ctx) as bundle:
+        project = project_for(bundle, args, ctx)
+        host = observe_host(ctx.environ, ctx.runner)
+        stop_on_mismatch(host, project)
+        return _sync(args, ctx, project, host, bundle)
+
+
+def _sync(
+    args: argparse.Namespace, ctx: Context, project: Project, host: Host, bundle: Reader | None = None
+) -> Outcome:
+    import shutil
     from dataclasses import replace
 
+    from bnbenv.cli.bundled import config_for, supplying
     from bnbenv.envs.adapt import stop_on_loss
     from bnbenv.envs.generations import clear_strays, note_wishes_file
     from bnbenv.envs.guard import follow
@@ -169,16 +191,18 @@ def _sync(args: argparse.Namespace, ctx: Context, project: Project, host: Host) 
     from bnbenv.envs.wishes import decode_wishes, load_wishes
 
     changes = wishes_from(args)
-    with holding(project, ctx, args.wait):
+    with holding(project, ctx, args.wait), contextlib.ExitStack() as stack:
+        shutil.rmtree(project.unpacked, ignore_errors=True)  # what a killed run left
         before = file_digest(project.config)
-        config = wished(project, args.env, changes, args.build)
+        config = wished(project, args.env, changes, args.build) if bundle is None else config_for(bundle, project)
         wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         names = selected(wishes, args.env, project)
         setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config, config_before=before)
+        if bundle is not None:
+            setting, names = stack.enter_context(supplying(bundle, setting, names, ctx))
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
-        options = Options(
-            args.locked, args.fresh, not args.no_verify, recorded, not {"gpus", "backend"}.isdisjoint(changes)
-        )
+        locked, accepted = args.locked or bundle is not None, not {"gpus", "backend"}.isdisjoint(changes)
+        options = Options(locked, args.fresh, not args.no_verify, recorded, accepted)
         several = len(wishes.envs) > 1
         for env in names:  # before the first of them is touched
             with about(env, several):

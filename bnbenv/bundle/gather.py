@@ -1,0 +1,129 @@
+"""Which locks the machines need, those that need the same one together, and which files of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bnbenv.bundle.manifest import Machine
+from bnbenv.bundle.target import best, minors, tags_for
+from bnbenv.envs.check import InUse, in_use
+from bnbenv.envs.lockfile import Locked, LockedFile
+from bnbenv.envs.plan import lock_problem
+from bnbenv.envs.resolve import Setting
+from bnbenv.envs.sync import choose, new_lock, usable_lock
+from bnbenv.errors import BnbenvError, Failed, UsageError
+from bnbenv.facts.model import HostFacts, Platform
+from bnbenv.solve.model import KEEP
+
+NOBODY = InUse(None, None, None)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One machine to make the bundle for. ``name`` is its facts' file; empty: this machine."""
+
+    name: str
+    facts: HostFacts
+
+    @property
+    def machine(self) -> Machine:
+        """As the manifest names it: nothing in it tells one card of a kind from another."""
+        platform, driver = self.facts.platform, self.facts.driver
+        gpus = tuple(gpu.name or gpu.arch for gpu in self.facts.gpus)
+        pythons = tuple(minors(python.version for python in self.facts.pythons))
+        version = driver.version if driver.state == "ok" else None
+        return Machine(self.name, platform.os, platform.machine, version, gpus, pythons)
+
+
+@dataclass
+class Group:
+    """Machines that share locks, and the files that these take there: by environment, then by package."""
+
+    setting: Setting
+    machines: list[Machine]
+    locks: dict[str, Locked]
+    files: dict[str, dict[str, LockedFile]] = field(default_factory=dict)
+
+    @property
+    def platform(self) -> Platform:
+        return self.setting.facts.platform
+
+    @property
+    def pythons(self) -> list[str]:
+        """The Pythons that the locks are for, newest first."""
+        return minors({one.decision.solution.choice.python for one in self.locks.values()})
+
+
+def groups_for(setting: Setting, machines: Iterable[Wanted], envs: Sequence[str]) -> list[Group]:
+    """Locks for all machines: the project's own where it holds, else what is chosen for that machine.
+
+    Raises what ``choose`` and ``new_lock`` raise, with the machine's name in it.
+    """
+    groups: list[Group] = []
+    for wanted in machines:
+        own = dataclasses.replace(setting, facts=wanted.facts, elsewhere=bool(wanted.name))
+        _refuse_kept(own, envs)
+        try:
+            locks = {env: _lock(own, env, groups) for env in envs}
+            files = {env: _files(locked, wanted.facts.platform) for env, locked in locks.items()}
+        except BnbenvError as error:
+            if wanted.name and not error.message.startswith(wanted.name):
+                error.message = f"{wanted.name}: {error.message}"
+                error.args = (error.message,)
+            raise
+        for group in groups:
+            if group.files == files and all(group.locks[env].text == locks[env].text for env in envs):
+                group.machines.append(wanted.machine)
+                break
+        else:
+            groups.append(Group(own, [wanted.machine], locks, files))
+    return groups
+
+
+def _refuse_kept(setting: Setting, envs: Iterable[str]) -> None:
+    """Raises UsageError where a torch is to be kept that only the other machine could be asked about."""
+    for env in envs:
+        if setting.elsewhere and setting.wishes.envs[env].torch.strip() == KEEP:
+            message = f'{env}: torch = "keep" is about the torch of one machine, and facts of a machine do not hold it'
+            raise UsageError("bundle-keep", message, "Make the bundle on a machine with that torch, without --for.")
+
+
+def _lock(setting: Setting, env: str, groups: Iterable[Group]) -> Locked:
+    """The lock of one environment for one machine."""
+    locked, _ = usable_lock(setting, env)
+    if locked is not None:
+        setting.progress.say(f"{env}: the lock that is there holds")
+        return locked
+    use = NOBODY if setting.elsewhere else in_use(setting.project, env)
+    solution = choose(setting, env, use)
+    if not solution.choice.compiled:
+        request = setting.wishes.request(env, str(setting.project.config))
+        for group in groups:
+            known = group.locks[env]
+            same = known.decision.solution
+            alike = (same.choice, same.backend, same.visible_devices) == (
+                solution.choice,
+                solution.backend,
+                solution.visible_devices,
+            )
+            there, here = group.platform, setting.facts.platform
+            if alike and (there.os, there.machine) == (here.os, here.machine):
+                wished = setting.wishes.digest(env)
+                if lock_problem(known, env, wished, request, setting.facts, setting.matrix) is None:
+                    return known
+    return new_lock(setting, env, use)[0]
+
+
+def _files(locked: Locked, platform: Platform) -> dict[str, LockedFile]:
+    """The file of each package that an installer takes there. Raises Failed where a package has none for it."""
+    tags = tags_for(platform, locked.decision.solution.choice.python)
+    found = {}
+    for package, files in locked.files.items():
+        one = best(files, tags)
+        if one is None:
+            message = f"the lock holds no file of {package} for {platform.os} on {platform.machine}"
+            raise Failed("no-file", message, "Choose again with: bnbenv lock")
+        found[package] = one
+    return found

@@ -1,0 +1,36 @@
+"""How a bundle that was written looks: where it is, for whom, what is in it, what to do with it."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from bnbenv.cli.render.text import wrap
+
+
+def render(document: dict[str, Any]) -> str:
+    """The text for people."""
+    files = document["files"]
+    wheels = sum(one["path"].startswith("files/") for one in files)
+    lines = [f"wrote {document['path']}: {_size(document['size'])}, {wheels} packages"]
+    for group in document["classes"]:
+        lines += [line for machine in group["machines"] for line in wrap(f"for {_machine(machine)}", "  ", "      ")]
+        for one in group["environments"]:
+            lines += wrap(f"{one['env']}: {one['title']}, Python {one['python']}", "    ", "        ")
+    lines += [line for note in document["notes"] for line in wrap(f"warning: {note}", "  ", "      ")]
+    name = PurePath(document["path"]).name
+    lines.append(f"  sha256 {document['sha256']}")
+    lines.append(f"  where bnbenv is missing: tar -xf {name} -C DIR && sh DIR/install.sh")
+    return "\n".join([*lines, f"next: bnbenv sync --offline --bundle {name} (on those machines)"])
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    counted = {name: machine["gpus"].count(name) for name in machine["gpus"]}
+    cards = [f"{number} x {name}" if number > 1 else name for name, number in counted.items()]
+    words = [f"{machine['os'].capitalize()} {machine['machine']}", *(cards or ["no GPU"])]
+    words += [f"driver {machine['driver']}"] if machine["driver"] else []
+    return f"{machine['facts'] or 'machines like this one'}: {', '.join(words)}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

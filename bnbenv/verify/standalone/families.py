@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .huggingface import installed, version_of
@@ -26,8 +28,13 @@ COMPANIONS = {
 }
 
 
-def prove(family: str, device: str, reporter: Reporter) -> None:
-    """Run the steps of a family. Without its packages or the device the others would only repeat the fault."""
+def prove(family: str, device: str, reporter: Reporter, folder: Path | None) -> None:
+    """Run the steps of a family. Without its packages or the device the others would only repeat the fault.
+
+    ``folder`` is for temporary files, None where there is no place for them.
+    """
+    if folder is not None:
+        os.chdir(folder)  # gptqmodel 5 makes a folder in the current one
     here = {name: module for name, module in PACKAGES[family].items() if installed(name)}
     told = [name for name in (*here, *COMPANIONS[family]) if name in here or installed(name)]
     reporter.send("packages", packages={name: version_of(name) for name in told})

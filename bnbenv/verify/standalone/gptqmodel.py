@@ -26,7 +26,8 @@ class GptqModel:
 
         wish = QuantizeConfig(bits=4, group_size=GROUP, sym=variant.sym, desc_act=variant.act_order)
         quantizer = GPTQ(linear, wish)
-        quantizer.quantizer.configure(perchannel=True)
+        # Before 6 these two, which are there for Optimum, go before what was wished.
+        quantizer.quantizer.configure(perchannel=True, bits=4, sym=variant.sym)
         with torch.no_grad():
             quantizer.add_batch(x, linear(x))
         weight, scales, zeros, groups = quantizer.quantize()[:4]
@@ -60,8 +61,8 @@ class GptqModel:
 
         made = kernel(**shape(variant), dtype=dtype)
         state = {name: value.detach().clone() for name, value in layer.state_dict().items()}
-        if not getattr(kernel, "REQUIRES_FORMAT_V2", False):  # it expects the zero points of files: less one
-            state["qzeros"] -= 0x11111111
+        if not keeps_zero_points(kernel):
+            state["qzeros"] -= 0x11111111  # eight zero points a word
         made.load_state_dict(state)
         box = torch.nn.ModuleDict({"layer": made.eval().to(target.device)})
         wish = QuantizeConfig(bits=4, group_size=GROUP, sym=variant.sym, desc_act=variant.act_order)
@@ -72,6 +73,12 @@ class GptqModel:
         known = getattr(kernel, "SUPPORTS_DTYPES", (torch.float16,))
         old = target.cuda and (target.capability or (0, 0)) < (8, 0)
         return tuple(one for one in (torch.float16, torch.bfloat16) if one in known and not (old and one != known[0]))
+
+
+def keeps_zero_points(kernel: Any) -> bool:
+    """Whether a kernel wants zero points as they are. Others want those of files, less one; early ones do not say."""
+    known: bool | None = getattr(kernel, "REQUIRES_FORMAT_V2", None)
+    return known if known is not None else not kernel.__name__.startswith(("Marlin", "ExllamaEora"))
 
 
 def shape(variant: Variant) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         if wanted.family == "bitsandbytes":
             prove(wanted.device, reporter, folder)
         else:
-            families.prove(wanted.family, wanted.device, reporter)
+            families.prove(wanted.family, wanted.device, reporter, folder)
     reporter.send("done")
     return 1 if reporter.failed else 0
 

@@ -60,12 +60,6 @@ GROUPS: dict[str, dict[str, str]] = {
 }
 
 
-    "hook": {
-        "install": "have package managers, systemd and shells call bnbenv",
-        "uninstall": "take that away without a trace",
-        "status": "say what is installed, noted and pending",
-        "run": "what they call: note a change, and have projects follow",
-    },
 def command_names() -> list[str]:
     """All commands as they are called: ``check``, ``matrix show``."""
     return [f"{name} {word}".strip() for name in COMMANDS for word in GROUPS.get(name, {"": ""})]

@@ -15,6 +15,7 @@ from bnbenv.envs.filesystem import CLONES, find_mount, forget, uv_cache, why_not
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.inspection import Inspection, blamed, shared_with
 from bnbenv.envs.integrity import Damage
+from bnbenv.envs.keep.join import make_venv
 from bnbenv.envs.lockfile import Locked
 from bnbenv.envs.project import env_python
 from bnbenv.envs.provenance import check_sources
@@ -59,6 +60,7 @@ class Filling:
             self.setting.wishes.envs[self.env].requirements,
             self.setting.progress,
             self.every_byte,
+            self.setting.kept.metadata if self.setting.kept is not None else {},
         )
         damage = look.new()
         if damage and shutil.disk_usage(generation.prefix).free < FULL:
@@ -74,13 +76,13 @@ class Filling:
         if damage:
             raise _refusal(damage, f"uv cache clean {' '.join(sorted(packages))}".strip())
 
-    def _check_lock(self) -> None:
-        """A lock that was not made here a moment ago and was never installed here is from elsewhere."""
     @property
     def _local(self) -> Locked:
         """The lock, with the files of a bundle in place of addresses."""
         return self.locked if self.setting.supply is None else self.setting.supply.here(self.locked)
 
+    def _check_lock(self) -> None:
+        """A lock that was not made here a moment ago and was never installed here is from elsewhere."""
         lock = digest(self.locked.text.encode())
         if self.setting.supply is not None or file_digest(self.setting.project.lock(self.env)) != lock:
             return  # it stands in no file yet
@@ -90,7 +92,10 @@ class Filling:
 
     def _install(self, uv: Uv, generation: Generation, cache: Path | None) -> None:
         try:
-            uv.venv(generation.prefix, self.python)
+            if self.setting.kept is not None:
+                make_venv(self.setting.kept, uv, generation.prefix)
+            else:
+                uv.venv(generation.prefix, self.python)
             # uv takes a lock by its name, so it is given one under the name that PEP 751 asks for.
             named = generation.prefix / "pylock.toml"
             write_atomically(named, self._local.text)

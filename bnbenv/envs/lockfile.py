@@ -105,14 +105,14 @@ def read_lock(text: str, file: str) -> Locked:
     return Locked(text, decision, packages, hashes, files)
 
 
-def read_saved_lock(path: Path) -> Locked | None:
-    """The lock that lies beside a generation; None where it is missing, or nothing can be made of it."""
-    try:
 def read_files(text: str, file: str) -> tuple[dict[str, str], dict[str, tuple[LockedFile, ...]]]:
     """Versions and files of any PEP 751 document, bnbenv's decision in it or not. Raises InputError."""
     return _packages(read_toml(text, file, ANEW), file)
 
 
+def read_saved_lock(path: Path) -> Locked | None:
+    """The lock that lies beside a generation; None where it is missing, or nothing can be made of it."""
+    try:
         return agrees(read_lock(path.read_text(encoding="utf-8"), path.name), path.name)
     except (OSError, UnicodeDecodeError, InputError):
         return None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,14 +14,15 @@ from bnbenv.build.model import Built
 from bnbenv.envs.elsewhere import resolving_python
 from bnbenv.envs.families import OWN_BUILD, family_named, refuse_mixed, requirement_lines
 from bnbenv.envs.fresh import take_in
+from bnbenv.envs.keep.above import OnTop
 from bnbenv.envs.lockfile import CompiledWheel, Decision, Locked, compose, read_lock
 from bnbenv.envs.overlay import overlay
 from bnbenv.envs.project import Project
 from bnbenv.envs.reach import Reach, SourceReach, answering, check_reach, local_torch_wheels
 from bnbenv.envs.record import digest, file_digest
 from bnbenv.envs.sources import PackageSources, read_sources
-from bnbenv.envs.trust import check_files, check_trust
 from bnbenv.envs.supply import Supply
+from bnbenv.envs.trust import check_files, check_trust
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.uvconfig import project_file
 from bnbenv.envs.wishes import SourcesWish, Wishes
@@ -33,9 +34,12 @@ from bnbenv.paths import Sysroot, user_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import About, Progress, Quiet, during
 from bnbenv.redact import strip_credentials
-from bnbenv.solve.model import Availability, Refusal, Request, Solution
+from bnbenv.solve.model import Availability, Choice, Refusal, Request, Solution
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve
+
+if TYPE_CHECKING:
+    from bnbenv.envs.keep.find import Kept
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ class Setting:
     progress: Progress = field(default_factory=Quiet)
     config_before: str | None = None
     present: Driver | None = None
+    elsewhere: bool = False
+    supply: Supply | None = None
+    kept: Kept | None = None
 
     def ahead(self, request: Request) -> tuple[HostFacts, Request]:
         """What to judge by: with a driver that is asked about, the host as it is and the wish for that driver."""
         if self.present is None:
-    elsewhere: bool = False
-    supply: Supply | None = None
-    kept: Kept | None = None
             return self.facts, request
         facts = msgspec.structs.replace(self.facts, driver=self.present)
         return facts, with_request(request, driver=self.facts.driver.version)
@@ -99,12 +103,12 @@ def sources_of(setting: Setting) -> PackageSources:
 
     Raises InputError for a configuration that cannot be read, UsageError for one that is not to be trusted.
     """
+    if setting.supply is not None:
+        return setting.supply.sources()
     return sources_for(setting.project, setting.wishes.sources, setting.matrix, setting.environ)
 
 
 def sources_for(project: Project, wish: SourcesWish, matrix: Matrix, environ: Mapping[str, str]) -> PackageSources:
-    if setting.supply is not None:
-        return setting.supply.sources()
     """The same before there are facts. Raises InputError, UsageError."""
     uv_file = project_file(environ, project.root)
     check_files([uv_file] if uv_file else [], project, environ)
@@ -120,9 +124,9 @@ class Surveyed(NamedTuple):
     setting: Setting
 
 
-def survey(setting: Setting) -> Surveyed:
-    """Ask all sources at once, briefly, what they offer; measure the torch wheels in local folders, and releases that
-    are newer than all that the matrix knows.
+def survey(setting: Setting, family: str = "bitsandbytes") -> Surveyed:
+    """Ask all sources at once, briefly, what they offer of torch and a family's packages; measure the torch wheels in
+    local folders, and releases that are newer than all that the matrix knows.
 
     Not all sources come back: uv ends at the first one that does not answer. A wheel that cannot be measured stands in
     ``unreachable`` under its path or name, a configured source that does not answer under its address.
@@ -131,7 +135,9 @@ def survey(setting: Setting) -> Surveyed:
     here = (platform.os, platform.machine)
     variants = sorted({b.index for b in setting.matrix.torch if b.index is not None and (b.os, b.machine) == here})
     with during(setting.progress, "waiting for the package sources to answer"):
-        reach = check_reach(sources, variants)
+        own = family_named(family, setting.matrix.families)
+        packages = own.packages if own is not None else ()
+        reach = check_reach(sources, variants, projects=("torch", *packages))
     unreachable: dict[str, str] = {}
     with during(setting.progress, "reading the torch wheels in local folders"):
         local = _local_builds(reach, unreachable)
@@ -150,11 +156,17 @@ def survey(setting: Setting) -> Surveyed:
     found = Availability(
         unreachable=unreachable,
         torch=offered,
-        bitsandbytes=frozenset(offer.filename for _, offer in reach.offers("bitsandbytes")),
+        bitsandbytes=_names(reach, packages) if family == "bitsandbytes" else None,
+        packages=_names(reach, packages) if family != "bitsandbytes" else None,
         local=local,
         managed_python=sources.offline is None,
     )
     return Surveyed(found, answering(sources, reach), replace(setting, matrix=matrix))
+
+
+def _names(reach: Reach, packages: tuple[str, ...]) -> frozenset[str]:
+    """The names of the files of some packages that any source offers."""
+    return frozenset(offer.filename for name in packages for _, offer in reach.offers(name))
 
 
 def _note_source(
@@ -247,9 +259,10 @@ def _first_option(refusal: Refusal) -> str:
 
 def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
     """uv with these sources, telling what it does for an environment. Raises Failed if there is no uv."""
+    own = {name: value for name, value in OWN_BUILD.items() if name not in setting.environ}
     return Uv.find(
         setting.runner,
-        sources.uv_environment(),
+        {**sources.uv_environment(), **own},
         setting.project.root,
         sources.uv_arguments(),
         About(setting.progress, env),
@@ -276,13 +289,14 @@ def make_lock(
         sources = sources.with_pytorch(choice.torch.index)
     if built is not None:
         sources = sources.with_folder(Path(built.wheel).parent)
-    uv = uv_for(setting, env, sources)
-    python = interpreter(setting, choice.python) or uv.download_python(choice.python)
+    wish, on_top = setting.wishes.envs[env], OnTop(setting.kept, choice)
     requirements = [
         # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
         f"torch==={choice.torch.version}",
-        *(f"{name}==={version}" for name, version in choice.versions.items()),
-        *setting.wishes.envs[env].requirements,
+        *requirement_lines(choice, wish.package),
+        *_beside(setting.matrix, choice),
+        *on_top.pins,
+        *wish.requirements,
     ]
     with on_top.sources(sources) as sources:
         uv = uv_for(setting, env, sources)
@@ -291,10 +305,21 @@ def make_lock(
     text, base = on_top.without(strip_credentials(text))
     torch = chosen_torch(setting, found, solution)
     wheel = CompiledWheel(**msgspec.structs.asdict(built.row)) if built is not None else None
-    decision = Decision(env, setting.wishes.digest(env), _kept(solution), torch, wheel=wheel)
+    decision = Decision(env, setting.wishes.digest(env), _kept(solution), torch, wheel=wheel, base=base)
     locked = read_lock(compose(text, decision), setting.project.lock(env).name)
     _check_lock(locked, solution)
+    if not setting.wishes.policy.mix:
+        refuse_mixed(wish.family, locked.packages, wish.requirements, setting.matrix.families)
     return locked
+
+
+def _beside(matrix: Matrix, choice: Choice) -> tuple[str, ...]:
+    """What a family's packages need and do not ask for themselves (``transformers<5``)."""
+    if not choice.packages:
+        return ()
+    from bnbenv.solve.families import extra_requirements
+
+    return extra_requirements(matrix, choice)
 
 
 def _kept(solution: Solution) -> Solution:
@@ -305,6 +330,8 @@ def _kept(solution: Solution) -> Solution:
 def chosen_torch(setting: Setting, found: Availability, solution: Solution) -> TorchBuild:
     """The row of the chosen torch build."""
     choice, platform = solution.choice.torch, setting.facts.platform
+    if choice.source == "existing" and found.existing is not None:
+        return found.existing.torch
     tag = f"cp{solution.choice.python.replace('.', '')}"
     wanted = (choice.version, choice.source, choice.index, choice.cuda, platform.os, platform.machine)
     return next(
@@ -320,7 +347,9 @@ def _check_lock(locked: Locked, solution: Solution) -> None:
     """uv resolved on its own: what it took must be what was chosen, to the bytes where they were measured."""
     choice = solution.choice
     problem = None
-    if locked.packages.get("torch") != choice.torch.version:
+    if choice.torch.source == "existing":
+        pass  # it lies below, and is not in the lock
+    elif locked.packages.get("torch") != choice.torch.version:
         problem = f"torch {choice.torch.version} was chosen and uv took {locked.packages.get('torch')}"
     elif solution.torch_sha256 and solution.torch_sha256 not in locked.hashes["torch"]:
         problem = f"the source's torch {choice.torch.version} is not the wheel that was measured"

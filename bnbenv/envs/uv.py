@@ -54,10 +54,13 @@ class Uv:
             raise Failed("no-uv", message, "Install it: python -m pip install uv") from None
         return cls(runner, environment, cwd, str(binary), arguments, progress or Quiet())
 
-    def venv(self, prefix: Path, python: str) -> None:
-        """Make an empty environment with an interpreter (a path, or a version that uv finds or downloads)."""
+    def venv(self, prefix: Path, python: str, system: bool = False) -> None:
+        """Make an empty environment with an interpreter (a path, or a version that uv finds or downloads).
+
+        ``system``: what is installed beside that interpreter shows in it.
+        """
         words = ("venv", str(prefix), "--python", python, "--prompt", prefix.parent.name, "--no-project")
-        self._run(words, VENV_LIMIT, "make the environment")
+        self._run((*words, "--system-site-packages") if system else words, VENV_LIMIT, "make the environment")
 
     def compile(
         self, requirements: str, python: str, keep: Mapping[str, str] | None = None, target: tuple[str, ...] = ()

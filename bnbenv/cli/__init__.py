@@ -46,6 +46,7 @@ COMMANDS: dict[str, str] = {
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
     "path": "print the path of the environment in use",
+    "hook": "have the environments follow a change of the driver",
     "completion": "print what makes bash, zsh or fish complete commands",
 }
 
@@ -56,6 +57,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "update": "measure releases that are not known yet",
         "inspect": "say what is in a binary, and whether it would run here",
         "html": "write one page to look at, which needs no server",
+    },
+    "hook": {
+        "install": "have package managers, systemd and shells call bnbenv",
+        "uninstall": "take that away without a trace",
+        "status": "say what is installed, noted and pending",
+        "run": "what they call: note a change, and have projects follow",
     },
 }
 
@@ -69,7 +76,7 @@ def command_names() -> list[str]:
 ANSWERS = frozenset(
     {
         *("facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "build", "list", "path"),
-        "completion",
+        *("completion", "hook status"),
     }
 )
 
@@ -164,7 +171,11 @@ def _parser(name: str, module: ModuleType) -> Any:
     parser = Parser(name, module.SUMMARY, module.EXAMPLE, module.EXITS)
     module.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")
-    parser.add_argument("--project", metavar="DIR", help="the project's folder (default: where bnbenv.toml is found)")
+    where = "the project's folder (default: where bnbenv.toml is found)"
+    if getattr(module, "PROJECTS", False):
+        where = "a project's folder; may be given several times (default: where bnbenv.toml is found)"
+    action = "append" if getattr(module, "PROJECTS", False) else "store"
+    parser.add_argument("--project", metavar="DIR", action=action, help=where)
     how_much = parser.add_mutually_exclusive_group()
     how_much.add_argument("-v", "--verbose", action="store_true", help="tell what is run, how it ended and how long")
     silent = "no progress" if name in ANSWERS else "say nothing but errors; the exit code tells the rest"

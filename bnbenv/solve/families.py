@@ -164,13 +164,13 @@ def _with_torch(situation: Situation, build: TorchBuild, file: PackageFile, fail
         fails["torch-requirement"] = Reason(because, file.filename)
     if situation.backend == "cpu" or not _gpu_code(file):
         return
-    if build.cuda and file.cuda and build.cuda.split(".")[0] != file.cuda:
-        because = f"the kernels of {what} are for CUDA {file.cuda}, and {label(build)} is not"
-        fails["kernels-cuda"] = Reason(because, file.filename)
     known = file.torch_releases
     if known is not None and series(build) not in known:
         because = f"the kernels of {what} load beside torch {' '.join(known)} only, which {build.version} is not"
         fails["kernels-torch"] = Reason(because, file.filename)
+    elif build.cuda and file.cuda and build.cuda.split(".")[0] != file.cuda:
+        because = f"the kernels of {what} are for CUDA {file.cuda}, and {label(build)} is not"
+        fails["kernels-cuda"] = Reason(because, file.filename)
     libc = situation.facts.platform.libc
     needs = max((one.glibc for one in file.libraries if one.glibc), key=_dotted, default=None)
     if needs and libc is not None and libc.name == "glibc" and not at_least(libc.version, needs):

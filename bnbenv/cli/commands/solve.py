@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import add_build, add_wishes, check_driver, facts_of, project_of, setting_of
-from bnbenv.errors import Exit
-from bnbenv.solve.model import KEEP, Availability, Request, Solution
+from bnbenv.errors import Exit, UsageError
+from bnbenv.solve.model import KEEP, Availability, FamilyName, Request, Solution
 from bnbenv.solve.situation import with_request
 
 if TYPE_CHECKING:
     from bnbenv.facts.model import HostFacts
 
 SUMMARY = """\
-Say which torch and bitsandbytes fit this host (or recorded facts), and on
-which evidence; or why none do, and what would change that.
+Say which torch and bitsandbytes (or, with --family, which torch and gptqmodel or
+autoawq) fit this host or recorded facts, and on which evidence; or why none do,
+and what would change that.
 
 Where no published wheel fits, bitsandbytes is compiled. It judges on the
 compatibility matrix alone; with --reachable it takes only what the package
@@ -27,6 +28,7 @@ the torch that is there (a container's, a cluster's, conda's) is measured where 
 lies, and bitsandbytes is chosen for it."""
 EXAMPLE = """\
 bnbenv solve --driver 590.44.01 --torch '>=2.9'
+bnbenv solve --family awq --package 'autoawq[kernels]'
 bnbenv solve --torch keep"""
 EXITS = "0 solved, 2 an option or file cannot be read, 4 refused, 6 reboot required"
 
@@ -38,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
     )
     add_build(parser)
+    families = get_args(FamilyName)
+    parser.add_argument("--family", choices=families, default=families[0], help=f"{', '.join(families)} (torch alone)")
+    parser.add_argument(
+        "--package", metavar="REQUIREMENT", help="of gptq and awq: which package, such as 'gptqmodel>=7' or auto-gptq"
+    )
     parser.add_argument("--reachable", action="store_true", help="take only what the package sources offer now")
     parser.add_argument("--shipped", action="store_true", help="judge by what came with bnbenv alone")
     parser.add_argument("--all", action="store_true", help="list everything passed over, and whole digests")
@@ -48,16 +55,19 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
     from bnbenv.solve.ahead import driver_change
+    from bnbenv.solve.package_sets import wish_of
     from bnbenv.solve.solver import solve
 
     request = request_of(args)
     request = with_request(request, build=args.build or "auto")
     facts = facts_of(ctx, args.facts)
     matrix = load_matrix() if args.shipped else user_matrix(ctx.environ)
+    if request.package:
+        wish_of(request, matrix)
     found = Availability()
     if args.reachable:  # only then it matters for which project
-        setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish()}), facts, ctx)
-        found, sources, setting = survey(setting)
+        setting = setting_of(project_of(args, ctx), Wishes(envs={"bnb": EnvWish(family=args.family)}), facts, ctx)
+        found, sources, setting = survey(setting, args.family)
         matrix = matrix if args.shipped else setting.matrix
     found = with_existing(found, request, facts, args, ctx)
     answer = solve(facts, matrix, request, found)
@@ -73,18 +83,34 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         "asked": args.reachable,
         "elsewhere": args.facts is not None,
         "driver": args.driver,
+        "make": _made_by(request),
     }
     return Outcome(Exit.DONE if solved else Exit.NO_COMBINATION, answer.document(change), view)
 
 
+def _made_by(request: Request) -> str | None:
+    """The command that makes an environment of another family with these wishes."""
+    from bnbenv.solve.wording import arguments_of, command
+
+    if request.family == "bitsandbytes":
+        return None
+    return command({key: value for key, value in arguments_of(request).items() if key != "--driver"})
+
+
 def request_of(args: argparse.Namespace) -> Request:
-    """The wishes among the options as a request. Raises InputError."""
+    """The wishes among the options as a request. Raises InputError, UsageError."""
     from bnbenv.solve.situation import read_gpus
     from bnbenv.solve.versions import read_specifier
 
     if args.driver is not None:
         check_driver(args.driver)
-    request = Request(driver=args.driver, backend=args.backend or "auto")
+    family: FamilyName = getattr(args, "family", "bitsandbytes")
+    if family != "bitsandbytes" and (args.bitsandbytes or args.build):
+        given = "--bitsandbytes" if args.bitsandbytes else "--build and --no-build"
+        message = f"{given} {'is' if args.bitsandbytes else 'are'} for the family bitsandbytes, and this is {family}"
+        raise UsageError("other-family", message, "Leave it out; --package names what a family is about.")
+    package = getattr(args, "package", None) or ""
+    request = Request(driver=args.driver, backend=args.backend or "auto", family=family, package=package)
     for name in ("torch", "bitsandbytes", "python"):
         text = getattr(args, name, None)
         if text is not None:

@@ -19,10 +19,15 @@ def chosen(solution: dict[str, Any]) -> list[str]:
 
 
 def details(solution: dict[str, Any]) -> list[str]:
-    """Where torch is from, the library that bitsandbytes loads, and what runs on which GPU."""
+    """Where torch is from, the library that bitsandbytes loads or what another family's packages are, and what runs on
+    which GPU."""
     choice = solution["choice"]
     lines = wrap(f"torch is from {_origin(choice['torch'])}", "  ")
-    lines += wrap(f"bitsandbytes {_made(solution)}loads {choice['bitsandbytes']['library']}", "  ")
+    if choice["bitsandbytes"]:
+        lines += wrap(f"bitsandbytes {_made(solution)}loads {choice['bitsandbytes']['library']}", "  ")
+    for package in choice["packages"]:
+        what = "a source archive, which uv makes a wheel of" if package["source"] == "sdist" else "a published wheel"
+        lines += wrap(f"{package['name']} is {what}", "  ")
     for name, value in choice["environment"].items():
         lines += wrap(f"it needs {name}={value} in the environment, which bnbenv sync sets there", "  ")
     return lines + covered(solution)
@@ -47,16 +52,20 @@ def _made(solution: dict[str, Any]) -> str:
 
 def covered(solution: dict[str, Any]) -> list[str]:
     """What runs on which GPU; GPUs that are alike share a line."""
-    alike: dict[tuple[str, str, str], list[int]] = {}
+    alike: dict[tuple[str, str, str, str], list[int]] = {}
     for cover in solution["covers"]:
-        alike.setdefault((cover["arch"], cover["torch"], cover["bitsandbytes"]), []).append(cover["gpu"])
+        what = "bitsandbytes" if cover["bitsandbytes"] else "the kernels"
+        code = cover["bitsandbytes"] or cover["kernels"]
+        alike.setdefault((cover["arch"], cover["torch"], what, code), []).append(cover["gpu"])
     lines = []
-    for (arch, torch, bitsandbytes), gpus in alike.items():
+    for (arch, torch, what, code), gpus in alike.items():
         names = f"GPU{'s' if len(gpus) > 1 else ''} {_numbers(gpus)} ({arch})"
-        if torch == bitsandbytes:
-            lines += wrap(f"{names}: torch and bitsandbytes run {_code(torch)}", "  ")
+        if not code:
+            lines += wrap(f"{names}: torch runs {_code(torch)}", "  ")
+        elif torch == code:
+            lines += wrap(f"{names}: torch and {what} run {_code(torch)}", "  ")
         else:
-            lines += wrap(f"{names}: torch runs {_code(torch)}, bitsandbytes {_code(bitsandbytes)}", "  ")
+            lines += wrap(f"{names}: torch runs {_code(torch)}, {what} {_code(code)}", "  ")
     return lines
 
 
@@ -66,22 +75,26 @@ def why(solution: dict[str, Any], prefer: str | None, asked: bool = True) -> lis
     ``asked``: only what the package sources offered was a candidate.
     """
     choice = solution["choice"]
-    torch, wheel = choice["torch"]["version"], choice["bitsandbytes"]["version"]
+    torch, wheel = choice["torch"]["version"], choice["bitsandbytes"]
+    named = [{"name": "bitsandbytes", **wheel}] if wheel else choice["packages"]
+    own = ", ".join(f"{one['name']} {one['version']}" for one in named)
     reasons = [_code_reason(solution)]
-    if choice["bitsandbytes"]["source"] == "wheel":
+    if wheel and wheel["source"] == "wheel":
         reasons.append("bitsandbytes is a published wheel: nothing has to be compiled")
-    elif choice["bitsandbytes"]["source"] == "build":
+    elif wheel and wheel["source"] == "build":
         reasons.append("bitsandbytes is compiled here: no published wheel fits, or that was asked for")
     needs = " and ".join(f"{name}={value}" for name, value in choice["environment"].items())
-    reasons.append(f"nothing as good fits without {needs}" if needs else "no variable has to be set for it")
+    if wheel:
+        reasons.append(f"nothing as good fits without {needs}" if needs else "no variable has to be set for it")
     if choice["torch"]["source"] == "existing":
-        reasons.append(f"torch stays as it is, and bitsandbytes {wheel} is the newest that fits it")
+        reasons.append(f"torch stays as it is{f', and {own} is the newest that fits it' if own else ''}")
     elif prefer == "minimal-change":
         reasons.append('it changes least of what was there, as policy.prefer = "minimal-change" asks')
     elif prefer is not None:
         offered = "of what the package sources offered, " if asked else ""
-        newest = f"{offered}bitsandbytes {wheel} is the newest that fits host and wishes"
-        reasons.append(f"{newest}, torch {torch} the newest that fits with it")
+        are = "are" if len(named) > 1 else "is"
+        with_it = f"{own} {are} the newest that fits host and wishes, torch {torch} the newest that fits with it"
+        reasons.append(offered + (with_it if own else f"torch {torch} is the newest that fits host and wishes"))
     lines = ["why this one, what counts most first:"]
     for number, reason in enumerate(reasons, 1):
         lines += wrap(f"{number}. {reason}", "  ")
@@ -101,13 +114,14 @@ def passed_over(rejected: list[dict[str, Any]], everything: bool = False) -> lis
     return lines
 
 
-def rests_on(evidence: list[dict[str, Any]], everything: bool = False) -> list[str]:
+def rests_on(solution: dict[str, Any], everything: bool = False) -> list[str]:
     """The evidence: its level, what about, from where and when; the packages first, then the rules of the field.
 
     Digests are in short and the rules without their sources unless all is asked for.
     """
     lines = ["it rests on:"]
-    packages = evidence if everything else evidence[:2]
+    evidence = solution["evidence"]
+    packages = evidence if everything else evidence[: _packages(solution)]
     for row in packages:
         when = f" {row['date']}" if row.get("date") else ""
         lines += wrap(f"{row['level']}{when}: {row['about']}", "  ")
@@ -120,12 +134,17 @@ def rests_on(evidence: list[dict[str, Any]], everything: bool = False) -> list[s
     return lines
 
 
+def _packages(solution: dict[str, Any]) -> int:
+    """How many lines of evidence are about packages: they stand first, torch and those that were decided on."""
+    return 1 + bool(solution["choice"]["bitsandbytes"]) + len(solution["choice"]["packages"])
+
+
 def in_short(solution: dict[str, Any], more: str) -> list[str]:
     """What it rests on and the first thing that was passed over; ``more`` is the command that says more."""
     levels: dict[str, list[str]] = {}
-    for row in solution["evidence"][:2]:
+    for row in solution["evidence"][: _packages(solution)]:
         levels.setdefault(row["level"], []).append(row["about"].split()[0])
-    rests = " and ".join(f"{level} contents of {' and '.join(names)}" for level, names in levels.items())
+    rests = " and ".join(f"{level} contents of {listed(names)}" for level, names in levels.items())
     lines = wrap(f"it rests on the {rests} ({more} says more)", "  ") if rests else []
     for row in solution["rejected"][:1]:
         because = row["because"].removeprefix(row["candidate"]).strip()
@@ -153,9 +172,12 @@ def _code_reason(solution: dict[str, Any]) -> str:
         if solution["choice"]["torch"]["cuda"]:
             return "it is for the CPU, with a CUDA build of torch: no CPU build can be had here"
         return "it is for the CPU, and a CPU build of torch has all that is needed"
-    by_ptx = [cover["gpu"] for cover in covers if "ptx" in (cover["torch"] + cover["bitsandbytes"])]
+    codes = [cover["torch"] + cover["bitsandbytes"] + cover["kernels"] for cover in covers]
+    by_ptx = [cover["gpu"] for cover, code in zip(covers, codes, strict=True) if "ptx" in code]
     if not by_ptx:
-        return "every GPU has native code in torch and in bitsandbytes"
+        other = "bitsandbytes" if solution["choice"]["bitsandbytes"] else "its kernels"
+        both = any(cover["bitsandbytes"] or cover["kernels"] for cover in covers)
+        return f"every GPU has native code in torch{f' and in {other}' if both else ''}"
     return f"nothing published that fits has native code for GPU {_numbers(by_ptx)}, so the driver compiles PTX"
 
 

@@ -15,26 +15,15 @@ def render(
     asked: bool = False,
     elsewhere: bool = False,
     driver: str | None = None,
+    make: str | None = None,
 ) -> str:
-    """``asked``: the package sources were; ``elsewhere``: of recorded facts; ``driver``: as if it were installed."""
+    """``asked``: the package sources were; ``elsewhere``: of recorded facts; ``driver``: as if it were installed;
+    ``make``: the command that makes an environment of another family than bitsandbytes."""
     if document["status"] != "solved":
         return "\n".join(_refused(document, everything, elsewhere))
-    next_step = _by_people(document) or [f"next: {_to_make_it(document, asked, elsewhere, driver)}"]
-    return "\n".join([*_solved(document, everything, asked), *next_step])
-
-
-def _by_people(document: dict[str, Any]) -> list[str]:
-    """What bnbenv does not do itself: it changes nothing in the environment of a torch that is kept."""
-    choice = document["choice"]
-    if choice["torch"]["source"] != "existing":
-        return []
-    version, with_python = choice["bitsandbytes"]["version"], "with the Python of that torch"
-    if choice["bitsandbytes"]["source"] != "build":
-        install = f"python -m pip install --no-deps bitsandbytes=={version}"
-        return [f"next: {with_python}: {install}"]
-    cuda, archs = compiled_for(document)
-    build = f"bnbenv build --ref {version} --cuda {cuda} {' '.join(f'--arch {arch}' for arch in archs)}"
-    return [*wrap(f"what follows makes a wheel; install it {with_python}, without dependencies"), f"next: {build}"]
+    when = f" (once driver {driver} is installed)" if driver else " (on that machine)" if elsewhere else ""
+    next_step = f"next: {make}{when}" if make else f"next: {_to_make_it(document, asked, elsewhere, driver)}"
+    return "\n".join([*_solved(document, everything, asked), next_step])
 
 
 def _to_make_it(document: dict[str, Any], asked: bool, elsewhere: bool, driver: str | None) -> str:
@@ -46,10 +35,11 @@ def _to_make_it(document: dict[str, Any], asked: bool, elsewhere: bool, driver: 
         _, archs = compiled_for(document)
         took = "about a minute" if len(archs) == 1 else f"about {len(archs)} minutes"
         return f"bnbenv sync{where} with these wishes compiles it, {took} on two cores"
+    makes = "makes it on top of that torch" if document["choice"]["torch"]["source"] == "existing" else "makes it"
     if elsewhere:
-        return "bnbenv sync there, with these wishes, makes it, if its sources offer it"
+        return f"bnbenv sync there, with these wishes, {makes}, if its sources offer it"
     offer = "" if asked else ", if the package sources offer it"
-    return f"bnbenv sync with these wishes makes it{offer}"
+    return f"bnbenv sync with these wishes {makes}{offer}"
 
 
 def _solved(document: dict[str, Any], everything: bool, asked: bool) -> list[str]:
@@ -60,7 +50,7 @@ def _solved(document: dict[str, Any], everything: bool, asked: bool) -> list[str
         lines += wrap(f"note: {note}", "  ")
     lines += why(document, "newest", asked)
     lines += passed_over(document["rejected"], everything)
-    return lines + rests_on(document["evidence"], everything)
+    return lines + rests_on(document, everything)
 
 
 def _refused(document: dict[str, Any], everything: bool, elsewhere: bool) -> list[str]:

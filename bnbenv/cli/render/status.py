@@ -136,7 +136,7 @@ def _why(row: dict[str, Any], prefer: str, everything: bool) -> list[str]:
     if solution is None:
         return [] if row["generation"] is None else ["  no decision is recorded that can be read"]
     lines = [*details(solution), *why(solution, prefer or None), *passed_over(solution["rejected"], everything)]
-    return lines + rests_on(solution["evidence"], everything) + _this_host(row)
+    return lines + rests_on(solution, everything) + _this_host(row)
 
 
 def _this_host(row: dict[str, Any]) -> list[str]:

@@ -40,7 +40,9 @@ def describe(choice: dict[str, Any]) -> str:
     torch = choice["torch"]
     cuda = f"CUDA {torch['cuda']}" if torch["cuda"] else "CPU"
     wheel = choice["bitsandbytes"]
-    return f"bitsandbytes {wheel['version']}, torch {torch['version']} ({cuda}), Python {choice['python']}"
+    named = [*([{"name": "bitsandbytes", **wheel}] if wheel else []), *choice["packages"]]
+    own = "".join(f"{one['name']} {one['version']}, " for one in named)
+    return f"{own}torch {torch['version']} ({cuda}), Python {choice['python']}"
 
 
 def listed(words: list[str]) -> str:

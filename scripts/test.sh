@@ -3,7 +3,7 @@
 # usage: scripts/test.sh [--install] [pytest options]      (--install: only install)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/common.sh
+. scripts/bootstrap.sh
 
 make_env .test-env
 stamp=.test-env/.installed
@@ -13,6 +13,25 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
   touch "$stamp"
 fi
 [ "${1:-}" = --install ] && exit 0
+
+# missing COMMAND: whether a command is not there and this machine can get it from Debian.
+missing() {
+  ! command -v "$1" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+# The examples for images are carried out in a clean Debian, made once; where it cannot be had they are skipped.
+if missing mmdebstrap || missing shellcheck; then
+  echo "test: installing mmdebstrap and shellcheck, for the tests of the bootstrap" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get -q update && apt-get -q -y --no-install-recommends install mmdebstrap shellcheck; } \
+    >.test-env/debian.log 2>&1 || echo "test: that failed (.test-env/debian.log says why)" >&2
+fi
+if [ ! -e .test-env/debian.tar ] && [ "$(id -u)" = 0 ] && command -v mmdebstrap >/dev/null; then
+  echo "test: making a clean Debian" >&2
+  mmdebstrap --quiet --variant=minbase --include=python3 "$(. /etc/os-release && echo "$VERSION_CODENAME")" \
+    .test-env/debian.part.tar >>.test-env/debian.log 2>&1 && mv .test-env/debian.part.tar .test-env/debian.tar ||
+    echo "test: that failed (.test-env/debian.log says why)" >&2
+fi
 
 # The tests start bnbenv thousands of times. Where Python is told to keep no bytecode, each would compile it anew.
 .test-env/bin/python -m compileall -q bnbenv

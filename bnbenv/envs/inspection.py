@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnbenv.envs import generations as gens
@@ -38,6 +38,8 @@ from bnbenv.progress import Progress
 class Inspection:
     """One generation to look at. ``asked`` are the requirements that it was made for.
 
+    ``below`` is what the packages require that lie below, by name, as lines of METADATA.
+
     With ``every_byte`` all files are read; without, sizes and dates are compared and what changed late is read.
     """
 
@@ -48,6 +50,7 @@ class Inspection:
     asked: tuple[str, ...]
     progress: Progress
     every_byte: bool
+    below: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def site(self) -> Path:
@@ -92,7 +95,9 @@ class Inspection:
             message = f"what was installed is not what the lock names: {other}"
             raise Failed("not-as-locked", message, "Choose again with: bnbenv lock")
         metadata = {package_of(name): _text(site / name / "METADATA") for name in installed}
-        strange = not_asked_for(("torch", "bitsandbytes", *self.asked), metadata)
+        chosen = self.locked.decision.solution.choice.versions
+        strange = not_asked_for(("torch", *chosen, *self.asked), {**self.below, **metadata})
+        strange = [name for name in strange if name in metadata]
         if strange:
             names = ", ".join(strange[:4]) + (f" and {len(strange) - 4} more" if len(strange) > 4 else "")
             message = f"the lock holds what nobody asked for and nothing in it requires: {names}"

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from bnbenv.decode import convert, read_toml, shown
+from bnbenv.envs.keep.model import Base
 from bnbenv.envs.record import is_newer
 from bnbenv.errors import InputError
 from bnbenv.facts.model import Platform
@@ -33,7 +34,8 @@ class Decision(msgspec.Struct, frozen=True):
     """What stands under ``[tool.bnbenv]``: for what the lock was made, and what was chosen on which evidence.
 
     ``wishes`` is their digest; ``torch`` the chosen build's row, so that a local wheel can be judged again; ``wheel``
-    that of a bitsandbytes that was compiled: what it was made to hold. Nothing is judged by it.
+    that of a bitsandbytes that was compiled: what it was made to hold. Nothing is judged by it. ``base`` is what the
+    environment lies on, where its torch is the one that is there: that is not in the lock, nor what it requires.
     """
 
     env: str
@@ -42,6 +44,7 @@ class Decision(msgspec.Struct, frozen=True):
     torch: TorchBuild
     schema: str = SCHEMA
     wheel: CompiledWheel | None = None
+    base: Base | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,11 @@ def agrees(locked: Locked, file: str) -> Locked:
     """The lock, if its packages are those of its decision. Raises InputError: somebody edited one of them."""
     solution, row = locked.decision.solution, locked.decision.torch
     torch = solution.choice.torch
-    for name, chosen in {"torch": torch.version, **solution.choice.versions}.items():
-        if locked.packages.get(name) != chosen:
+    below = torch.source == "existing"
+    if below != (locked.decision.base is not None):
+        raise InputError(file, "tool.bnbenv.base", f"expected one where torch is kept, and it is {torch.source}", ANEW)
+    for name, chosen in {"torch": "none" if below else torch.version, **solution.choice.versions}.items():
+        if locked.packages.get(name, "none") != chosen:
             found = locked.packages.get(name, "none")
             raise InputError(file, "packages", f"expected {name} {chosen}, as in tool.bnbenv, found {found}", ANEW)
     for key in ("version", "cuda", "source", "index"):
@@ -143,7 +149,8 @@ def agrees(locked: Locked, file: str) -> Locked:
             expected = f"expected {getattr(torch, key)}, as in tool.bnbenv.solution, found {getattr(row, key)}"
             raise InputError(file, f"tool.bnbenv.torch.{key}", expected, ANEW)
     own = solution.choice.hashes.items()
-    for name, sha256 in (("torch", row.sha256), ("torch", solution.torch_sha256), *own):
+    of_torch = () if below else (("torch", row.sha256), ("torch", solution.torch_sha256))
+    for name, sha256 in (*of_torch, *own):
         if sha256 is not None and sha256 not in locked.hashes[name]:
             raise InputError(file, "packages", f"expected the {name} of tool.bnbenv, by its sha256", ANEW)
     if solution.choice.compiled:
@@ -181,18 +188,29 @@ def known_wheels(matrix: Matrix, version: str, platform: Platform) -> tuple[Bits
 
 
 def measured(locked: Locked, matrix: Matrix, platform: Platform, file: str) -> Locked:
-    """The lock, if each of its bitsandbytes wheels is the very file that the matrix was measured on.
+    """The lock, if each file of the packages that it is about is the very one that the matrix was measured on.
 
-    A version that the matrix does not know for this platform (its measurement may have ended early) is nothing that
-    this can judge. Raises InputError.
+    A bitsandbytes that the matrix does not know for this platform (its measurement may have ended early) is nothing
+    that this can judge, and of other packages a file whose name it does not know. Raises InputError.
     """
-    version = locked.packages["bitsandbytes"]
-    known = {wheel.sha256 for wheel in matrix.bitsandbytes if wheel.version == version}
-    for one in locked.files["bitsandbytes"]:
-        if known_wheels(matrix, version, platform) and one.sha256 not in known:
-            expected = f"expected a bitsandbytes {version} that was measured, found another {file_name(one.place)}"
-            raise InputError(file, "packages", expected, ANEW)
+    choice = locked.decision.solution.choice
+    if choice.wheel is not None and known_wheels(matrix, locked.packages["bitsandbytes"], platform):
+        version = locked.packages["bitsandbytes"]
+        known = {wheel.sha256 for wheel in matrix.bitsandbytes if wheel.version == version}
+        for one in locked.files["bitsandbytes"]:
+            if one.sha256 not in known:
+                raise _not_measured("bitsandbytes", version, one, file)
+    rows = {row.filename: row.sha256 for row in matrix.packages}
+    for package in choice.packages:
+        for one in locked.files[package.name]:
+            if rows.get(file_name(one.place), one.sha256) != one.sha256:
+                raise _not_measured(package.name, package.version, one, file)
     return locked
+
+
+def _not_measured(name: str, version: str, found: LockedFile, file: str) -> InputError:
+    expected = f"expected a {name} {version} that was measured, found another {file_name(found.place)}"
+    return InputError(file, "packages", expected, ANEW)
 
 
 def _packages(document: dict[str, Any], file: str) -> tuple[dict[str, str], dict[str, tuple[LockedFile, ...]]]:

@@ -93,11 +93,15 @@ class EnvPlan:
 
 
 def describe(solution: Solution) -> str:
-    """``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2)`` and the override, if one is needed."""
+    """``bitsandbytes 0.50.2 with torch 2.15.0 (CUDA 13.2)`` and the override, if one is needed.
+
+    ``on top of`` a torch that is kept.
+    """
     choice = solution.choice
     torch = f"torch {choice.torch.version} ({f'CUDA {choice.torch.cuda}' if choice.torch.cuda else 'CPU'})"
     override = "".join(f", {name}={value}" for name, value in choice.environment.items())
-    return f"{choice.title} with {torch}{override}" if choice.versions else f"{torch}{override}"
+    joined = "on top of" if choice.torch.source == "existing" else "with"
+    return f"{choice.title} {joined} {torch}{override}" if choice.versions else f"{torch}{override}"
 
 
 def _to_compile(solution: Solution) -> str:

@@ -257,7 +257,8 @@ def _same_packages(setting: Setting, use: InUse, plan: EnvPlan, locked: Locked) 
     if before is None:
         return False
     old, new = before.decision.solution, locked.decision.solution
-    return before.hashes == locked.hashes and old.choice == new.choice and old.visible_devices == new.visible_devices and same_place(before, locked)
+    same = before.hashes == locked.hashes and same_place(before, locked)
+    return same and old.choice == new.choice and old.visible_devices == new.visible_devices
 
 
 def _installed_by_hand(use: InUse, step: Step) -> tuple[str, ...]:

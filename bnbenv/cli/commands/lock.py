@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                 stop_on_loss(setting, env, in_use(project, env))
         for env in names:
             with about(env, len(wishes.envs) > 1):
-                locked, solution = new_lock(setting, env, in_use(project, env))
+                locked, solution = new_lock(setting, env, in_use(project, env), anew=True)
             setting.write_wishes()
             path = project.lock(env)
             changed = not path.exists() or path.read_text(encoding="utf-8", errors="replace") != locked.text

@@ -158,12 +158,13 @@ def find_kept(
     other way round."""
     known = remembered(project, env)
     before = [Place(Path(known.site), known.where, None, known.python)] if known and Path(known.python).exists() else []
-    elsewhere = _elsewhere(environ, facts, runner, project)
+    elsewhere, why = _elsewhere(environ, facts, runner, project), ""
     for looked_in in (elsewhere, before) if anew else (before, elsewhere):
-        found, place, why = first_torch(looked_in, facts)
+        found, place, said = first_torch(looked_in, facts)
         if place is not None:
-            return _kept(found, place, why, environ, facts, runner)
-    return Kept(why=first_torch(_elsewhere(environ, facts, runner, project), facts)[2])
+            return _kept(found, place, said, environ, facts, runner)
+        why = said if looked_in is elsewhere else why
+    return Kept(why=why)
 
 
 def remembered(project: Project, env: str) -> _Remembered | None:

@@ -90,30 +90,34 @@ def _refuse_kept(setting: Setting, envs: Iterable[str]) -> None:
             raise UsageError("bundle-keep", message, "Make the bundle on a machine with that torch, without --for.")
 
 
-def _lock(setting: Setting, env: str, groups: Iterable[Group]) -> Locked:
+def _lock(setting: Setting, env: str, groups: Sequence[Group]) -> Locked:
     """The lock of one environment for one machine."""
     locked, _ = usable_lock(setting, env)
     if locked is not None:
         setting.progress.say(f"{env}: the lock that is there holds")
         return locked
     use = NOBODY if setting.elsewhere else in_use(setting.project, env)
-    solution = choose(setting, env, use)
-    if not solution.choice.compiled:
-        request = setting.wishes.request(env, str(setting.project.config))
-        for group in groups:
-            known = group.locks[env]
-            same = known.decision.solution
-            alike = (same.choice, same.backend, same.visible_devices) == (
-                solution.choice,
-                solution.backend,
-                solution.visible_devices,
-            )
-            there, here = group.platform, setting.facts.platform
-            if alike and (there.os, there.machine) == (here.os, here.machine):
-                wished = setting.wishes.digest(env)
-                if lock_problem(known, env, wished, request, setting.facts, setting.matrix) is None:
-                    return known
-    return new_lock(setting, env, use)[0]
+    shared = _shared(setting, env, use, groups) if groups else None
+    return shared or new_lock(setting, env, use)[0]
+
+
+def _shared(setting: Setting, env: str, use: InUse, groups: Iterable[Group]) -> Locked | None:
+    """The lock of machines before it, where it holds just what is chosen for this one."""
+    solution, here = choose(setting, env, use), setting.facts.platform
+    if solution.choice.compiled:
+        return None
+    request = setting.wishes.request(env, str(setting.project.config))
+    wished = setting.wishes.digest(env)
+    for group in groups:
+        known, there = group.locks[env], group.platform
+        same = known.decision.solution
+        alike = (same.choice, same.backend, same.visible_devices, there.os, there.machine) == (
+            *(solution.choice, solution.backend, solution.visible_devices),
+            *(here.os, here.machine),
+        )
+        if alike and lock_problem(known, env, wished, request, setting.facts, setting.matrix) is None:
+            return known
+    return None
 
 
 def _files(locked: Locked, platform: Platform) -> dict[str, LockedFile]:

@@ -14,7 +14,8 @@ from bnbenv.bundle.itself import requirements
 from bnbenv.bundle.target import best, minors, tags_for
 from bnbenv.envs.elsewhere import uv_platform
 from bnbenv.envs.lockfile import LockedFile, read_files
-from bnbenv.envs.resolve import sources_of, survey, uv_for
+from bnbenv.envs.reach import answering, check_reach
+from bnbenv.envs.resolve import sources_of, uv_for
 from bnbenv.envs.uv import Uv
 from bnbenv.errors import Failed
 from bnbenv.facts.model import Platform
@@ -42,7 +43,12 @@ def lists_for(groups: Iterable[Group]) -> dict[str, Needs]:
             name = f"tool/{group.platform.os}-{group.platform.machine}-{minor}.txt"
             if name not in wanted or _older(group.platform, wanted[name][0].platform):
                 wanted[name] = (group, minor)
-    return {name: _needs(group, minor) for name, (group, minor) in sorted(wanted.items())}
+    uv = None
+    needs = {}
+    for name, (group, minor) in sorted(wanted.items()):
+        uv = uv or _uv(group)
+        needs[name] = _needs(group, minor, uv)
+    return needs
 
 
 def tool_pythons(group: Group) -> list[str]:
@@ -58,10 +64,8 @@ def _older(one: Platform, other: Platform) -> bool:
     return libc(one) < libc(other)
 
 
-def _needs(group: Group, minor: str) -> Needs:
-    setting = group.setting
-    setting.progress.at(f"resolving what bnbenv needs on Python {minor}")
-    uv = _uv(group)
+def _needs(group: Group, minor: str, uv: Uv) -> Needs:
+    group.setting.progress.at(f"resolving what bnbenv needs on Python {minor}")
     target = ("--python-version", minor, "--python-platform", uv_platform(group.platform))
     text = uv.compile("\n".join(requirements()) + "\n", sys.executable, None, target)
     versions, offered = read_files(text, "what bnbenv needs")
@@ -76,8 +80,9 @@ def _needs(group: Group, minor: str) -> Needs:
 
 
 def _uv(group: Group) -> Uv:
-    _, sources, setting = survey(group.setting)
-    return uv_for(setting, "bnbenv", sources)
+    """uv with the sources that answer: it would end at the first one that does not."""
+    sources = sources_of(group.setting)
+    return uv_for(group.setting, "bnbenv", answering(sources, check_reach(sources)))
 
 
 def lacks_python(group: Group) -> list[str]:

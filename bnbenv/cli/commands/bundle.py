@@ -20,8 +20,8 @@ bnbenv and uv themselves, and the rows that the choice rests on.
 
 Without --for it is for this machine. Machines that need the same share it."""
 EXAMPLE = """\
-bnbenv bundle lab.tar                          for machines like this one
-bnbenv bundle lab.tar --for a.json --for b.json   (bnbenv facts --json > a.json)"""
+bnbenv bundle lab.tar                               for machines like this one
+bnbenv bundle lab.tar --for a.json --for b.json     for recorded ones"""
 EXITS = (
     "0 written, 1 failed, 2 unreadable input, 4 no known-good combination for one of the machines, 6 reboot "
     "required, 7 a package source cannot be reached"

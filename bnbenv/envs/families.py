@@ -40,8 +40,7 @@ def check_package(text: str, family: str, families: Iterable[Family], file: str,
     """Whether ``package = "..."`` names a package that an environment of the family can be about. Raises InputError."""
     own = family_named(family, families)
     if own is None or family == "bitsandbytes":
-        expected = f'expected nothing: "package" is for the families gptq and awq, and this one is {family}'
-        raise InputError(file, where, expected, "Take the line out, or set family = ...")
+        raise InputError(file, where, f"expected nothing: this is for the families gptq and awq, not for {family}")
     known = ", ".join(own.packages)
     try:
         requirement = Requirement(text)

@@ -11,7 +11,7 @@ from bnbenv.cli.render.text import describe, wrap
 def render(document: dict[str, Any]) -> str:
     lines = []
     for row in document["generations"]:
-        lines += _row(row, [action for action in document["actions"] if action["env"] == row["env"]])
+        lines += made(row, [action for action in document["actions"] if action["env"] == row["env"]])
     for note in document["notes"]:
         lines += wrap(f"note: {note}")
     done = [row for row in document["generations"] if any(one["env"] == row["env"] for one in document["actions"])]
@@ -19,7 +19,8 @@ def render(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(row: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
+def made(row: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
+    """What was done for one environment."""
     if not actions:
         return [f"in sync, nothing to do: {row['env']} (generation {row['generation']})"]
     verb = "switched to" if row["changed"] else "kept"

@@ -46,6 +46,8 @@ COMMANDS: dict[str, str] = {
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
     "path": "print the path of the environment in use",
+    "export": "print the environment for pip, conda, Docker or other installers",
+    "jupyter": "install a Jupyter kernel that follows the environment",
     "hook": "have the environments follow a change of the driver",
     "completion": "print what makes bash, zsh or fish complete commands",
 }
@@ -76,7 +78,7 @@ def command_names() -> list[str]:
 ANSWERS = frozenset(
     {
         *("facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "build", "list", "path"),
-        *("completion", "hook status"),
+        *("export", "completion", "hook status"),
     }
 )
 

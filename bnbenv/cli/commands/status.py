@@ -28,7 +28,10 @@ EXAMPLE = """\
 bnbenv status
 bnbenv status --env bnb --why    what was chosen, why, and what it rests on
 bnbenv status -q --metrics /var/lib/node_exporter/bnbenv.prom    for monitoring"""
-EXITS = "0 in sync, 2 wrong usage, 3 not in sync or something cannot be read, 6 reboot required"
+EXITS = (
+    "0 in sync, 1 the metrics cannot be written, 2 wrong usage, 3 not in sync or something cannot be read,"
+    " 6 reboot required"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Machines read what these print, on a terminal too.
-PLAIN = frozenset({"path", "completion"})
+PLAIN = frozenset({"path", "export", "completion"})
 
 _RED, _GREEN, _YELLOW, _BOLD, _END = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 _WORDS = {

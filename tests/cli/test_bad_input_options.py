@@ -16,7 +16,6 @@ H200 = Path(__file__).parent.parent / "hosts" / "linux-x86_64__580.65.06__h200-s
 OPTIONS: list[tuple[list[str], str, str]] = [
     (["solve", "--torch", ">>1"], '--torch: expected a version specifier such as ">=2.4,<3", found ">>1"', ""),
     (["solve", "--torch", "latest"], '--torch: expected a version specifier such as ">=2.4,<3", found "latest"', ""),
-    (["sync", "--torch", "keep"], '--torch: expected a version specifier: "keep" is for solve', "solve --torch keep"),
     (["why-not", "numpy==2"], "REQUIREMENT: expected bitsandbytes, torch or python, found numpy", "why-not --help"),
     (["why-not", "torch=2.9"], 'REQUIREMENT: expected a requirement such as "bitsandbytes==0.46.1"', "why-not --help"),
     (["why-not", "torch==2.9.1", "--torch", "keep"], "--torch keep names the torch already", "Leave one"),

@@ -1,4 +1,4 @@
-"""``--torch keep``: bitsandbytes for the torch that is there; commands that make environments refuse it."""
+"""``solve --torch keep``: bitsandbytes for the torch that is there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def test_bitsandbytes_for_a_containers_torch(
     assert any(note.endswith(f"{prefix}/lib/python3.12/site-packages/torch") for note in ran.document["notes"])
     shown = bnbenv(*words, VIRTUAL_ENV=prefix).out
     last = shown.splitlines()[-1]
-    assert last == f"next: with the Python of that torch: python -m pip install --no-deps bitsandbytes=={newest}"
+    there = "next: bnbenv sync there, with these wishes, makes it on top of that torch, if its sources offer it"
+    assert last == there
 
 
 def test_a_torch_that_does_not_run_here_stays_refused(bnbenv: Any, faults: Any, tmp_path: Path) -> None:
@@ -71,11 +72,3 @@ def test_none_that_could_be_kept(bnbenv: Any, faults: Any, tmp_path: Path) -> No
     (part,) = ran.document["conflict"]
     assert part["rule"] == "torch-wish"
     assert "none was found: looked in VIRTUAL_ENV" in part["because"]
-
-
-def test_no_environment_is_made_on_top_of_it(refused: Any, bnbenv: Any, tmp_path: Path) -> None:
-    said = 'expected a version specifier: "keep" is for solve and why-not, which make no environment'
-    assert refused("sync", "--torch", "keep", step="bnbenv solve --torch keep") == f"--torch: {said}"
-    (tmp_path / "project" / "bnbenv.toml").write_text('[envs.bnb]\ntorch = "keep"\n')
-    for command in ("plan", "sync"):
-        assert refused(command).endswith(f"envs.bnb.torch: {said}")

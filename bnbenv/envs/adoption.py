@@ -142,6 +142,7 @@ def adopt(setting: Setting, found: Foreign, env: str | None, host: Host, options
     named = frozenset(_named(project))
     want = wanted(found, env, setting.wishes, named, matrix)
     check_free(project, want.env)
+    gens.clean_up(project, want.env)
     setting, wrote = _with_wish(setting, want, named)
     with during(setting.progress, f"{want.env}: judging what {found.prefix} holds"):
         request = setting.wishes.request(want.env, str(project.config))

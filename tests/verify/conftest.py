@@ -21,6 +21,7 @@ from bnbenv.verify.devices import CPU
 from bnbenv.verify.run import Report, verify_environment
 
 BITSANDBYTES = "bitsandbytes==0.50.2"
+FAMILY_PACKAGES = ("gptqmodel==7.6.0", "autoawq==0.2.9")
 MODEL_PACKAGES = ("transformers==5.23.0", "accelerate==1.15.0", "peft==0.21.2")
 
 
@@ -37,10 +38,32 @@ def real_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     newest = max(wheels, key=_version)
     interpreter = sorted(tag.interpreter for tag in parse_wheel_filename(newest.name)[3])[0]
     prefix = tmp_path_factory.mktemp("real") / "env"
-    requirements = [f"torch=={_version(newest)}", BITSANDBYTES]
     uv("venv", "-q", str(prefix), "-p", f"{interpreter[2]}.{interpreter[3:]}")
+    return installed(prefix, f"torch=={_version(newest)}", BITSANDBYTES)
+
+
+def installed(prefix: Path, *requirements: str) -> Path:
+    """The Python of an environment into which packages were installed."""
     uv("pip", "install", "-q", "--python", str(prefix), *requirements)
     return prefix / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+@pytest.fixture(scope="session")
+def families_python(real_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with gptqmodel and autoawq beside a CPU torch, or BNBENV_TEST_FAMILIES_PYTHON."""
+    given = os.environ.get("BNBENV_TEST_FAMILIES_PYTHON")
+    if given:
+        return Path(given)
+    said = subprocess.run(
+        [str(real_python), "-c", "from importlib.metadata import version; print(version('torch'))"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    prefix = tmp_path_factory.mktemp("families") / "env"
+    uv("venv", "-q", str(prefix), "-p", str(real_python))
+    return installed(prefix, f"torch=={said.stdout.strip()}", *FAMILY_PACKAGES)
 
 
 def pip_config() -> PipConfig:

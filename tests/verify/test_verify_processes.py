@@ -124,7 +124,7 @@ def test_each_gpu_is_run_by_its_uuid_and_nothing_is_set_that_the_environment_set
     assert report.ok
     assert [device.device for device in report.devices] == ["GPU-aaaa1111", "MIG-2222", "cpu"]
     assert [command.env["CUDA_VISIBLE_DEVICES"] for command in runner.commands] == ["GPU-aaaa1111", "MIG-2222", ""]
-    assert [command.argv[-1] for command in runner.commands] == ["cuda", "cuda", "cpu"]
+    assert [command.argv[3] for command in runner.commands] == ["cuda", "cuda", "cpu"]
     for command in runner.commands:
         assert "BNB_CUDA_VERSION" not in command.env
         assert command.env["EXTRA"] == "1"

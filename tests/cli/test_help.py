@@ -13,6 +13,7 @@ from bnbenv.errors import Exit
 # What each command can end with, beside Ctrl-C: scripts branch on it.
 EXITS = {
     "init": {0, 1},
+    "adopt": {0, 1, 2, 6, 8},
     "facts": {0, 2},
     "matrix show": {0, 2},
     "matrix update": {0, 1, 2, 3, 7, 8},

@@ -20,6 +20,7 @@ CONFIG = "bnbenv.toml"
 MATRIX = "matrix"  # the folder of rows
 FILES = "files"  # the folder of wheels: one flat folder, as --find-links wants it
 
+SYSTEMS = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
 AGAIN = "Copy it again, and compare its sha256 with the one that bnbenv bundle printed."
 
 _PART = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9._+!-]{0,249}")
@@ -67,7 +68,7 @@ class Machine(msgspec.Struct, frozen=True):
         """``v100.json: Linux x86_64, 2 x Tesla V100, driver 570.133.20``."""
         counted = {name: self.gpus.count(name) for name in self.gpus}
         cards = [f"{number} x {name}" if number > 1 else name for name, number in counted.items()]
-        words = [f"{self.os.capitalize()} {self.machine}", *(cards or ["no GPU"])]
+        words = [f"{SYSTEMS.get(self.os, self.os)} {self.machine}", *(cards or ["no GPU"])]
         words += [f"driver {self.driver}"] if self.driver else []
         return f"{self.facts or 'the machine it was made on'}: {', '.join(words)}"
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from bnbenv.envs.elsewhere import MACOS
 from bnbenv.envs.lockfile import LockedFile, file_name
 from bnbenv.facts.model import Platform
 
-_MACOS = (14, 0)  # facts name no version of macOS; torch's wheels ask for 11 and 14
 _LEGACY = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
 
 
@@ -27,7 +27,7 @@ def _platforms(platform: Platform) -> Iterator[str]:
     if platform.os == "windows":
         yield {"x86_64": "win_amd64", "aarch64": "win_arm64"}.get(machine, f"win_{machine}")
     elif platform.os == "macos":
-        yield from mac_platforms(_MACOS, "arm64" if machine == "aarch64" else machine)
+        yield from mac_platforms(_pair(MACOS), "arm64" if machine == "aarch64" else machine)
     else:
         libc = platform.libc
         major, minor = _pair(libc.version) if libc else (2, 17)  # unknown: what all have

@@ -11,6 +11,7 @@ from bnbenv.facts.model import Platform
 if TYPE_CHECKING:
     from bnbenv.envs.resolve import Setting
 
+MACOS = "14.0"  # the oldest that torch's wheels are for, from 2.9 on
 # What uv 0.9.17 to 0.13 name of "--python-platform": the glibc of a manylinux tag, without its 2.
 _GLIBC = (17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40)
 
@@ -27,6 +28,11 @@ def resolving_python(setting: Setting, uv: Uv, minor: str) -> tuple[str, tuple[s
         return interpreter(setting, minor) or uv.download_python(minor), ()
     own = interpreter(setting, minor) or getattr(sys, "_base_executable", None) or sys.executable
     return own, ("--python-version", minor, "--python-platform", uv_platform(setting.facts.platform))
+
+
+def platform_variables(setting: Setting) -> dict[str, str]:
+    """What uv is told of another machine by variables: of macOS the version, which facts do not name."""
+    return {"MACOSX_DEPLOYMENT_TARGET": MACOS} if setting.elsewhere and setting.facts.platform.os == "macos" else {}
 
 
 def uv_platform(platform: Platform) -> str:

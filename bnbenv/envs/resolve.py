@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from bnbenv.build.model import Built
-from bnbenv.envs.elsewhere import resolving_python
-from bnbenv.envs.families import OWN_BUILD, family_named, refuse_mixed, requirement_lines
+from bnbenv.envs.elsewhere import platform_variables, resolving_python
+from bnbenv.envs.families import OWN_BUILD, asked_for, family_named, refuse_mixed, requirement_lines
 from bnbenv.envs.fresh import take_in
 from bnbenv.envs.keep.above import OnTop
 from bnbenv.envs.lockfile import CompiledWheel, Decision, Locked, compose, read_lock
@@ -262,7 +262,7 @@ def uv_for(setting: Setting, env: str, sources: PackageSources) -> Uv:
     own = {name: value for name, value in OWN_BUILD.items() if name not in setting.environ}
     return Uv.find(
         setting.runner,
-        {**sources.uv_environment(), **own},
+        {**sources.uv_environment(), **own, **platform_variables(setting)},
         setting.project.root,
         sources.uv_arguments(),
         About(setting.progress, env),

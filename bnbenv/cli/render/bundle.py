@@ -7,6 +7,8 @@ from typing import Any
 
 from bnbenv.cli.render.text import wrap
 
+_SYSTEMS = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
+
 
 def render(document: dict[str, Any]) -> str:
     """The text for people."""
@@ -27,7 +29,7 @@ def render(document: dict[str, Any]) -> str:
 def _machine(machine: dict[str, Any]) -> str:
     counted = {name: machine["gpus"].count(name) for name in machine["gpus"]}
     cards = [f"{number} x {name}" if number > 1 else name for name, number in counted.items()]
-    words = [f"{machine['os'].capitalize()} {machine['machine']}", *(cards or ["no GPU"])]
+    words = [f"{_SYSTEMS.get(machine['os'], machine['os'])} {machine['machine']}", *(cards or ["no GPU"])]
     words += [f"driver {machine['driver']}"] if machine["driver"] else []
     return f"{machine['facts'] or 'machines like this one'}: {', '.join(words)}"
 

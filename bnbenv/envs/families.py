@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from bnbenv.decode import shown
 from bnbenv.errors import InputError, NoCombination, UsageError
-from bnbenv.matrix.model import Family
+from bnbenv.matrix.model import Family, Matrix
 from bnbenv.solve.model import Choice
 
 MIX = "mixed-families"  # the code of errors and of what status says
@@ -95,6 +95,15 @@ def mix_note(family: str, packages: Iterable[str], families: Iterable[Family]) -
         return None
     names = ", ".join(f"{name} ({one.name})" for name, one in found.items())
     return f"families are mixed here, as policy.mix allows: {names}; each may break the other with its next release"
+
+
+def asked_for(matrix: Matrix, choice: Choice, requirements: Iterable[str]) -> tuple[str, ...]:
+    """What an environment is to hold beside its choice: what that needs and does not say itself, and people's own."""
+    if not choice.packages:
+        return tuple(requirements)
+    from bnbenv.solve.families import extra_requirements
+
+    return (*extra_requirements(matrix, choice), *requirements)
 
 
 def requirement_lines(choice: Choice, package: str) -> list[str]:

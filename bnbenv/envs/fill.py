@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnbenv.envs import generations as gens
+from bnbenv.envs.families import asked_for
 from bnbenv.envs.filesystem import CLONES, find_mount, forget, uv_cache, why_not_linked
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.inspection import Inspection, blamed, shared_with
@@ -57,7 +58,11 @@ class Filling:
             self.env,
             generation,
             self._local,
-            self.setting.wishes.envs[self.env].requirements,
+            asked_for(
+                self.setting.matrix,
+                self.locked.decision.solution.choice,
+                self.setting.wishes.envs[self.env].requirements,
+            ),
             self.setting.progress,
             self.every_byte,
             self.setting.kept.metadata if self.setting.kept is not None else {},

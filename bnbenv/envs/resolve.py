@@ -34,7 +34,7 @@ from bnbenv.paths import Sysroot, user_home, write_atomically
 from bnbenv.process import Runner
 from bnbenv.progress import About, Progress, Quiet, during
 from bnbenv.redact import strip_credentials
-from bnbenv.solve.model import Availability, Choice, Refusal, Request, Solution
+from bnbenv.solve.model import Availability, Refusal, Request, Solution
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve
 
@@ -294,9 +294,8 @@ def make_lock(
         # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
         f"torch==={choice.torch.version}",
         *requirement_lines(choice, wish.package),
-        *_beside(setting.matrix, choice),
         *on_top.pins,
-        *wish.requirements,
+        *asked_for(setting.matrix, choice, wish.requirements),
     ]
     with on_top.sources(sources) as sources:
         uv = uv_for(setting, env, sources)
@@ -311,15 +310,6 @@ def make_lock(
     if not setting.wishes.policy.mix:
         refuse_mixed(wish.family, locked.packages, wish.requirements, setting.matrix.families)
     return locked
-
-
-def _beside(matrix: Matrix, choice: Choice) -> tuple[str, ...]:
-    """What a family's packages need and do not ask for themselves (``transformers<5``)."""
-    if not choice.packages:
-        return ()
-    from bnbenv.solve.families import extra_requirements
-
-    return extra_requirements(matrix, choice)
 
 
 def _kept(solution: Solution) -> Solution:

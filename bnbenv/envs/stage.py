@@ -13,6 +13,7 @@ import msgspec
 from bnbenv.envs import generations as gens
 from bnbenv.envs import guard
 from bnbenv.envs.check import Host
+from bnbenv.envs.families import asked_for
 from bnbenv.envs.fill import Filling
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.inspection import Inspection
@@ -129,7 +130,8 @@ class Job:
         One whose kernels never ran is read in full.
         """
         verified = generation.record is not None and generation.record.verified
-        asked = self.setting.wishes.envs[self.env].requirements
+        wished = self.setting.wishes.envs[self.env].requirements
+        asked = asked_for(self.setting.matrix, self.solution.choice, wished)
         progress, every_byte = self.setting.progress, self.options.verify and not verified
         look = Inspection(self.setting.project, self.env, generation, self.locked, asked, progress, every_byte)
         damage = look.finished()

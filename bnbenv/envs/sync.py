@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, held_by_earlier, stop_on_loss, what_is_there
 from bnbenv.envs.adoption import carry_out, plan_adopted, solution_of
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
+from bnbenv.envs.families import mix_note
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.keep.above import notes_on
 from bnbenv.envs.keep.find import remember, same_place, with_existing, with_kept
@@ -70,6 +72,8 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     step, reuse = _step(setting, env, use, reasons, locked, options.fresh)
     known = reuse.record if reuse else None
     verified = driver is None and known is not None and known.verified and known.host == dict(host.fingerprint)
+    if locked is not None:
+        notes += _mixed(setting, env, locked.packages)
     own = any(one.usable and not one.adopted for one in gens.generations(project, env))
     kept = locked is None and own and not options.fresh
     return EnvPlan(env, reasons, locked, None if locked else why, step, reuse, tuple(notes), verified, kept)
@@ -160,7 +164,15 @@ def choose(setting: Setting, env: str, use: InUse) -> Solution:
     found, sources, setting = survey(with_kept(setting, env), setting.wishes.envs[env].family)
     found = with_existing(setting, found)
     solution = decide(setting, _request(setting, env, what_is_there(setting, env, use)[0]), found, sources)
-    return msgspec.structs.replace(solution, notes=(*_silent(found), *solution.notes))
+    asked = (re.split(r"[^A-Za-z0-9._-]", text.strip())[0] for text in setting.wishes.envs[env].requirements)
+    notes = (*_silent(found), *solution.notes, *_mixed(setting, env, asked))
+    return msgspec.structs.replace(solution, notes=notes)
+
+
+def _mixed(setting: Setting, env: str, packages: Iterable[str]) -> list[str]:
+    """The warning about families that share an environment, where they do."""
+    note = mix_note(setting.wishes.envs[env].family, packages, setting.matrix.families)
+    return [note] if note else []
 
 
 def _silent(found: Availability) -> list[str]:
@@ -195,7 +207,7 @@ def new_lock(setting: Setting, env: str, use: InUse, anew: bool = False) -> tupl
     keep = {**held_by_earlier(setting, env), **others}
     locked = make_lock(setting, env, solution, sources, found, keep, built)
     remember(setting, env)
-    notes = (*solution.notes, *notes_on(setting.kept, locked))
+    notes = (*solution.notes, *notes_on(setting.kept, locked), *_mixed(setting, env, locked.packages))
     return locked, msgspec.structs.replace(solution, notes=notes)
 
 

@@ -31,7 +31,7 @@ CONFIG = [
     ("[envs.a]\nfamily = 'gptq'\nbitsandbytes = '0.50'\n", 'envs.a.bitsandbytes: expected nothing: "bitsandbytes" is'),
     ("[envs.a]\nfamily = 'awq'\npackage = 'gptqmodel'\n", "envs.a.package: expected a package of the family awq (auto"),
     ("[envs.a]\npackage = 'gptqmodel'\n", "envs.a.package: expected nothing: this is for the families gptq and awq"),
-    ("[envs.a]\nfamily = 'gptq'\nrequirements = ['auto-gptq']\n", 'envs.a.requirements[0]: expected no auto-gptq: set'),
+    ("[envs.a]\nfamily = 'gptq'\nrequirements = ['auto-gptq']\n", "envs.a.requirements[0]: expected no auto-gptq: set"),
     ("[envs.bnb]\nfamily = 'x'\n", 'envs.bnb.family: expected "bitsandbytes", "gptq", "awq" or "none", found "x"'),
     ("[envs.bnb]\nbackend = 'rocm'\n", 'envs.bnb.backend: expected "auto", "cuda" or "cpu", found "rocm"'),
     ("[envs.bnb]\ntorch = '>>1'\n", 'envs.bnb.torch: expected a version specifier such as ">=2.4,<3", found ">>1"'),

@@ -14,7 +14,8 @@ def render(document: dict[str, Any], refused: Mapping[str, str] = {}, option: st
     driver = document["driver"]
     asked = f"with driver {driver}: " if driver else ""
     if document["in_sync"]:
-        return f"{asked}in sync, nothing to do: {', '.join(document['environments'])}"
+        notes = [line for note in dict.fromkeys(document["notes"]) for line in wrap(f"note: {note}")]
+        return "\n".join([f"{asked}in sync, nothing to do: {', '.join(document['environments'])}", *notes])
     names = dict.fromkeys(action["env"] for action in document["actions"])
     lines = [f"{asked}changes are pending: {', '.join(names)}"] if names else []
     if refused:

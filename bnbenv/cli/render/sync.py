@@ -22,7 +22,8 @@ def render(document: dict[str, Any]) -> str:
 def made(row: dict[str, Any], actions: list[dict[str, Any]]) -> list[str]:
     """What was done for one environment."""
     if not actions:
-        return [f"in sync, nothing to do: {row['env']} (generation {row['generation']})"]
+        notes = [line for note in row["notes"] for line in wrap(f"note: {note}", "  ")]
+        return [f"in sync, nothing to do: {row['env']} (generation {row['generation']})", *notes]
     verb = "switched to" if row["changed"] else "kept"
     lines = wrap(f"{row['env']}: {verb} generation {row['generation']}: {describe(row['choice'])}")
     if row["decision"]:

@@ -133,7 +133,7 @@ def test_what_torch_requires_is_not_hidden(empty: Any, base: Path) -> None:
     (empty.root / "bnbenv.toml").write_text(f'{KEEP}requirements = ["sympy>=1.14"]\n')
     ended = empty("sync", "--no-verify", "--json", VIRTUAL_ENV=str(base))
     assert ended.code == 4, ended
-    assert ended.document["error"]["message"].endswith("as it is there: sympy 1.13.1")
+    assert ended.document["error"]["message"].endswith("as it is: sympy 1.13.1")
     assert not (empty.root / ".venv-bnb").exists()
 
 

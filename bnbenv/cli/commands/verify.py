@@ -139,7 +139,7 @@ def _environment(
     devices = ("cpu",) if decision.get("backend") == "cpu" else tuple(decision.get("visible_devices") or ())
     family = family_decided(decision.get("choice"), load_families())
     # Nothing is written into one that was adopted, not even bytecode.
-    changes: dict[str, str | None] = {"PYTHONDONTWRITEBYTECODE": "1"} if use.record.adopted else {}
+    changes: dict[str, str | None] = {"PYTHONDONTWRITEBYTECODE": "1"} if use.record.adopted or use.record.base else {}
     return env_python(project.link(env)), devices, family, changes
 
 

@@ -56,8 +56,8 @@ class OnTop:
     @property
     def pins(self) -> list[str]:
         """Requirements that keep torch and what it requires as they are."""
-        held = self.kept.held if self.kept is not None and self._base is not None else {}
-        return [f"{name}==={version}" for name, version in held.items() if name in self._offered and name != "torch"]
+        found = self.kept.pins if self.kept is not None and self._base is not None else {}
+        return [f"{name}{spec}" for name, spec in found.items() if name in self._offered and name != "torch"]
 
     @property
     def preferred(self) -> dict[str, str]:
@@ -76,10 +76,10 @@ class OnTop:
             try:
                 yield sources.with_folder(Path(folder))
             except NoCombination as error:
-                named = [f"{name} {version}" for name, version in self.kept.held.items() if name in error.detail]
+                named = [f"{name} {self._offered.get(name, '')}" for name in self.kept.pins if name in error.detail]
                 if named:
                     stays = ", ".join(named[:_SHOWN])
-                    error.message += f"; with torch stays what it requires or is built for, as it is there: {stays}"
+                    error.message += f"; with torch stays what it requires or is built for, as it is: {stays}"
                 raise
 
     def without(self, text: str) -> tuple[str, Base | None]:

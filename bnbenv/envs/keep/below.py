@@ -19,8 +19,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from bnbenv.envs.lockfile import normalized
 from bnbenv.matrix.model import TorchBuild
 
-# What torch is built for or brings along, whether or not its metadata say so: another one above it would break it.
-_TORCHS_OWN = re.compile(r"(?:pytorch-)?triton(?:-windows)?|numpy|(?:nvidia|cuda)-.+")
+# What torch brings along, whether or not its metadata say so: another one above it would break it.
+_TORCHS_OWN = re.compile(r"(?:pytorch-)?triton(?:-windows)?|(?:nvidia|cuda)-.+")
 _METADATA = {"dist-info": "METADATA", "egg-info": "PKG-INFO"}
 
 
@@ -72,7 +72,7 @@ def _in_folder(folder: Path) -> Iterator[Distribution]:
 
 
 def held(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> dict[str, str]:
-    """torch and all that it requires, with what it is built for, as versions: never hidden by another one above.
+    """torch and all that it requires or brings along, as versions: never hidden by another one above.
 
     ``markers`` is the environment that markers are judged in. Pure.
     """
@@ -88,6 +88,18 @@ def held(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> dict[
                 seen.add(further)
                 waiting.append(further)
     return {name: below[name].version for name in sorted(names)}
+
+
+def pins(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> dict[str, str]:
+    """What may come on top of torch, by name, as specifiers. Pure.
+
+    numpy is none of its requirements, but it is built for one of its ABIs: those of numpy 1 and of numpy 2 differ.
+    Source: https://numpy.org/doc/stable/numpy_2_0_migration_guide.html
+    """
+    found = {name: f"==={version}" for name, version in held(below, markers).items()}
+    if "numpy" in below:
+        found.setdefault("numpy", f"=={below['numpy'].version.partition('.')[0]}.*")
+    return found
 
 
 def _applying(lines: Iterable[str], markers: Mapping[str, str], extras: Iterable[str] = ()) -> Iterator[Requirement]:

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", metavar="NAME", help="its name (default: bnb, gptq, awq, or torch for none)")
     what = "of gptq and awq: which package, such as 'gptqmodel>=7' or auto-gptq"
     parser.add_argument("--package", metavar="REQUIREMENT", help=what)
-    add_wishes(parser)
+    add_wishes(parser, keep=True)
     parser.add_argument("--no-sync", action="store_true", help="only write it into bnbenv.toml; sync then makes it")
     parser.add_argument("--no-verify", action="store_true", help="do not run the kernels (check then says unverified)")
 

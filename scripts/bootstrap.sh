@@ -288,10 +288,10 @@ install() {
 stamp_of() {
   if [ "$1" = --editable ]; then
     printf '%s %s\n' "$*" "$(cksum <"$2/pyproject.toml")"
+  elif [ "${1#/}" = "$1" ]; then
+    printf '%s\n' "$1"
   elif [ -f "$1" ]; then
     printf '%s %s\n' "$1" "$(cksum <"$1")"
-  elif [ ! -d "$1" ]; then
-    printf '%s\n' "$1"
   fi
 }
 
@@ -340,7 +340,8 @@ find_what() {
     case $BNBENV_INSTALL in
       *://*) ;;
       */* | *.whl | *.tar.gz)
-        [ -e "$BNBENV_INSTALL" ] || fail 2 "BNBENV_INSTALL: there is no $BNBENV_INSTALL" "Correct or unset it." ;;
+        [ -e "$BNBENV_INSTALL" ] || fail 2 "BNBENV_INSTALL: there is no $BNBENV_INSTALL" "Correct or unset it."
+        what=("$(cd "$(dirname "$BNBENV_INSTALL")" && pwd)/$(basename "$BNBENV_INSTALL")") ;;
     esac
   elif [ -n "$source" ] && [ -f "$(dirname "$source")/../pyproject.toml" ]; then
     repo=$(cd "$(dirname "$source")/.." && pwd)

@@ -164,6 +164,9 @@ def find_kept(
         if place is not None:
             return _kept(found, place, said, environ, facts, runner)
         why = said if looked_in is elsewhere else why
+    if known is not None:
+        module = ", for which a module may have to be loaded," if known.where == "PYTHONPATH" else ""
+        why = f"that in {known.site}{module} is gone; {why}"
     return Kept(why=why)
 
 

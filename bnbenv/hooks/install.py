@@ -25,7 +25,7 @@ from bnbenv.hooks.planned import (
 )
 from bnbenv.hooks.registry import Manifest, Registered, read_manifest, read_projects, write_projects
 from bnbenv.hooks.units import read_again
-from bnbenv.hooks.writing import make_folders, put, refuse_foreign
+from bnbenv.hooks.writing import make_folders, put, refuse_foreign, sweep
 from bnbenv.paths import Sysroot
 from bnbenv.process import Runner
 
@@ -85,6 +85,8 @@ def install(
     folders = folders_for(place, plan)
     make_folders(place.folder)
     with hold(place.folder, "the hooks", 5.0, environ, say):
+        for path in (place.manifest, place.projects, place.noted):
+            sweep(path)
         registered, known = _together(place, projects), read_manifest(place)  # another one may have been quicker
         plan = plan_files(place, caller, _wanted(known, kinds), registered, known)
         write_down(place, caller, plan, folders, known)

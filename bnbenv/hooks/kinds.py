@@ -134,13 +134,13 @@ def _zypper(place: Place, caller: Caller) -> list[OwnFile]:
     text = f"""\
 #!/bin/sh
 {mark("zypper", place, caller)}
-# A commit plugin of libzypp: it acknowledges each message, and after the last one tells bnbenv.
+# A commit plugin of libzypp: it acknowledges each message, and tells bnbenv when all is done.
 while IFS= read -r line; do
     case $line in
-    *PLUGINBEGIN | *COMMITBEGIN | *COMMITEND | *PLUGINEND) printf 'ACK\\n\\n\\000' ;;
+    *PLUGINBEGIN | *COMMITBEGIN | *COMMITEND | *PLUGINEND | *_DISCONNECT) printf 'ACK\\n\\n\\000' ;;
     *) continue ;;
     esac
-    case $line in *PLUGINEND) break ;; esac
+    case $line in *_DISCONNECT) break ;; esac
 done
 if [ -r {place.hook_script} ]; then /bin/sh {place.hook_script} zypper; fi
 exit 0

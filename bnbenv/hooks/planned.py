@@ -18,7 +18,7 @@ Done = tuple[str, Path, str]
 
 
 class Did(NamedTuple):
-    """What was done: ``(kind, path, wrote | renewed | unchanged | removed)``, the projects now, notes for people."""
+    """What was done: ``(kind, path, writing.Did)``, the projects now, notes for people."""
 
     files: list[Done]
     projects: tuple[Registered, ...]
@@ -78,9 +78,10 @@ def recorded(kind: str, known: Manifest | None) -> list[OwnFile]:
 
 
 def folders_for(place: Place, plan: Plan) -> list[str]:
-    """The folders that have to be made for it."""
+    """The folders that have to be made for it, and the hooks' own."""
     parents = (place.folder, *(file.path.parent for file in plan.files))
-    return list(dict.fromkeys(str(folder) for parent in parents for folder in missing_folders(parent)))
+    missing = (folder for parent in parents for folder in missing_folders(parent))
+    return list(dict.fromkeys(map(str, (*missing, place.folder))))
 
 
 def write_down(
@@ -98,8 +99,8 @@ def write_down(
     started = read_manifest(place)
     fresh = [str(file.path) for file in plan.files if file.block and not file.path.exists()]
     made = dict.fromkeys((*(started.made if started else ()), *fresh))
-    all_folders = dict.fromkeys((*(started.folders if started else ()), *folders))
-    manifest = Manifest(caller.version, caller.command, caller.variables, both, tuple(all_folders), tuple(made))
+    all_folders = tuple(sorted({*(started.folders if started else ()), *folders}))
+    manifest = Manifest(caller.version, caller.command, caller.variables, both, all_folders, tuple(made))
     write_manifest(place, manifest)
 
 
@@ -107,7 +108,7 @@ def take_stale(plan: Plan, known: Manifest | None) -> list[Done]:
     """Take away what was written earlier for these kinds and is not wanted any more: links of former owners."""
     now = {file.path for file in plan.files}
     files = [(kind, file) for kind in plan.kinds for file in recorded(kind, known) if file.path not in now]
-    return [(kind, file.path, "removed") for kind, file in files if take_away(file)]
+    return [(kind, file.path, did) for kind, file in files if (did := take_away(file)) is not None]
 
 
 def prune(folders: Iterable[str]) -> tuple[str, ...]:

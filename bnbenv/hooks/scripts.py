@@ -39,8 +39,8 @@ box={boxes}/$(id -u) || exit 0
 boot=unknown
 read -r boot </proc/sys/kernel/random/boot_id
 {look}[ -r "$box/message" ] || exit 0
-{{ read -r event && read -r then && read -r now && read -r later; }} <"$box/message" || exit 0
-if [ "$boot" = "$then" ]; then text=$now when=now; else text=$later when=later; fi
+{{ read -r event && read -r since && read -r now && read -r later; }} <"$box/message" || exit 0
+if [ "$boot" = "$since" ]; then text=$now when=now; else text=$later when=later; fi
 [ -n "$text" ] || exit 0
 # Of several shells that start at once, one makes this file.
 told=$box/told-$event-$when
@@ -60,6 +60,7 @@ exit 0
 _LOOK = """\
 seen=
 read -r seen <"$box/seen"
+# No shell that is /bin/sh somewhere lacks -nt. shellcheck disable=SC3013
 if [ "$seen" != "$boot" ] || [ /etc/ld.so.cache -nt "$box/seen" ]; then
     (printf '%s\\n' "$boot" >"$box/seen") && /bin/sh {hook} login
 fi

@@ -36,23 +36,23 @@ def uninstall(
 
     forget, named = set(projects), tuple(kinds)
     known, before = read_manifest(place), read_projects(place)
-    there = {kind: _present(kind, place, known, before) for kind in (USER_KINDS if place.user else KINDS)}
+    there = {kind: _files(kind, place, known, before) for kind in (USER_KINDS if place.user else KINDS)}
     go = named or (() if forget else tuple(there))
-    keep = [kind for kind, files in there.items() if kind not in go and (files or (known and kind in known.kinds))]
+    keep = [kind for kind, files in there.items() if kind not in go and (known and kind in known.kinds or _ours(files))]
     last = not keep and bool(go)
     going = [(kind, file) for kind in there if kind in go for file in there[kind]]
-    going += [(BASE, file) for file in _present(BASE, place, known, before)] if last else []
-    if not (going or forget or place.folder.exists()):
+    going += [(BASE, file) for file in _files(BASE, place, known, before)] if last else []
+    if not (_ours(file for _, file in going) or forget or place.folder.exists()):
         return Did([], (), [])
-    check_rights(place, (file.path for _, file in going))
+    check_rights(place, (file.path for file in _ours(file for _, file in going)))
     left = () if last else tuple(one for one in before if one.path not in forget)
     done: list[Done] = []
     with contextlib.ExitStack() as holding:
         if place.folder.exists():
             holding.enter_context(hold(place.folder, "the hooks", 5.0, environ, say))
         for kind, file in going:
-            if take_away(file, known is not None and str(file.path) in known.made):
-                done.append((kind, file.path, "removed"))
+            did = take_away(file, known is not None and str(file.path) in known.made)
+            done += [] if did is None else [(kind, file.path, did)]
         if last:
             _empty(place)
         elif known is not None:
@@ -63,14 +63,17 @@ def uninstall(
     return Did(done, left, read_again(place, environ, runner) if units else [])
 
 
-def _present(kind: str, place: Place, known: Manifest | None, projects: Iterable[Registered]) -> list[OwnFile]:
-    """The files of a kind that are there and ours: those that would be written, and those that once were."""
-    caller = Caller((sys.executable,), {}, "")
+def _files(kind: str, place: Place, known: Manifest | None, projects: Iterable[Registered]) -> list[OwnFile]:
+    """The files of a kind that may be there: those that would be written, and those that once were."""
+    caller, uids = Caller((sys.executable,), {}, ""), [one.uid for one in projects]
     files = {file.path: file for file in recorded(kind, known)}
-    files |= {
-        file.path: file for file in files_of(kind, place, caller, [one.uid for one in projects], shells(place, known))
-    }
-    return [file for file in files.values() if look(file, None) not in ("missing", "not ours")]
+    files |= {file.path: file for file in files_of(kind, place, caller, uids, shells(place, known))}
+    return list(files.values())
+
+
+def _ours(files: Iterable[OwnFile]) -> list[OwnFile]:
+    """Those that are there."""
+    return [file for file in files if look(file, None) not in ("missing", "not ours")]
 
 
 def _keep(place: Place, known: Manifest, keep: Iterable[str], left: tuple[Registered, ...]) -> list[Done]:

@@ -234,12 +234,15 @@ def _tell_results(place: Place, rows: list[tuple[str | None, str, str]], boot: s
 
     failed, synced, pending, waiting = (named(state) for state in ("failed", "synced", "pending", "waiting"))
     if waiting and not failed:
+        noted = read_noted(place.noted)
+        if noted is not None and noted.state == "mismatch":
+            return  # that was told when it was noted
         text = f"{waiting[0][1]}: GPU programs fail until this machine is restarted"
     elif failed:
         path, said = failed[0]
         text = f"{path} was not brought in line with the NVIDIA driver: {said}"
     elif pending:
-        text = f"{pending[0][0]} does not fit the NVIDIA driver any more; bring it in line: bnbenv sync"
+        text = f"{pending[0][0]} does not fit this machine ({pending[0][1]}); bring it in line: bnbenv sync"
     elif synced:
         names = ", ".join(path for path, _ in synced)
         text = f"{names}: the environments were brought in line with the NVIDIA driver"

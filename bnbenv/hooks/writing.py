@@ -14,7 +14,7 @@ from bnbenv.hooks.kinds import CLOSING, OPENING, OwnFile, is_ours
 from bnbenv.paths import write_atomically
 
 State = Literal["as written", "missing", "edited", "older", "not ours"]
-Did = Literal["wrote", "renewed", "unchanged"]
+Did = Literal["wrote", "added to", "renewed", "unchanged", "removed", "taken out of"]
 
 _BLOCK = re.compile(rf"{OPENING}[^\n]*\n.*?{CLOSING}[^\n]*\n".encode(), re.DOTALL)
 _JOINED = f"{OPENING}, after a line without an end".encode()
@@ -65,24 +65,26 @@ def put(file: OwnFile) -> Did:
     else:
         write_atomically(file.path, file.text)
         _set_mode(file)
-    return "wrote" if state == "missing" else "renewed"
+    if state != "missing":
+        return "renewed"
+    return "added to" if file.block else "wrote"
 
 
-def take_away(file: OwnFile, made: bool = False) -> bool:
+def take_away(file: OwnFile, made: bool = False) -> Did | None:
     """Remove it, if it is ours, edited or not. ``made``: a file with a block that was not there before the block was.
 
-    Returns whether it was there. Raises OSError.
+    None: there was nothing of ours. Raises OSError.
     """
     sweep(file.path)
     if look(file, None) in ("missing", "not ours"):
-        return False
+        return None
     if file.block:
         rest = _without_block(_bytes(file.path) or b"")
         if rest or not made:
             write_atomically(file.path, rest)
-            return True
+            return "taken out of"
     file.path.unlink(missing_ok=True)
-    return True
+    return "removed"
 
 
 def sweep(path: Path) -> None:

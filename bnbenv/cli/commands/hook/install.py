@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
 
 def projects_of(named: list[str] | None, place: Place, ctx: Context) -> list[Registered]:
-    """The projects that are named, else the one of this folder, else, for a user, that user's own environment.
+    """The projects that are named, else the one of this folder, else, for a user, that user's own environment if made.
 
     Raises UsageError for one that is no folder, or that a user's own hooks may not sync.
     """
@@ -77,7 +77,7 @@ def projects_of(named: list[str] | None, place: Place, ctx: Context) -> list[Reg
         found = [find_project(ctx.cwd, ctx.environ, one) for one in named]
     else:
         here = find_project(ctx.cwd, ctx.environ)
-        found = [here] if place.user or not here.user else []
+        found = [here] if not here.user or (place.user and here.envs_made()) else []
     rows = []
     for project in found:
         owner = place.uid if project.user else os.stat(project.root).st_uid  # noqa: PTH116

@@ -15,9 +15,18 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import Version
 
 from bnbenv.matrix.consistency_hardware import arch_faults, driver_faults, toolkit_faults
+from bnbenv.matrix.consistency_packages import package_faults
 from bnbenv.matrix.consistency_sources import source_faults
 from bnbenv.matrix.load import build_keys, wheel_keys
-from bnbenv.matrix.model import Advisory, BitsandbytesWheel, Matrix, SourceTag, Toolkit, TorchBuild
+from bnbenv.matrix.model import (
+    Advisory,
+    BitsandbytesWheel,
+    Matrix,
+    PackageFile,
+    SourceTag,
+    Toolkit,
+    TorchBuild,
+)
 from bnbenv.matrix.native import library_cuda
 
 SYSTEMS = ("linux", "macos", "windows")
@@ -44,12 +53,13 @@ def inconsistencies(matrix: Matrix) -> list[str]:
         source_faults(matrix),
         _advisories(matrix),
         _families(matrix),
+        package_faults(matrix),
     )
     return [fault for check in checks for fault in check]
 
 
-def _name(row: BitsandbytesWheel | TorchBuild | Toolkit | SourceTag) -> str:
-    if isinstance(row, BitsandbytesWheel):
+def _name(row: BitsandbytesWheel | TorchBuild | Toolkit | SourceTag | PackageFile) -> str:
+    if isinstance(row, BitsandbytesWheel | PackageFile):
         return row.filename
     if isinstance(row, Toolkit):
         return f"toolkit {row.cuda}"
@@ -83,10 +93,13 @@ def _duplicates(matrix: Matrix) -> Iterator[str]:
     yield from _repeated("the source", (row.version for row in matrix.source_releases))
     yield from _repeated("the family", (row.name for row in matrix.families))
     yield from _repeated("the package", (package for row in matrix.families for package in row.packages))
+    yield from _repeated("the file", (row.filename for row in matrix.packages))
+    yield from _repeated("the file with sha256", (row.sha256 for row in matrix.packages))
+    yield from _repeated("the advisory", (row.id for row in matrix.package_advisories))
 
 
 def _evidence(matrix: Matrix) -> Iterator[str]:
-    for row in (*_rows(matrix), *matrix.toolkits, *matrix.source_releases):
+    for row in (*_rows(matrix), *matrix.toolkits, *matrix.source_releases, *matrix.packages):
         evidence = row.evidence
         try:
             datetime.date.fromisoformat(evidence.date)
@@ -96,7 +109,11 @@ def _evidence(matrix: Matrix) -> Iterator[str]:
             yield f"{_name(row)}: its evidence names no source"
         elif evidence.level == "measured" and not isinstance(row, SourceTag) and "sha256:" not in evidence.source:
             yield f"{_name(row)}: measured, but its evidence names no sha256"
-        if isinstance(row, BitsandbytesWheel) and evidence.level == "measured" and row.sha256 not in evidence.source:
+        if (
+            isinstance(row, BitsandbytesWheel | PackageFile)
+            and evidence.level == "measured"
+            and row.sha256 not in evidence.source
+        ):
             yield f"{_name(row)}: measured on a file with another sha256"
 
 

@@ -126,7 +126,7 @@ def _giving_up(changes: dict[str, str], request: Request) -> str:
 def _other_package(asked: str, instead: str) -> str:
     before = read_package(asked)
     if not instead:
-        return f"take the family's first package instead of {before.name}"
+        return f"give up the wish for {before.name}"
     if read_package(instead).extras == before.extras:
         return f"take any {before.name}"
     version = "" if before.spec == "*" else ", any version of it"

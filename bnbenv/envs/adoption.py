@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from bnbenv.envs import generations as gens
-from bnbenv.envs.check import Host, InUse, Reason
+from bnbenv.envs.check import Host, InUse, Reason, in_use
 from bnbenv.envs.fitness import Fitness, families_in, family_for, judge, measure, of_others
 from bnbenv.envs.foreign import Dist, Foreign, roots
 from bnbenv.envs.generations import Generation
@@ -44,8 +44,10 @@ from bnbenv.solve.model import FamilyName, Solution
 
 UNFIT, FAILED = "does-not-fit", "kernels-failed"  # codes of what was found against it
 
-# What belongs to no one's wishes: torch and bitsandbytes have keys of their own, and installers come with Python.
-_NEVER_ASKED = ("torch", "bitsandbytes", "pip", "setuptools", "wheel")
+# What belongs to no one's wishes: torch and bitsandbytes have keys of their own, installers come with Python (Debian
+# once put pkg-resources beside them), and torch brings what it runs on.
+_NEVER_ASKED = ("torch", "bitsandbytes", "pip", "setuptools", "wheel", "pkg-resources", "triton", "pytorch-triton")
+_OF_TORCH = "nvidia-"
 _SHOWN = 6
 
 # Python would leave its bytecode beside what it imports.
@@ -103,7 +105,7 @@ def asked_for(dists: tuple[Dist, ...], leave_out: tuple[str, ...]) -> tuple[tupl
 
     What such a one requires counts as asked for: nothing else in the environment would bring it in again.
     """
-    own = frozenset((*_NEVER_ASKED, *leave_out))
+    own = frozenset((*_NEVER_ASKED, *leave_out, *(one.name for one in dists if one.name.startswith(_OF_TORCH))))
     local = tuple(one for one in dists if one.place is not None and one.name not in own)
     kept = [one for one in dists if one not in local]
     return roots(kept, own), local
@@ -131,17 +133,18 @@ def _mixed(found: Foreign, others: dict[str, str]) -> list[str]:
 
 
 def adopt(setting: Setting, found: Foreign, env: str | None, host: Host, options: Options) -> Adopted:
-    """Take an environment in. The caller holds the project.
+    """Take an environment in, or read one anew that is in use as generation zero. The caller holds the project.
 
     Raises UsageError (the name is taken, there is no torch), Failed, RebootRequired, InputError, OSError; nothing has
     changed then.
     """
     project, matrix = setting.project, setting.matrix
-    check_new(project, found.prefix)
+    again = in_use_as(project, found.prefix, env)
     held = measure(found)
     named = frozenset(_named(project))
-    want = wanted(found, env, setting.wishes, named, matrix)
-    check_free(project, want.env)
+    want = wanted(found, again or env, setting.wishes, named, matrix)
+    if again is None:
+        check_free(project, want.env)
     gens.clean_up(project, want.env)
     setting, wrote = _with_wish(setting, want, named)
     with during(setting.progress, f"{want.env}: judging what {found.prefix} holds"):
@@ -156,22 +159,33 @@ def adopt(setting: Setting, found: Foreign, env: str | None, host: Host, options
         record.write(generation.record_file)
         setting.write_wishes()
     except BaseException:
-        generation.record_file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        if again is None:
+            generation.record_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise
     gens.switch(project, want.env, generation)
     notes = (*want.notes, *fitness.notes, *_conda_notes(found))
     return Adopted(want.env, found, want.wish, record, wrote, notes)
 
 
-def check_new(project: Project, prefix: Path) -> None:
-    """Raises UsageError where that environment is adopted in this project already."""
+def in_use_as(project: Project, prefix: Path, asked: str | None) -> str | None:
+    """The name under which that environment is generation zero and in use; None: it is not adopted yet.
+
+    Raises UsageError where it is adopted under another name than ``asked``, or a later generation is in use.
+    """
     for env in project.envs_made():
         zero = gens.adopted(project, env)
-        if zero is not None and zero.prefix == prefix and os.path.lexists(project.link(env)):
+        if zero is None or zero.prefix != prefix or not os.path.lexists(project.link(env)):
+            continue
+        if asked not in (None, env):
             message = f"{prefix} is adopted already, as {env}"
             raise UsageError("exists", message, f"See how it is: bnbenv status --env {env}")
+        if in_use(project, env).generation != ADOPTED:
+            message = f"{prefix} is adopted already, as {env}, and a generation made from it is in use"
+            raise UsageError("exists", message, f"Go back to it: bnbenv rollback --env {env} {ADOPTED}")
+        return env
+    return None
 
 
 def check_free(project: Project, env: str) -> None:

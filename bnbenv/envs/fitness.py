@@ -53,20 +53,30 @@ class Fitness:
 
 @dataclass(frozen=True)
 class Held:
-    """What decides in an environment: its torch, and its bitsandbytes, or why that cannot be read."""
+    """What decides in an environment: the version of its torch, and that torch and bitsandbytes as they were measured.
 
-    torch: TorchBuild
+    ``damage`` is why one of them, which is there, could not be.
+    """
+
+    version: str
+    torch: TorchBuild | None
     bitsandbytes: BitsandbytesWheel | None
     damage: str | None = None
 
 
 def measure(found: Foreign) -> Held:
-    """Measure torch and bitsandbytes. Raises UsageError where there is no torch, Failed where it cannot be judged."""
-    step = f"See what is in it: bnbenv doctor {found.prefix}"
+    """Measure torch and bitsandbytes. Raises UsageError where there is no torch, Failed where it is none for NVIDIA.
+
+    Of one that is damaged the version is known by its metadata: who has a broken environment wants another one like it.
+    """
     try:
         torch = read_installed_torch(found.site)
     except (BnbenvError, OSError) as error:
-        raise Failed("bad-torch", f"the torch in {found.prefix} cannot be judged: {error}", step) from None
+        version = found.version_of("torch")
+        if version is None or (isinstance(error, BnbenvError) and error.code == "not-cuda"):
+            step = f"See what is in it: bnbenv doctor {found.prefix}"
+            raise Failed("bad-torch", f"the torch in {found.prefix} cannot be judged: {error}", step) from None
+        return Held(version, None, None, f"torch {version} is damaged: {error}")
     if torch is None and found.below:
         message = f"there is no torch in {found.prefix} itself: it takes what the Python below it has"
         step = 'For an environment on top of that one, set torch = "keep" in bnbenv.toml, then run: bnbenv sync'
@@ -75,9 +85,9 @@ def measure(found: Foreign) -> Held:
         message = f"there is no torch in {found.prefix}, so bnbenv has nothing to keep working there"
         raise UsageError("no-torch", message, "Make an environment with it: bnbenv sync")
     try:
-        return Held(torch, read_installed_bitsandbytes(found.site))
+        return Held(torch.version, torch, read_installed_bitsandbytes(found.site))
     except (BnbenvError, OSError) as error:
-        return Held(torch, None, str(error))
+        return Held(torch.version, torch, None, f"bitsandbytes is damaged: {error}")
 
 
 def families_in(found: Foreign, families: Iterable[Family]) -> dict[FamilyName, tuple[str, ...]]:
@@ -102,7 +112,7 @@ def family_for(env: str | None, there: Iterable[FamilyName]) -> FamilyName:
 def judge(found: Foreign, held: Held, wish: EnvWish, request: Request, facts: HostFacts, matrix: Matrix) -> Fitness:
     """Whether what an environment holds is a solution for this host and for its wishes. Raises RebootRequired."""
     choice, missing = _choice(found, held, wish.family, matrix)
-    existing = Availability(existing=Existing(held.torch, found.version), managed_python=False)
+    existing = Availability(existing=Existing(held.torch, found.version) if held.torch else None, managed_python=False)
     asked = with_request(
         request,
         torch=KEEP,
@@ -139,7 +149,7 @@ def judge(found: Foreign, held: Held, wish: EnvWish, request: Request, facts: Ho
 
 def _choice(found: Foreign, held: Held, family: FamilyName, matrix: Matrix) -> tuple[Choice, str | None]:
     """What is there as a choice, and what is missing of it or damaged, if anything is."""
-    torch = TorchChoice(version=held.torch.version, cuda=held.torch.cuda, source="existing")
+    torch = TorchChoice(version=held.version, cuda=held.torch.cuda if held.torch else None, source="existing")
     own = family_named(family, matrix.families)
     names = own.packages if own is not None else ()
     there = [(name, found.version_of(name)) for name in names if name in found.names]
@@ -151,7 +161,7 @@ def _choice(found: Foreign, held: Held, family: FamilyName, matrix: Matrix) -> t
         wheel = BitsandbytesChoice(version or "0", "existing", "", "", "") if there or version else None
         return Choice(found.python, torch, {}, wheel), held.damage or missing
     packages = tuple(PackageChoice(name, version or "0", "existing", "", "") for name, version in there)
-    return Choice(found.python, torch, {}, packages=packages), missing
+    return Choice(found.python, torch, {}, packages=packages), (held.damage if not held.torch else None) or missing
 
 
 def _taken(choice: Choice, judged: Choice) -> Choice:
@@ -166,7 +176,7 @@ def _unlike(found: Foreign, held: Held, wish: EnvWish, request: Request) -> str 
     """How it differs from what bnbenv.toml asked for before, if it does."""
     from packaging.requirements import Requirement
 
-    pairs = [("Python", request.python, found.version), ("torch", request.torch, held.torch.version)]
+    pairs = [("Python", request.python, found.version), ("torch", request.torch, held.version)]
     if held.bitsandbytes is not None:
         pairs.append(("bitsandbytes", request.bitsandbytes, held.bitsandbytes.version))
     for name, spec, version in pairs:
@@ -191,11 +201,12 @@ def _unset(answer: Solution) -> str | None:
 
 
 def _evidence(held: Held) -> tuple[EvidenceLine, ...]:
-    lines = [EvidenceLine(f"torch {held.torch.version}", held.torch.evidence.level, held.torch.evidence.source)]
-    if held.bitsandbytes is not None:
-        one = held.bitsandbytes
-        lines.append(EvidenceLine(f"bitsandbytes {one.version}", one.evidence.level, one.evidence.source))
-    return tuple(lines)
+    measured = (("torch", held.torch), ("bitsandbytes", held.bitsandbytes))
+    return tuple(
+        EvidenceLine(f"{name} {row.version}", row.evidence.level, row.evidence.source, row.evidence.date)
+        for name, row in measured
+        if row is not None
+    )
 
 
 def of_others(found: Foreign, family: FamilyName, families: Iterable[Family]) -> dict[str, str]:

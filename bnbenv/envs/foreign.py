@@ -83,7 +83,11 @@ def read_foreign(word: str, cwd: Path, project: Project, environ: Mapping[str, s
     prefix = _prefix(word, cwd)
     kind = _kind(prefix, word)
     python = env_python(prefix)
-    check_files([prefix, python.parent], project, environ)
+    try:
+        check_files([prefix, python.parent], project, environ)
+    except UsageError as error:
+        who = error.message.partition(", and what")[0]
+        raise UsageError(error.code, f"{who}, and its Python would be run as this user", error.next_step) from None
     if not python.exists():
         gone = f"leads to {os.path.realpath(python)}, which is gone" if python.is_symlink() else "is not there"
         message = f"{prefix} has no Python: {python} {gone}"
@@ -128,7 +132,7 @@ def _kind(prefix: Path, word: str) -> Literal["venv", "conda"]:
         return "conda"
     if (prefix / "pyvenv.cfg").is_file():
         return "venv"
-    if env_python(prefix).exists():
+    if env_python(prefix).exists() or (prefix / "bin" / "python3").exists():
         message = f"{prefix} is a Python installation and no environment: what bnbenv adopts can be left again"
         step = 'To use the torch that is in it, set torch = "keep" in bnbenv.toml, then run: bnbenv sync'
         raise UsageError("not-an-environment", message, step)

@@ -84,17 +84,18 @@ class Others:
     def venv(self, name: str, *requirements: str, python: str = sys.executable) -> Path:
         prefix = self.folder / name
         self.uv("venv", str(prefix), "--python", python)
-        links = ("--no-index", "--find-links", str(self.folder / "wheels"))
         if requirements:
-            self.uv("pip", "install", *links, "--python", str(prefix / "bin" / "python"), *requirements)
-        for path in [
-            *prefix.glob("lib/python*/site-packages/*/*.so"),
-            *prefix.glob("lib/python*/site-packages/*/lib/*.so"),
-        ]:
-            more = path.read_bytes()
-            path.unlink()  # it may be a link into uv's cache
-            path.write_bytes(LIBRARY.read_bytes() + more)
+            self.install(prefix, *requirements)
         return prefix.resolve()
+
+    def install(self, prefix: Path, *requirements: str) -> None:
+        links = ("--no-index", "--find-links", str(self.folder / "wheels"))
+        self.uv("pip", "install", *links, "--python", str(prefix / "bin" / "python"), *requirements)
+        for path in prefix.glob("lib/python*/site-packages/*/**/*.so"):
+            words = path.read_bytes()
+            if len(words) < 100:
+                path.unlink()  # it may be a link into uv's cache
+                path.write_bytes(LIBRARY.read_bytes() + words)
 
 
 @pytest.fixture
@@ -186,15 +187,18 @@ def test_what_changes_behind_it_is_told(empty: Any, others: Others) -> None:
     empty.done("adopt", str(prefix), "--no-verify")
     others.package("another")
     others.torch("2.14.0+cpu")
-    install = ("pip", "install", "--no-index", "--find-links", str(others.folder / "wheels"), "--python")
-    others.uv(*install, str(prefix / "bin" / "python"), "another")  # people install more
+    others.install(prefix, "another")  # people install more
     assert set(empty.drift()) == {"unverified"}
-    others.uv(*install, str(prefix / "bin" / "python"), "torch==2.14.0+cpu")
+    others.install(prefix, "torch==2.14.0+cpu")
     assert "torch 2.13.0+cpu is now 2.14.0+cpu" in empty.drift()["packages-changed"]
+    # On purpose: read anew, it is what it is.
+    done = empty.done("adopt", str(prefix), "--no-verify")
+    assert (done["choice"]["torch"]["version"], done["wrote"]) == ("2.14.0+cpu", False)
+    assert set(empty.drift()) == {"unverified"}
     shutil.move(prefix, f"{prefix}-moved")
     assert empty.drift() == {"adopted-gone": f"the environment that was adopted is gone: {prefix} was moved or deleted"}
     shutil.move(f"{prefix}-moved", prefix)
-    assert set(empty.drift()) == {"unverified", "packages-changed"}
+    assert set(empty.drift()) == {"unverified"}
     # It is the exception for just that folder.
     (empty.root / ".venv-bnb").unlink()
     (empty.root / ".venv-bnb").symlink_to(others.venv("other", *PAIR))
@@ -221,6 +225,21 @@ def test_one_that_does_not_fit_is_taken_in_with_the_reason(empty: Any, others: O
     assert reason["code"] == "does-not-fit"
     assert "bitsandbytes 0.50.2 has no" in reason["because"] or "library" in reason["because"]
     assert empty.drift(BNBENV_FACTS=recorded) == {"does-not-fit": reason["because"]}
+
+
+def test_one_that_is_damaged_is_taken_in_by_what_its_metadata_says(empty: Any, others: Others) -> None:
+    (empty.root / "bnbenv.toml").write_text("")
+    for part, env, word in [("torch", "one", "torch 2.13.0+cpu is damaged"), ("bitsandbytes", "two", "is damaged")]:
+        prefix = others.venv(env, *PAIR)
+        (library,) = prefix.glob(f"lib/python*/site-packages/{part}/*.so")
+        library.write_bytes(b"")
+        done = empty.done("adopt", str(prefix), "--env", env)
+        assert word in done["reasons"][0]["because"]
+        assert (done["choice"]["torch"]["version"], done["choice"]["bitsandbytes"]["version"]) == (
+            "2.13.0+cpu",
+            "0.50.2",
+        )
+    assert set(empty.drift()) == {"does-not-fit"}
 
 
 def test_what_is_no_environment_is_refused(empty: Any, others: Others) -> None:
@@ -263,7 +282,8 @@ def test_a_name_that_is_taken_is_refused(empty: Any, others: Others) -> None:
     (empty.root / "bnbenv.toml").write_text("")
     first, second = others.venv("first", *PAIR), others.venv("second", *PAIR)
     empty.done("adopt", str(first), "--no-verify")
-    for words, word in [((str(first),), "is adopted already, as bnb"), ((str(second),), "there is an environment bnb")]:
+    again = (str(first), "--env", "other")
+    for words, word in [(again, "is adopted already, as bnb"), ((str(second),), "there is an environment bnb")]:
         ended = empty("adopt", *words, "--json")
         assert (ended.code, ended.document["error"]["code"]) == (2, "exists")
         assert word in ended.document["error"]["message"]
@@ -414,8 +434,7 @@ def test_a_generation_is_made_from_what_it_holds_and_left_again(
     for name in (".venv-bnb", "pylock.bnb.toml"):
         (project.root / name).unlink()
     wheels = others.folder / "wheels"
-    links = ("--no-index", "--find-links", str(wheels), "--python", str(prefix / "bin" / "python"))
-    others.uv("pip", "install", *links, "tokenizing==1.0")
+    others.install(prefix, "tokenizing==1.0")
     for name in PAIR:  # those are nothing to run
         next(wheels.glob(f"{name}-*.whl")).unlink()
     before = tree(prefix)
@@ -424,7 +443,8 @@ def test_a_generation_is_made_from_what_it_holds_and_left_again(
     assert faults_of(done) == []
     assert (done["verified"], done["reasons"], done["requirements"]) == (True, [], ["tokenizing"])
     assert project.drift() == {}
-    assert project.done("sync")["generations"][0]["generation"] == 0
+    synced = project.done("sync")
+    assert (synced["generations"][0]["generation"], faults_of(synced)) == (0, [])
 
     with (project.root / "bnbenv.toml").open("a") as stream:
         stream.write('[policy]\nbuild = "never"\n')

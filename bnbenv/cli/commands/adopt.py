@@ -21,7 +21,8 @@ judged by the rules of solve, and its kernels are run; nothing in it is changed,
 now or later. It becomes generation 0: .venv-NAME leads to it, check watches it,
 and what sync makes when it no longer fits is planned from what it holds.
 
-One that does not fit this host is adopted all the same, with the reason."""
+One that does not fit this host is adopted all the same, with the reason. Adopted
+again while it is in use it is read anew, after somebody changed it on purpose."""
 EXAMPLE = """\
 bnbenv adopt ~/venvs/train
 bnbenv adopt ~/miniforge3/envs/train --env train"""

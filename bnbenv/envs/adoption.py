@@ -36,7 +36,7 @@ from bnbenv.envs.record import (
 )
 from bnbenv.envs.resolve import Setting
 from bnbenv.envs.stage import Options, run_kernels
-from bnbenv.envs.wishes import EnvWish, Wishes, decode_wishes
+from bnbenv.envs.wishes import ENV_NAMES, EnvWish, Wishes, decode_wishes, edited
 from bnbenv.errors import UsageError, VerificationFailed
 from bnbenv.matrix.model import Matrix
 from bnbenv.progress import during
@@ -80,7 +80,7 @@ def wanted(found: Foreign, name: str | None, wishes: Wishes, named: frozenset[st
     """What bnbenv.toml says of it, or will say. ``name`` is the one asked for; ``named`` stand in the file. Pure."""
     there = families_in(found, matrix.families)
     family = family_for(name, there)
-    env = name or _name(family)
+    env = name or ENV_NAMES[family]
     family = wishes.envs[env].family if env in named else family
     others = of_others(found, family, matrix.families)
     notes = _mixed(found, others)
@@ -118,10 +118,6 @@ def _package(family: FamilyName, own: tuple[str, ...]) -> str:
     return "autoawq[kernels]" if family == "awq" and "autoawq-kernels" in own else ""
 
 
-def _name(family: FamilyName) -> str:
-    return {"bitsandbytes": DEFAULT_ENV, "none": "torch"}.get(family, family)
-
-
 def _mixed(found: Foreign, others: dict[str, str]) -> list[str]:
     if not others:
         return []
@@ -146,7 +142,7 @@ def adopt(setting: Setting, found: Foreign, env: str | None, host: Host, options
     if again is None:
         check_free(project, want.env)
     gens.clean_up(project, want.env)
-    setting, wrote = _with_wish(setting, want, named)
+    setting, wrote = _with_wish(setting, want)
     with during(setting.progress, f"{want.env}: judging what {found.prefix} holds"):
         request = setting.wishes.request(want.env, str(project.config))
         fitness = judge(found, held, want.wish, request, setting.facts, matrix)
@@ -209,30 +205,13 @@ def _named(project: Project) -> list[str]:
     return list(envs)
 
 
-def _with_wish(setting: Setting, want: Wanted, named: frozenset[str]) -> tuple[Setting, bool]:
-    """The setting with bnbenv.toml as it will be, and whether that is another one than now.
-
-    The default environment, which stands in no file where it is the only one, is named as well if it was made.
-    """
-    import tomlkit
-
+def _with_wish(setting: Setting, want: Wanted) -> tuple[Setting, bool]:
+    """The setting with bnbenv.toml as it will be, and whether that is another one than now."""
     project = setting.project
     if not want.changes:
         return setting, False
-    try:
-        text = project.config.read_bytes().decode("utf-8-sig")  # line ends stay as they are
-    except FileNotFoundError:
-        text = "# What bnbenv keeps working. After a change: bnbenv plan (what would happen), bnbenv sync (do it).\n\n"
-    document = tomlkit.parse(text)
-    envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
-    tables = {want.env: want.changes}
-    if not named and want.env != DEFAULT_ENV and os.path.lexists(project.link(DEFAULT_ENV)):
-        tables = {DEFAULT_ENV: {}, **tables}
-    for name, values in tables.items():
-        table = tomlkit.table()
-        table.update(values)
-        envs[name] = table
-    text = tomlkit.dumps(document)
+    # The default environment, which need not be named where it is the only one, counts where it was made.
+    text = edited(project, want.env, want.changes, alone=not os.path.lexists(project.link(DEFAULT_ENV)))
     wishes = decode_wishes(text.encode(), str(project.config))
     before = file_digest(project.config)
     return replace(setting, wishes=wishes, config=text, config_before=before), True

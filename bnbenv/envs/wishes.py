@@ -229,8 +229,8 @@ def edited(
 ) -> str:
     """The text of bnbenv.toml with values of one environment and of the policy set, and all else as people wrote it.
 
-    It has been read as wishes before. Where there is none, one is begun, with ``alone`` for this environment only.
-    Raises OSError.
+    It has been read as wishes before. Where there is none, one is begun, with ``alone`` for this environment only. One
+    that names no environment means the default one, which is named then as well, but for ``alone``. Raises OSError.
     """
     import tomlkit
 
@@ -243,8 +243,10 @@ def edited(
     document = tomlkit.parse(text)
     if changes:
         envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
-        if env not in envs:
-            envs[env] = tomlkit.table()
+        inline = isinstance(envs, tomlkit.items.InlineTable)
+        for name in (env,) if envs or alone else dict.fromkeys((DEFAULT_ENV, env)):
+            if name not in envs:
+                envs[name] = tomlkit.inline_table() if inline else tomlkit.table()
         envs[env].update(changes)
     if policy:
         document.setdefault("policy", tomlkit.table()).update(policy)

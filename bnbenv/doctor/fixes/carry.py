@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from bnbenv.doctor.fixes import change, records, source_builds
+from bnbenv.doctor.fixes import change, records, source_builds, splitting
 from bnbenv.doctor.fixes.choose import choose, edited
 from bnbenv.doctor.fixes.model import (
     Action,
@@ -23,6 +23,7 @@ from bnbenv.doctor.fixes.model import (
     Mended,
     NewGeneration,
     PlanStep,
+    Split,
     Treatment,
 )
 from bnbenv.doctor.fixes.patient import shell
@@ -49,8 +50,8 @@ def carry_out(
     actions = _without_doubles(action for one in treatments for action in one.actions)
     if not actions:
         return Mended(state="nothing", notes=_why_nothing(findings))
-    plan = tuple(_step(action, examination) for action in actions)
-    generations = [isinstance(action, NewGeneration) for action in actions]
+    plan = tuple(step for action in actions for step in _steps(action, examination, hands))
+    generations = [isinstance(action, NewGeneration | Split) for action in actions]
     if yes or any(generations):  # else the plan is all that there is to print
         hands.progress.say("what will be changed:" if yes or all(generations) else "what would be changed:")
         for step in plan:
@@ -58,15 +59,17 @@ def carry_out(
             hands.progress.say(f"    {step.command}")
     mended = Mended(state="planned", plan=plan)
     own = [one for one in actions if isinstance(one, NewGeneration)]
-    others = [one for one in actions if not isinstance(one, NewGeneration)]
+    others = [one for one in actions if not isinstance(one, NewGeneration | Split)]
     for action in own:
         number, verification = change.new_generation(action.env, examination, hands)
         mended = msgspec.structs.replace(mended, generation=number, verification=verification, state="done")
+    for split in (one for one in actions if isinstance(one, Split)):
+        mended = splitting.carry(split, examination, matrix, hands, mended)
     if not others:
         return mended
     if not yes:
         note = "bnbenv did not make this: it is changed with --yes only, and what is there is kept first"
-        return msgspec.structs.replace(mended, state="planned", notes=(note,))
+        return msgspec.structs.replace(mended, state="planned", notes=(*mended.notes, note))
     ready = (source_builds.made(one, examination, matrix, hands) if isinstance(one, Compile) else one for one in others)
     return _Change(examination, matrix, hands, plan, tuple(ready)).make(mended)
 
@@ -121,8 +124,14 @@ def _why_nothing(findings: Sequence[Finding]) -> tuple[str, ...]:
     return (f"this is for people to do: {first.fix.summary}",) if first is not None else ()
 
 
-def _step(action: Action, examination: Examination) -> PlanStep:
+def _steps(action: Action, examination: Examination, hands: Hands) -> tuple[PlanStep, ...]:
     """An action for people."""
+    if isinstance(action, Split):
+        return splitting.plan(action, hands.project) if hands.project is not None else ()
+    return (_step(action, examination),)
+
+
+def _step(action: NewGeneration | DropSetting | Delete | Compile | Install, examination: Examination) -> PlanStep:
     prefix, python = examination.target.prefix or "", examination.target.python or "python"
     if isinstance(action, NewGeneration):
         what = "make a new generation, run its kernels, switch to it"
@@ -179,7 +188,11 @@ class _Change:
             f"{one.name}: unset it in shells that are open" for one in self.actions if isinstance(one, DropSetting)
         )
         return msgspec.structs.replace(
-            mended, state="done", record=record.name, verification=document or mended.verification, notes=notes
+            mended,
+            state="done",
+            record=record.name,
+            verification=document or mended.verification,
+            notes=(*mended.notes, *notes),
         )
 
     def _dropped(self) -> list[str]:

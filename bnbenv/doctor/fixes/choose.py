@@ -12,7 +12,7 @@ import msgspec
 
 from bnbenv.doctor.fixes import source_builds, trees
 from bnbenv.doctor.fixes.decide import decide, needs_pair
-from bnbenv.doctor.fixes.model import Action, Chosen, Compile, Delete, DropSetting, Hands, Install, NewGeneration
+from bnbenv.doctor.fixes.model import Action, Chosen, Compile, Delete, DropSetting, Hands, Install, NewGeneration, Split
 from bnbenv.doctor.fixes.prescribe import treat
 from bnbenv.doctor.fixes.settings_files import without
 from bnbenv.doctor.model import Cause, Examination, Said
@@ -39,6 +39,7 @@ def choose(
         return chosen
     if needs_pair(wanted, chosen) and examination.target.kind != "bnbenv":
         chosen = decide(examination, said, matrix, _offered(examination, matrix, hands))
+    chosen = _split(wanted, chosen, examination, matrix, hands)
     checked: dict[str, str] = {}
     for code, cause in wanted:
         for action in treat(code, cause, examination, said, chosen).actions:
@@ -59,6 +60,21 @@ def _offered(examination: Examination, matrix: Matrix, hands: Hands) -> Availabi
         return None
 
 
+def _split(
+    wanted: Sequence[tuple[str, Cause]], chosen: Chosen, examination: Examination, matrix: Matrix, hands: Hands
+) -> Chosen:
+    """With how a mixed environment is split, where one of the causes is that it is mixed."""
+    if not any(cause == "quant_lib_conflict" for _, cause in wanted):
+        return chosen
+    from bnbenv.doctor.fixes.splitting import shares_of
+
+    try:
+        shares, left = shares_of(examination, matrix, hands.project)
+    except (BnbenvError, OSError):
+        return chosen
+    return msgspec.structs.replace(chosen, shares=shares, left=left)
+
+
 # ---- what stands against an action -----------------------------------------------------------------------------
 
 
@@ -67,6 +83,8 @@ def against(action: Action, examination: Examination, matrix: Matrix, hands: Han
     try:
         if isinstance(action, NewGeneration):
             return "" if hands.project is not None else "the project of this environment is not known"
+        if isinstance(action, Split):
+            return "" if hands.project is not None else "there is no project in which its parts could be made"
         if isinstance(action, DropSetting):
             found = edited(action, hands, "today")
             return found if isinstance(found, str) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from bnbenv.doctor.fixes import split
 from bnbenv.doctor.fixes.install import WITH_TORCH, another_bitsandbytes, other_pair, own_generation
 from bnbenv.doctor.fixes.libraries import major_of, package_for, requirement_for
 from bnbenv.doctor.fixes.model import Install, Treatment
@@ -215,6 +216,9 @@ def torch_companions(patient: Patient) -> Treatment:
 
 def two_environments(patient: Patient) -> Treatment:
     """GPTQ and AWQ packages pin or downgrade torch and transformers: they get an environment of their own."""
+    found = split.treatment(patient)
+    if found is not None:
+        return found
     packages = patient.examination.packages if patient.examination else ()
     others = [
         one.name for one in packages if re.match("auto-?gptq|gptqmodel|auto-?awq|aqlm|eetq|hqq|optimum$", one.name)

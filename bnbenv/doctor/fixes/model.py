@@ -14,7 +14,22 @@ from bnbenv.envs.project import Project
 from bnbenv.paths import Sysroot
 from bnbenv.process import Runner
 from bnbenv.progress import Progress, Quiet
-from bnbenv.solve.model import Choice
+from bnbenv.solve.model import Choice, FamilyName
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """One environment of those that a mixed one is split into: its name in the project, and what goes into it.
+
+    ``package`` as in bnbenv.toml. ``requirements`` have to be in it; ``further`` go with no family, and come in where
+    uv resolves them. ``known``: the project has such an environment, which gets what it lacks.
+    """
+
+    env: str
+    family: FamilyName
+    package: str = ""
+    requirements: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+    known: bool = False
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +40,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     ``stays``: the bitsandbytes that is installed fits beside the torch that is there. ``hashes`` are the sha256 of
     wheels by requirement (``bitsandbytes==0.50.2``). ``driver``: the version from which on the torch that is there
     runs. ``suits``: the newest bitsandbytes for what a text says of its torch, where there is no environment to judge.
+    ``shares``: the environments to split a mixed one into; ``left`` what goes into none of them, with the reason.
 
     ``checked`` maps an action's ``key`` to what stands against it; empty: it was resolved from the package sources, or
     looked at, and can be carried out. What is not in it was not asked about.
@@ -40,6 +56,8 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     build: Choice | None = None
     build_archs: tuple[str, ...] = ()
     driver: str | None = None
+    shares: tuple[Share, ...] = ()
+    left: dict[str, str] = {}
     checked: dict[str, str] = {}
 
 
@@ -123,7 +141,18 @@ class NewGeneration(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return f"sync {self.env}"
 
 
-Action = Install | Compile | Delete | DropSetting | NewGeneration
+class Split(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Make the environments that a mixed one is split into, in the project; the mixed one stays as it is."""
+
+    shares: tuple[Share, ...]
+    python: str
+
+    @property
+    def key(self) -> str:
+        return f"split {' '.join(share.env for share in self.shares)}"
+
+
+Action = Install | Compile | Delete | DropSetting | NewGeneration | Split
 
 
 class Treatment(msgspec.Struct, frozen=True):

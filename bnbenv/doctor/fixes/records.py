@@ -30,12 +30,17 @@ CHANGING = "changing"  # a file of this name lies beside a record while its chan
 
 
 class SavedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A single file (of a shell, of conda) as it was. ``after`` is the digest of what was made of it."""
+    """A single file (of a shell, of conda, a bnbenv.toml) as it was. ``after`` is the digest of what was made of it.
+
+    ``between`` are those of what it was meanwhile, where it was changed in steps; ``created``: it was not there before.
+    """
 
     path: str
     saved: str
     before: str
     after: str
+    between: tuple[str, ...] = ()
+    created: bool = False
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from bnbenv.doctor.fixes.model import Hands, Undone
 from bnbenv.doctor.fixes.records import MendRecord, SavedFile
 from bnbenv.doctor.fixes.settings_files import restored
 from bnbenv.doctor.fixes.trees import Stamp, Tree
+from bnbenv.envs.project import CONFIG
 from bnbenv.errors import Failed, UsageError
 from bnbenv.paths import write_atomically
 from bnbenv.process import postponed
@@ -61,6 +62,9 @@ def back(record: MendRecord, folder: Path, hands: Hands) -> Undone:
         note = _file_back(saved, place)
         notes += [note] if note else []
         count += not note
+        if Path(saved.path).name == CONFIG:
+            made = ", ".join(step.where for step in record.plan)
+            notes.append(f"{made}: nothing asks for them now, they stay as they are")
     records.write(msgspec.structs.replace(record, state="undone", trees=(), changed=()), folder)
     for number in range(len(record.trees)):
         shutil.rmtree(place / f"tree{number}", ignore_errors=True)
@@ -108,10 +112,15 @@ def _file_back(saved: SavedFile, place: Path) -> str | None:
         now = path.read_bytes()
     except OSError:
         now = b""
+    ours = records.digest(now) in (saved.after, *saved.between)
     if records.digest(now) == saved.before:
         return None
-    data = before if records.digest(now) == saved.after or not now else restored(saved.path, now, before)
+    if saved.created and ours:
+        path.unlink()
+        return None
+    data = before if ours or not now else None if saved.created else restored(saved.path, now, before)
     if data is None:
-        return f"{saved.path} was edited since and the line was not found again: it stays as it is"
+        what = "" if path.name == CONFIG else " and the line was not found again"
+        return f"{saved.path} was edited since{what}: it stays as it is"
     write_atomically(path, data)
     return None

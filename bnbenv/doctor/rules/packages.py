@@ -179,7 +179,8 @@ def quant_mixed(case: Case) -> Verdict:
         return NO
     names = ", ".join(f"{one.name} {one.version}" for _, one in _others(case))
     with_it = f"bitsandbytes {case.bitsandbytes} and " if case.bitsandbytes is not None else ""
-    return yes(f"here are {with_it}{names}")
+    whys = [f"{one.name}: {one.why}" for one in case.matrix.families if one.name in families]
+    return yes(f"here are {with_it}{names}", *(why.rstrip(".") for why in whys))
 
 
 def bitsandbytes_missing(case: Case) -> Verdict:

@@ -59,7 +59,7 @@ def _files_fail(situation: Situation, files: tuple[PackageFile, ...], fails: Fai
     what = f"{first.name} {first.version}"
     libc_fails(situation, first.libc_tag, lambda: what, first.filename, fails)
     offered = situation.availability.packages
-    if offered is not None and not any(file.filename in offered for file in files):
+    if offered is not None and all(file.filename not in offered for file in files):
         closed = situation.availability.unreachable.get("default-index")
         why = f"; default-index cannot be reached: {closed}" if closed else ""
         fails.setdefault("reachable", Reason(f"no source here offers {first.filename}{why}", ASKED_NOW))
@@ -103,13 +103,18 @@ def _code(situation: Situation, file: PackageFile, gpu: Gpu) -> str | None:
 
 def file_for(situation: Situation, files: Iterable[PackageFile], python: PythonOption) -> PackageFile | None:
     """The file of a release for an interpreter, among those that the sources offer."""
-    offered = situation.availability.packages
     tag = f"cp{python.minor.replace('.', '')}"
-    for file in files:
-        fits = (not file.pythons or tag in file.pythons) and admits(file.requires_python or "*", python.full)
-        if fits and (offered is None or file.filename in offered):
+    for file in offered_of(situation, files):
+        if (not file.pythons or tag in file.pythons) and admits(file.requires_python or "*", python.full):
             return file
     return None
+
+
+def offered_of(situation: Situation, files: Iterable[PackageFile]) -> tuple[PackageFile, ...]:
+    """The files that the sources offer; all of them where that is none, which is a rule of its own."""
+    offered = situation.availability.packages
+    every = tuple(files)
+    return every if offered is None else tuple(file for file in every if file.filename in offered) or every
 
 
 def set_pythons(situation: Situation, one: PackageSet) -> tuple[PythonOption, ...]:
@@ -122,7 +127,7 @@ def set_pythons(situation: Situation, one: PackageSet) -> tuple[PythonOption, ..
 
 def _no_python(situation: Situation, one: PackageSet) -> str:
     files = one.kernels if one.kernels and not any(file.pythons for file in one.main) else one.main
-    tags = tuple(tag for file in files for tag in file.pythons)
+    tags = tuple(tag for file in offered_of(situation, files) for tag in file.pythons)
     return python_reason(situation, f"{files[0].name} {files[0].version}", tags or files[0].requires_python or "*")
 
 

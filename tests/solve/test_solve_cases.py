@@ -7,6 +7,7 @@
 ``expect``  only what the case is about:
   ``exit``, ``status``, ``backend``, ``python``, ``environment``, ``torch``, ``bitsandbytes``, ``covers``,
   ``visible_devices``: as in the document; of a table only the keys that stand here
+  ``packages``    the packages of another family, by name and version
   ``conflict``    the names of all rules in the conflict, without the GPU or advisory they are about
   ``because``     texts that the conflict's reasons must contain
   ``options``     ``solve_args`` that must be among the options
@@ -38,7 +39,7 @@ HERE = Path(__file__).parent.parent
 CASES = HERE / "cases" / "solve"
 NAMES = sorted(folder.name for folder in CASES.iterdir() if (folder / "case.toml").is_file())
 EXPECTATIONS = {
-    *("exit", "status", "backend", "python", "environment", "torch", "bitsandbytes", "covers", "visible_devices"),
+    *("exit", "status", "backend", "python", "environment", "torch", "bitsandbytes", "covers", "visible_devices", "packages"),
     *("conflict", "because", "options", "people", "no_options", "notes", "error", "rejected"),
 }
 
@@ -82,6 +83,8 @@ def check_solved(document: dict[str, Any], expect: dict[str, Any]) -> None:
     for name in ("backend", "visible_devices"):
         if name in expect:
             assert document[name] == expect[name]
+    if "packages" in expect:
+        assert {one["name"]: one["version"] for one in choice["packages"]} == expect["packages"]
     if "covers" in expect:
         covers = zip(document["covers"], expect["covers"], strict=True)
         assert [{key: cover[key] for key in wanted} for cover, wanted in covers] == expect["covers"]

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the folders are those o
 # Any native library for this machine stands in for those of torch and bitsandbytes.
 LIBRARY = Path(msgspec._core.__file__)
 DRIVER = str(Path(__file__).with_name("at_effect.py"))
-H200 = Path(__file__).parent.parent / "hosts" / "linux-x86_64__580.65.06__h200-sm90" / "facts.json"
+H200 = "linux-x86_64__580.65.06__h200-sm90"
 
 
 def tree(prefix: Path) -> str:
@@ -209,22 +209,36 @@ def test_what_changes_behind_it_is_told(empty: Any, others: Others) -> None:
     assert tree(prefix) == before
 
 
-def test_one_that_does_not_fit_is_taken_in_with_the_reason(empty: Any, others: Others) -> None:
-    """Its kernels are not run then; nothing is made of it, or with it, until somebody asks."""
-    others.torch("2.14.0+cu130", "13.0")
-    prefix = others.venv("train", "torch==2.14.0+cu130", "bitsandbytes")
-    (empty.root / "bnbenv.toml").write_text("")
-    facts = empty.done("facts") | {
-        name: value for name, value in json.loads(H200.read_text()).items() if name in ("driver", "gpus")
-    }
-    facts["unknown"] = []
-    (empty.root / "facts.json").write_text(json.dumps(facts))
-    recorded = str(empty.root / "facts.json")
-    done = empty.done("adopt", str(prefix), BNBENV_FACTS=recorded)
+def test_one_that_does_not_fit_is_taken_in_and_what_follows_moves_least(
+    gpu_box: Callable[..., Any], others: Others, torch_wheel: Callable[..., str]
+) -> None:
+    """Its kernels are not run. Newer ones are offered, and newest is the policy; what may stay stays all the same."""
+    box = gpu_box(H200)
+    torch_wheel(box.root / "wheels", "13.0", "2.14.1")
+    others.torch("2.13.0+cu130", "13.0")
+    others.bitsandbytes("0.49.1")
+    prefix = others.venv("train", "torch==2.13.0+cu130", "bitsandbytes==0.49.1")
+    (box.root / "bnbenv.toml").write_text('[sources]\nfind-links = ["wheels"]\n')
+    done = box.done("adopt", str(prefix))
     (reason,) = done["reasons"]
-    assert reason["code"] == "does-not-fit"
-    assert "bitsandbytes 0.50.2 has no" in reason["because"] or "library" in reason["because"]
-    assert empty.drift(BNBENV_FACTS=recorded) == {"does-not-fit": reason["because"]}
+    assert (reason["code"], done["backend"]) == ("does-not-fit", "cuda")
+    assert reason["because"].startswith("it does not fit this host: ") and "library" in reason["because"]
+    assert box.drift() == {"does-not-fit": reason["because"]}
+    (decided,) = box("plan", "--json").document["decisions"]
+    choice = decided["decision"]["choice"]
+    assert (choice["torch"]["version"], choice["bitsandbytes"]["version"]) == ("2.13.0+cu130", "0.49.1")
+
+
+def test_kernels_that_fail_are_a_reason_for_a_generation_of_ones_own(empty: Any, others: Others) -> None:
+    prefix = others.venv("train", *PAIR)
+    before = tree(prefix)
+    (empty.root / "bnbenv.toml").write_text("")
+    empty.done("adopt", str(prefix), "--no-verify")
+    ended = empty("sync", "--json")
+    assert (ended.code, ended.document["error"]["code"]) == (5, "verification-failed")
+    assert "bnbenv sync" in ended.document["error"]["next_step"]
+    assert set(empty.drift()) == {"kernels-failed"}
+    assert tree(prefix) == before
 
 
 def test_one_that_is_damaged_is_taken_in_by_what_its_metadata_says(empty: Any, others: Others) -> None:

@@ -60,7 +60,8 @@ exit 0
 _LOOK = """\
 seen=
 read -r seen <"$box/seen"
-# No shell that is /bin/sh somewhere lacks -nt. shellcheck disable=SC3013
+# No shell that is /bin/sh anywhere lacks -nt.
+# shellcheck disable=SC3013
 if [ "$seen" != "$boot" ] || [ /etc/ld.so.cache -nt "$box/seen" ]; then
     (printf '%s\\n' "$boot" >"$box/seen") && /bin/sh {hook} login
 fi

@@ -38,7 +38,8 @@ def uninstall(
     known, before = read_manifest(place), read_projects(place)
     there = {kind: _files(kind, place, known, before) for kind in (USER_KINDS if place.user else KINDS)}
     go = named or (() if forget else tuple(there))
-    keep = [kind for kind, files in there.items() if kind not in go and (known and kind in known.kinds or _ours(files))]
+    installed = known.kinds if known else {}
+    keep = [kind for kind, files in there.items() if kind not in go and (kind in installed or _ours(files))]
     last = not keep and bool(go)
     going = [(kind, file) for kind in there if kind in go for file in there[kind]]
     going += [(BASE, file) for file in _files(BASE, place, known, before)] if last else []

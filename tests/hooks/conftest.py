@@ -66,7 +66,10 @@ class Machine:
             check=False,
         )
         assert done.stdout.endswith("on\n"), done
-        return done.stdout + done.stderr
+        own = ("tty", "job control", "terminal process group")  # what the shell says of its own terminal
+        return done.stdout + "".join(
+            line for line in done.stderr.splitlines(True) if not any(words in line for words in own)
+        )
 
     def listing(self) -> dict[str, tuple[int, str]]:
         """Every folder, file and link on it, with rights and contents."""
@@ -76,10 +79,8 @@ class Machine:
                 for name in (*folders, *files):
                     path = Path(folder, name)
                     status = path.lstat()
-                    if path.is_symlink():
-                        text = f"-> {path.readlink()}"
-                    else:
-                        text = "" if path.is_dir() else path.read_text()
+                    link = f"-> {path.readlink()}" if path.is_symlink() else ""
+                    text = link or ("" if path.is_dir() else path.read_text())
                     found[str(path)] = (status.st_mode, text)
         return found
 

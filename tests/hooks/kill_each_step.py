@@ -55,7 +55,7 @@ def fork(root: str, words: list[str], kill_at: int = 0) -> int:
 
 
 def run(root: str, command: str, words: list[str]) -> int:
-    import filelock  # what each of the forks would import
+    import filelock  # noqa: F401 - what each of the forks would import
 
     import bnbenv.cli.commands.hook.uninstall
     import bnbenv.cli.render.hook.uninstall

@@ -62,7 +62,6 @@ def test_install_and_uninstall_leave_no_trace(machine: Any, faults: Any) -> None
 
 
 def test_the_hooks_of_one_user(machine: Any) -> None:
-    before = machine.listing()
     (machine.home / "dotfiles").mkdir()
     (machine.home / "dotfiles/zshrc").write_text("# mine\n")
     (machine.home / ".zshrc").symlink_to("dotfiles/zshrc")
@@ -166,9 +165,9 @@ def test_root_runs_nothing_that_others_may_change(machine: Any, tmp_path: Path) 
 @pytest.mark.parametrize("command", ["install", "uninstall"])
 def test_killed_before_any_step_the_next_run_completes_it(machine: Any, command: str, tmp_path: Path) -> None:
     script = Path(__file__).with_name("kill_each_step.py")
-    words = [sys.executable, script, tmp_path, command, "apt", "systemd"]
+    words = [sys.executable, script, tmp_path, command, "apt"]
     done = subprocess.run(
         words, cwd=machine.project, env=machine.environ, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 20
+    assert int(done.stdout) > 10

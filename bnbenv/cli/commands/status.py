@@ -27,7 +27,7 @@ With --why also what was chosen, why, and what that rests on."""
 EXAMPLE = """\
 bnbenv status
 bnbenv status --env bnb --why    what was chosen, why, and what it rests on
-bnbenv status -q --metrics bnbenv.prom    for monitoring"""
+bnbenv status --metrics bnbenv.prom    for monitoring"""
 EXITS = (
     "0 in sync, 1 the metrics cannot be written, 2 wrong usage, 3 not in sync or something cannot be read,"
     " 6 reboot required"

@@ -10,6 +10,8 @@ import contextlib
 import hashlib
 import io
 import os
+import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -58,9 +60,9 @@ def tar_size(files: Iterable[File], manifest: int) -> int:
 
 @contextlib.contextmanager
 def written_beside(out: Path) -> Iterator[IO[bytes]]:
-    """A new file beside ``out``, which takes its place when the body ends well. What a kill left before is deleted."""
-    sweep(out)
+    """A new file beside ``out``, which takes its place when the body ends well."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
+    partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         with open(descriptor, "w+b") as stream:  # noqa: PTH123 - a descriptor
@@ -74,20 +76,20 @@ def written_beside(out: Path) -> Iterator[IO[bytes]]:
 
 
 def sweep(out: Path) -> None:
-    """Delete what bundles of this name left that were killed. One that is being written is held by its writer."""
-    for old in out.parent.glob(f".{_literal(out.name)}.*.part"):
-        number = old.name.removesuffix(".part").rpartition(".")[2]
-        if number.isdecimal() and not _alive(int(number)):
-            old.unlink(missing_ok=True)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+    """Delete what bundles of this name left that were killed; not that of one which is being written."""
+    ours = re.compile(rf"\.{re.escape(out.name)}\.([0-9]{{1,10}})\.(part|work)")
+    for entry in list(os.scandir(out.parent)):
+        found = ours.fullmatch(entry.name)
+        if found and not _alive(int(found[1])):
+            if found[2] == "work":
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def _alive(number: int) -> bool:
     """Whether a process has that number; on Windows nobody is asked, since asking ends it."""
-    if number == os.getpid() or os.name == "nt":
+    if os.name == "nt":
         return False
     try:
         os.kill(number, 0)
@@ -208,6 +210,4 @@ class Reader:
         except tarfile.TarError:
             raise InputError(self.name, file.path, "cut off", AGAIN) from None
         if digest.hexdigest() != file.sha256:
-            raise InputError(
-                self.name, file.path, "has another sha256 than in the manifest: damaged, or changed", AGAIN
-            )
+            raise InputError(self.name, file.path, "damaged or changed: its sha256 is another", AGAIN)

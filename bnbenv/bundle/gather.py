@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from bnbenv.bundle.manifest import Machine
 from bnbenv.bundle.target import best, minors, tags_for
 from bnbenv.envs.check import InUse, in_use
 from bnbenv.envs.lockfile import Locked, LockedFile
 from bnbenv.envs.plan import lock_problem
-from bnbenv.envs.resolve import Setting
+from bnbenv.envs.reach import answering, check_reach
+from bnbenv.envs.resolve import Setting, sources_of
+from bnbenv.envs.sources import PackageSources
 from bnbenv.envs.sync import choose, new_lock, usable_lock
 from bnbenv.errors import BnbenvError, Failed, UsageError
 from bnbenv.facts.model import HostFacts, Platform
@@ -45,6 +48,12 @@ class Group:
     machines: list[Machine]
     locks: dict[str, Locked]
     files: dict[str, dict[str, LockedFile]] = field(default_factory=dict)
+
+    @cached_property
+    def sources(self) -> PackageSources:
+        """The sources that answer: uv ends at the first one that does not."""
+        own = sources_of(self.setting)
+        return answering(own, check_reach(own))
 
     @property
     def platform(self) -> Platform:

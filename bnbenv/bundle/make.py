@@ -28,7 +28,7 @@ from bnbenv.bundle.tool import lacks_python, lists_for, python_archive, tool_pyt
 from bnbenv.envs.lockfile import LockedFile, file_name
 from bnbenv.envs.overlay import connections
 from bnbenv.envs.plan import describe
-from bnbenv.envs.resolve import Setting, sources_of
+from bnbenv.envs.resolve import Setting, sources_of, user_matrix
 from bnbenv.envs.supply import installable
 from bnbenv.errors import BnbenvError, Failed
 from bnbenv.redact import redact
@@ -69,7 +69,7 @@ def make(setting: Setting, machines: Sequence[Wanted], envs: Sequence[str], out:
         parts = Parts()
         done: dict[str, LockedFile] = {}
         for group in groups:
-            parts.origins |= build_sdists(group, work, sessions, done)
+            parts.origins |= build_sdists(group, work, sessions, done, parts.notes)
         _collect(setting, groups, parts, work, sessions)
         files = _weigh(setting, parts, sessions)
         manifest = _manifest(setting, parts, files)
@@ -84,7 +84,8 @@ def _workplace(out: Path) -> Iterator[Path]:
     """A folder beside the bundle for what is made on the way; what a kill left of it is deleted."""
     sweep(out)
     work = out.with_name(f".{out.name}.{os.getpid()}.work")
-    work.mkdir(parents=True)
+    shutil.rmtree(work, ignore_errors=True)  # of an earlier process with the same number
+    work.mkdir()
     try:
         yield work
     finally:
@@ -110,7 +111,7 @@ def _collect(setting: Setting, groups: Sequence[Group], parts: Parts, work: Path
         parts.texts[name] = pinned(versions, {**hashes, "bnbenv": itself.sha256}).encode()
     for number, group in enumerate(groups, 1):
         parts.classes.append(_class(number, group, parts, work, sessions))
-    parts.texts |= rows_of(setting.matrix, groups, work)
+    parts.texts |= rows_of(user_matrix(setting.environ), groups, work)
 
 
 def _class(number: int, group: Group, parts: Parts, work: Path, sessions: Sessions) -> Class:

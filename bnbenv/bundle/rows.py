@@ -18,18 +18,20 @@ Row = BitsandbytesWheel | TorchBuild
 
 
 def rows_of(matrix: Matrix, groups: Iterable[Group], work: Path) -> dict[str, bytes]:
-    """The documents of rows, by their names in the bundle. Raises OSError."""
-    rows: dict[int, Row] = {}
+    """The documents of rows, by their names in the bundle. ``matrix`` also knows what was measured for the locks.
+
+    Raises OSError.
+    """
+    rows: dict[bytes, Row] = {}
     for group in groups:
         for locked in group.locks.values():
             wheel, torch = locked.packages.get("bitsandbytes"), locked.decision.torch
-            found: list[Row] = [*known_wheels(group.setting.matrix, wheel, group.platform)] if wheel else []
-            known = {
-                row for row in (*matrix.torch, *group.setting.matrix.torch) if {*build_keys(row)} & {*build_keys(torch)}
-            }
-            rows |= {id(row): row for row in (*found, *known)}
+            found: list[Row] = [*known_wheels(matrix, wheel, group.platform)] if wheel else []
+            keys = {*build_keys(torch)}
+            found += [row for row in matrix.torch if keys & {*build_keys(row)}]
+            rows |= {msgspec.json.encode(row): row for row in found}
     store = Store(work / MATRIX)
-    for row in sorted(rows.values(), key=msgspec.json.encode):
+    for _, row in sorted(rows.items()):
         store.add(row)
     names = [name for name in (BITSANDBYTES, TORCH) if (work / MATRIX / name).is_file()]
     return {f"{MATRIX}/{name}": (work / MATRIX / name).read_bytes() for name in names}

@@ -14,9 +14,7 @@ from bnbenv.bundle.itself import requirements
 from bnbenv.bundle.target import best, minors, tags_for
 from bnbenv.envs.elsewhere import uv_platform
 from bnbenv.envs.lockfile import LockedFile, read_files
-from bnbenv.envs.reach import answering, check_reach
 from bnbenv.envs.resolve import sources_of, uv_for
-from bnbenv.envs.uv import Uv
 from bnbenv.errors import Failed
 from bnbenv.facts.model import Platform
 from bnbenv.process import Command
@@ -43,12 +41,7 @@ def lists_for(groups: Iterable[Group]) -> dict[str, Needs]:
             name = f"tool/{group.platform.os}-{group.platform.machine}-{minor}.txt"
             if name not in wanted or _older(group.platform, wanted[name][0].platform):
                 wanted[name] = (group, minor)
-    uv = None
-    needs = {}
-    for name, (group, minor) in sorted(wanted.items()):
-        uv = uv or _uv(group)
-        needs[name] = _needs(group, minor, uv)
-    return needs
+    return {name: _needs(group, minor) for name, (group, minor) in sorted(wanted.items())}
 
 
 def tool_pythons(group: Group) -> list[str]:
@@ -64,8 +57,9 @@ def _older(one: Platform, other: Platform) -> bool:
     return libc(one) < libc(other)
 
 
-def _needs(group: Group, minor: str, uv: Uv) -> Needs:
+def _needs(group: Group, minor: str) -> Needs:
     group.setting.progress.at(f"resolving what bnbenv needs on Python {minor}")
+    uv = uv_for(group.setting, "bnbenv", group.sources)
     target = ("--python-version", minor, "--python-platform", uv_platform(group.platform))
     text = uv.compile("\n".join(requirements()) + "\n", sys.executable, None, target)
     versions, offered = read_files(text, "what bnbenv needs")
@@ -77,12 +71,6 @@ def _needs(group: Group, minor: str, uv: Uv) -> Needs:
             raise Failed("no-file", message, "Take that Python out of the facts, if another one is there.")
         files[package] = one
     return Needs(versions, files)
-
-
-def _uv(group: Group) -> Uv:
-    """uv with the sources that answer: it would end at the first one that does not."""
-    sources = sources_of(group.setting)
-    return uv_for(group.setting, "bnbenv", answering(sources, check_reach(sources)))
 
 
 def lacks_python(group: Group) -> list[str]:

@@ -58,7 +58,7 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     notes = stop_on_loss(setting, env, use, options.accepted, ahead=driver is not None)
     if driver is not None:
         reasons = asked_about(env, driver, reasons, use.record)
-    adopted = None if options.fresh else plan_adopted(setting, env, use, reasons, notes)
+    adopted = None if options.fresh or setting.supply is not None else plan_adopted(setting, env, use, reasons, notes)
     if adopted is not None:
         return adopted
     intact = use.record is not None and only_look_again(reasons) and not options.fresh
@@ -207,7 +207,7 @@ def new_lock(setting: Setting, env: str, use: InUse, anew: bool = False) -> tupl
     keep = {**held_by_earlier(setting, env), **others}
     locked = make_lock(setting, env, solution, sources, found, keep, built)
     remember(setting, env)
-    notes = (*solution.notes, *notes_on(setting.kept, locked), *_mixed(setting, env, locked.packages))
+    notes = (*solution.notes, *notes_on(setting, env, locked), *_mixed(setting, env, locked.packages))
     return locked, msgspec.structs.replace(solution, notes=notes)
 
 

@@ -120,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def page(self, kind: str, project: str) -> None:
         wheels = [
-            one for one in sorted(self.index.wheels.iterdir()) if kind == "links" or one.name.startswith(project + "-")
+            one
+            for one in sorted(self.index.wheels.iterdir())
+            if kind == "links" or one.name.replace("_", "-").startswith(project + "-")
         ]
         if not wheels:
             return self.answer(404)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bnbenv.envs.families import others
 from bnbenv.envs.keep.below import broken_by, stand_in
 from bnbenv.errors import NoCombination
 from bnbenv.solve.model import Choice
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bnbenv.envs.keep.find import Kept
     from bnbenv.envs.keep.model import Base
     from bnbenv.envs.lockfile import Locked
+    from bnbenv.envs.resolve import Setting
     from bnbenv.envs.sources import PackageSources
 
 _HEAD = re.compile(r'^name = "([^"]+)"\nversion = "([^"]+)"$', re.MULTILINE)
@@ -110,20 +112,29 @@ def same_version(one: str | None, other: str) -> bool:
         return False
 
 
-def notes_on(kept: Kept | None, locked: Locked) -> tuple[str, ...]:
-    """What people should know: which packages of the lock hide older ones below, and what below that breaks. Pure."""
+def notes_on(setting: Setting, env: str, locked: Locked) -> tuple[str, ...]:
+    """What people should know: which packages of the lock hide others below, what below that breaks, and which of
+    another family show from there. Pure."""
+    kept, family = setting.kept, setting.wishes.envs[env].family
     if kept is None or not kept.below:
         return ()
+    foreign = others(family, kept.below, setting.matrix.families) if family != "none" else {}
+    named = ", ".join(f"{name} {kept.below[name].version}" for name in sorted(foreign))
+    notes = [f"{named} lies below and shows here too: families are best kept apart"] if named else []
+    return (*notes, *_hidden(kept, locked))
+
+
+def _hidden(kept: Kept, locked: Locked) -> list[str]:
     below = {name: one.version for name, one in kept.below.items()}
     hidden = {name: version for name, version in locked.packages.items() if name in clashing(locked.packages, below)}
     if not hidden:
-        return ()
+        return []
     shown = [f"{name} {version} hides {kept.below[name].version}" for name, version in sorted(hidden.items())]
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
     notes = [f"what lies below stays as it is; in this environment {', '.join(shown[:_SHOWN])}{more}"]
-    for name, others in sorted(broken_by(hidden, kept.below, kept.markers).items()):
-        notes.append(f"{', '.join(sorted(others)[:_SHOWN])} below asks for another {name} than {hidden[name]}")
-    return tuple(notes)
+    for name, broken in sorted(broken_by(hidden, kept.below, kept.markers).items()):
+        notes.append(f"{', '.join(sorted(broken)[:_SHOWN])} below asks for another {name} than {hidden[name]}")
+    return notes
 
 
 def clashes(packages: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

@@ -48,9 +48,10 @@ def show_below(kept: Kept | None, prefix: Path, runner: Runner) -> None:
         raise Failed("no-site-packages", f"{prefix} has no site-packages", "Run it again: bnbenv sync --fresh")
     shown = _shown(env_python(prefix), runner)
     missing = [folder for folder in base.folders if os.path.realpath(folder) not in shown]
-    # site.addsitedir also reads the .pth files of a folder, as its own interpreter does.
+    # The folder by itself is what tools read that run nothing; site.addsitedir then reads the .pth files in it, as its
+    # own interpreter does, and adds nothing twice.
     lines = ["import site; site.ENABLE_USER_SITE = False"]
-    lines += [f"import site; site.addsitedir({folder!r})" for folder in missing]
+    lines += [line for folder in missing for line in (folder, f"import site; site.addsitedir({folder!r})")]
     write_atomically(site / BASE_PTH, "\n".join(lines) + "\n")
 
 

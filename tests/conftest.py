@@ -318,6 +318,38 @@ def empty(tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
     shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def families(
+    synced: Synced, tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str]
+) -> Iterator[Synced]:
+    """A project with an environment of each family, with the real packages: bitsandbytes, gptq, and awq, whose kernels
+    have not run (that would take 15 s more).
+
+    ``first`` holds how ``bnbenv add`` ended for each. Tests that use it are of the xdist group ``families``, so that it
+    is made once; they leave it as it is.
+    """
+    root = tmp_path_factory.mktemp("families") / "project"
+    first = {}
+    with _copied(synced.root, root):
+        for words in (("gptq",), ("awq", "--no-verify")):
+            ended = first[words[0]] = Project(root, tool_environ)("add", *words, "--json")
+            assert ended.code == 0, ended.stderr
+        yield Synced(root, first)
+
+
+@pytest.fixture
+def families_project(families: Synced, tool_environ: dict[str, str]) -> Project:
+    """That project itself: to be looked at, not to be changed."""
+    return Project(families.root, tool_environ)
+
+
+@pytest.fixture
+def families_copy(families: Synced, tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
+    """A copy of it."""
+    with _copied(families.root, tmp_path / "families") as root:
+        yield Project(root, tool_environ)
+
+
 def cuda_torch_wheel(
     folder: Path, cuda: str, release: str = "2.13.0", archs: str = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"
 ) -> str:

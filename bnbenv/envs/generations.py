@@ -169,15 +169,20 @@ def left_over(project: Project, env: str) -> tuple[list[Generation], list[Path]]
 
 
 def strays(project: Project, wished: Iterable[str]) -> list[str]:
-    """Environments that bnbenv.toml does not name, and of which a run that did not finish has left something."""
+    """Environments that bnbenv.toml does not name, and of which a run that did not finish has left something.
+
+    One that was never locked was never switched to, whatever is there of it.
+    """
     names = [env for env in project.envs_made() if env not in wished and not os.path.lexists(project.link(env))]
-    begun = (env for env in names if left_over(project, env)[0] or not os.listdir(project.generations(env)))
-    return [*begun, *(env for env in names if _half_adopted(project, env))]
+    return [env for env in names if not project.lock(env).exists() or left_over(project, env)[0]]
 
 
 def clear_strays(project: Project, wished: Iterable[str]) -> None:
     """Delete what ``strays`` finds."""
     for env in strays(project, wished):
+        locked = project.lock(env).exists()
+        for generation in [] if locked else generations(project, env):
+            remove(generation)
         clean_up(project, env)
         half = _half_adopted(project, env)
         if half is not None:

@@ -145,6 +145,29 @@ def test_killed_before_any_step(copies: Any, wheel_maker: Wheels, run: str, part
                 assert_sane(project, sound)
 
 
+def test_an_add_killed_before_any_step(copies: Any) -> None:
+    """It is there or it is not: the environment that was there is in sync throughout, and a sync clears up.
+
+    Of its steps every third is tried, which are those of a sync otherwise.
+    """
+    words = ("add", "none", "--no-verify")
+    with copies() as project:
+        wished = (project.root / "bnbenv.toml").read_bytes()
+        numbers = effects(project, words)
+    assert len(numbers) > 16
+    for number in numbers[10::3]:  # before them nothing but the lock against a second bnbenv is made
+        with copies() as project, told(f"effect {number} of {' '.join(words)}"):
+            kill_before(project, number, words)
+            added = (project.root / "bnbenv.toml").read_bytes() != wished
+            reasons = set(project.drift())
+            assert reasons == set() if not added else reasons <= {"no-environment", "unverified"}
+            project.done("sync", "--no-verify")
+            assert project.leftovers() == []
+            assert (project.root / ".bnbenv" / "generations" / "torch").exists() == added
+            assert (project.root / ".venv-torch").exists() == added
+            assert set(project.drift()) == ({"unverified"} if added else set())
+
+
 def test_a_first_sync_killed_before_any_step(synced: Any, locked: Any) -> None:
     words = ("sync", "--no-verify")
     wanted = (locked.root / "pylock.bnb.toml").read_bytes()

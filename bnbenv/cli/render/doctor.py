@@ -148,7 +148,8 @@ def _next(document: dict[str, Any], call: str) -> list[str]:
 
 def _undone(undone: dict[str, Any]) -> list[str]:
     where = f" in {undone['prefix']}" if undone["prefix"] else ""
-    lines = wrap(f"put back as it was: {undone['files']} files{where} (record {undone['record']})")
+    files = f"{undone['files']} file{'' if undone['files'] == 1 else 's'}"
+    lines = wrap(f"put back as it was: {files}{where} (record {undone['record']})")
     for note in undone["notes"]:
         lines += wrap(f"note: {note}", "  ")
     return lines

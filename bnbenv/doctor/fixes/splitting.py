@@ -166,13 +166,20 @@ def carry(action: Split, examination: Examination, matrix: Matrix, hands: Hands,
                 done = way_back.make(one, action.python, setting, host, options)
                 verified = verified and done.verified
                 notes.append(f"{one.share.env}: {done.solution.choice.title}, in {project.link(one.share.env)}")
-        record = way_back.record.name
+        record = way_back.record.name if way_back.changed else None
     notes += _where(settled)
     notes.append(f"{examination.target.prefix} was left as it is")
     report = {"ok": verified} if not hands.recorded or verified else None
     return msgspec.structs.replace(
         mended, state="done", record=record, verification=report, notes=(*mended.notes, *notes)
     )
+
+
+def _bytes(project: Project) -> bytes | None:
+    try:
+        return project.config.read_bytes()
+    except OSError:
+        return None
 
 
 def _where(settled: tuple[Settled, ...]) -> list[str]:
@@ -196,6 +203,11 @@ class WayBack:
     record: MendRecord
     made: list[str]
 
+    @property
+    def changed(self) -> bool:
+        """Whether bnbenv.toml is another one."""
+        return bool(self.made) and bool(self.record.files[0].after)
+
     def make(self, one: Settled, python: str, setting: Setting, host: Any, options: Any) -> Any:
         """One environment; its lines are written just before its link. Raises as ``sync_env``."""
         from bnbenv.envs.generations import clear_strays, note_wishes_file
@@ -207,7 +219,9 @@ class WayBack:
         known = {} if none else load_wishes(project).envs
         before = known[env].requirements if env in known else ()
         changes = _changes(one.share, python, one.requirements, before)
-        config = edited(project, env, changes, alone=none) if changes else None
+        config: str | None = edited(project, env, changes, alone=none)
+        if config is not None and config.encode() == _bytes(project):
+            config = None
         wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
         if config is not None:
             self._expect(config)
@@ -262,7 +276,7 @@ def _kept(project: Project, folder: Path, steps: tuple[PlanStep, ...]) -> Iterat
         yield way
     except BaseException as error:
         _ended(way)
-        if isinstance(error, BnbenvError) and way.made:
+        if isinstance(error, BnbenvError) and way.changed:
             back = f"bnbenv doctor --undo {name} takes it out of bnbenv.toml"
             error.next_step = f"{error.next_step} What was made stays ({', '.join(way.made)}); {back}.".strip()
         raise
@@ -271,7 +285,7 @@ def _kept(project: Project, folder: Path, steps: tuple[PlanStep, ...]) -> Iterat
 
 def _ended(way: WayBack) -> None:
     """A record of what was made; none where nothing was."""
-    if way.made:
+    if way.changed:
         records.write(msgspec.structs.replace(way.record, state="done"), way.folder)
     else:
         (way.folder / way.record.name / "record.json").unlink(missing_ok=True)

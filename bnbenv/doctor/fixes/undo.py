@@ -63,8 +63,8 @@ def back(record: MendRecord, folder: Path, hands: Hands) -> Undone:
         notes += [note] if note else []
         count += not note
         if Path(saved.path).name == CONFIG:
-            made = ", ".join(step.where for step in record.plan)
-            notes.append(f"{made}: nothing asks for them now, they stay as they are")
+            made = ", ".join(step.where for step in record.plan if Path(step.where).exists())
+            notes += [f"what was made stays ({made}); bnbenv.toml asks for it no more than before"] if made else []
     records.write(msgspec.structs.replace(record, state="undone", trees=(), changed=()), folder)
     for number in range(len(record.trees)):
         shutil.rmtree(place / f"tree{number}", ignore_errors=True)

@@ -58,6 +58,9 @@ VIEWS: dict[str, dict[str, Any]] = {
     "matrix-show-gpu+release": {"gpu": "sm_120", "project": "bitsandbytes"},
     "matrix-show-nothing": {"gpu": "GeForce GTX 680"},
     "solve-refused-v100+all": {"everything": True},
+    "solve-gptq-h200": {"make": "bnbenv add gptq"},
+    "solve-awq-kernels": {"elsewhere": True, "make": "bnbenv add awq --package 'autoawq[kernels]'"},
+    "solve-none": {"driver": "580.65.06", "make": "bnbenv add none"},
 }
 NAMES = sorted({*DOCUMENTS, *VIEWS})
 COLOURS = {"\x1b[31m": "<red>", "\x1b[32m": "<green>", "\x1b[33m": "<yellow>", "\x1b[1m": "<bold>", "\x1b[0m": "</>"}

@@ -184,7 +184,12 @@ def best(case: Case) -> tuple[Any, ...] | None:
                     cuda = tuple(-part for part in dotted(build["cuda"] or "0"))
                     level = -LEVELS.index(build["evidence"]["level"])
                     source = SOURCES.index(build["source"])
-                    key = (not case.gpus and build["cuda"] is not None, main, kernels, newest(build["version"]))
+                    key: tuple[Any, ...] = (
+                        not case.gpus and build["cuda"] is not None,
+                        main,
+                        kernels,
+                        newest(build["version"]),
+                    )
                     key += (level, source, cuda, build["index"] or "", place)
                     names = tuple((file["name"], file["version"], file["sha256"]) for file in files if file)
                     answer = (minor, build["version"], build["source"], build["index"], names)

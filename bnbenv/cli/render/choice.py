@@ -92,8 +92,8 @@ def why(solution: dict[str, Any], prefer: str | None, asked: bool = True) -> lis
         reasons.append('it changes least of what was there, as policy.prefer = "minimal-change" asks')
     elif prefer is not None:
         offered = "of what the package sources offered, " if asked else ""
-        are = "are" if len(named) > 1 else "is"
-        with_it = f"{own} {are} the newest that fits host and wishes, torch {torch} the newest that fits with it"
+        fit = "are the newest that fit" if len(named) > 1 else "is the newest that fits"
+        with_it = f"{own} {fit} host and wishes, torch {torch} the newest that fits with it"
         reasons.append(offered + (with_it if own else f"torch {torch} is the newest that fits host and wishes"))
     lines = ["why this one, what counts most first:"]
     for number, reason in enumerate(reasons, 1):

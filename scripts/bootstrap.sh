@@ -200,7 +200,7 @@ def fetch_pip(folder):
     places = options.get("find-links", "").split()
     if not options.get("no-index"):
         indexes = options.get("index-url", "").split() + options.get("extra-index-url", "").split()
-        places += [index.rstrip("/") + "/pip/" for index in indexes]
+        places += [index.rstrip("/") + "/pip/" for index in indexes if not index.startswith("file:")]
     for place in places:
         try:
             found = sorted(wheels(place, options))
@@ -260,6 +260,8 @@ make_env() {
     return 0
   fi
   cat "$work/log" >&2
+  ! grep -q '^passed over' "$work/log" || fail 7 "no pip could be loaded, which $python lacks" \
+    "Check the network, HTTPS_PROXY and PIP_INDEX_URL, or as root: apt-get install python3-venv."
   fail 1 "$python cannot make a virtual environment with pip" \
     "Install its venv module (on Debian and Ubuntu as root: apt-get install python3-venv), then run this again."
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ensurepip
 import json
 import os
 import platform
@@ -114,7 +115,7 @@ def configured(debian: Debian, wheels: Path) -> Debian:
         if place.is_absolute() and place.is_dir():  # the files of an index lie beside its pages
             debian.binds.append(place)
     files = [*pip_config_files(os.environ, Sysroot(), home, ()), Path("/etc/uv/uv.toml"), home / ".config/uv/uv.toml"]
-    for file in (*files, Path("/etc/resolv.conf")):
+    for file in (*files, Path("/etc/resolv.conf"), Path("/etc/hosts")):
         if file.is_file():
             debian.take(file)
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
@@ -166,6 +167,7 @@ def build(debian: Debian, context: Path) -> list[str]:
     return entry
 
 
+@pytest.mark.usefixtures("synced")  # which skips where no CPU build of torch can be had
 def test_the_dockerfile(clean: Callable[[], Debian], tmp_path: Path) -> None:
     debian = clean()
     for file in (ROOT / "scripts/bootstrap.sh", EXAMPLES / "entrypoint.sh", FACTS):
@@ -197,6 +199,29 @@ def test_the_dockerfile(clean: Callable[[], Debian], tmp_path: Path) -> None:
     assert "\nstarted" not in refused
 
 
+def test_a_python_without_pip(clean: Callable[[], Debian], index: Any, wheel_maker: Callable[..., Path]) -> None:
+    """Debian keeps venv's pip in a package of its own, and here nobody installed it."""
+    debian = clean()
+    shutil.copy(ROOT / "scripts/bootstrap.sh", debian.path("/root"))
+    more = {
+        "stand_in.py": "def main() -> None:\n    print('bnbenv 9.9')\n",
+        "bnbenv-9.9.dist-info/entry_points.txt": "[console_scripts]\nbnbenv = stand_in:main\n",
+    }
+    wheel_maker(index.wheels, "bnbenv", "9.9", more=more)
+    (pip,) = (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl")
+    shutil.copy(pip, index.wheels)
+    words = "bash /root/bootstrap.sh --tool-only"
+    bare = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": ""}
+    assert "as root: apt-get install python3-venv" in debian(words, code=1, **bare)
+    away = debian(words, code=7, **{**bare, "PIP_INDEX_URL": index.url("status-503")})
+    assert "passed over a source of packages: " in away
+    assert "bnbenv is installed: /opt/bnbenv/bin/bnbenv" in debian(
+        words, **{**bare, "PIP_INDEX_URL": index.url("simple")}
+    )
+    assert "/simple/pip/" in [path for path, _ in index.requests]
+    assert debian("bnbenv") == "bnbenv 9.9\n"
+
+
 @pytest.fixture
 def file_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """https://files.example.org with bootstrap.sh: its port and its certificate."""
@@ -217,6 +242,7 @@ def file_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     server.server_close()
 
 
+@pytest.mark.usefixtures("synced")
 def test_the_user_data_for_cloud_init(clean: Callable[[], Debian], file_server: tuple[int, Path]) -> None:
     yaml = pytest.importorskip("yaml")
     text = (EXAMPLES / "cloud-init.yaml").read_text()

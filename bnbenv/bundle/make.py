@@ -73,7 +73,7 @@ def make(setting: Setting, machines: Sequence[Wanted], envs: Sequence[str], out:
         _collect(setting, groups, parts, work, sessions)
         files = _weigh(setting, parts, sessions)
         manifest = _manifest(setting, parts, files)
-        _check_space(out, manifest)
+        check_space(out, manifest)
         digest = _write(setting, manifest, parts, out, sessions)
     size, notes = out.stat().st_size, tuple(parts.notes)
     return msgspec.structs.replace(manifest, path=str(out), size=size, sha256=digest, notes=notes).document()
@@ -197,7 +197,7 @@ def _manifest(setting: Setting, parts: Parts, files: tuple[File, ...]) -> Manife
     return Manifest(__version__, version("uv"), CONFIG in parts.texts, tuple(parts.classes), files)
 
 
-def _check_space(out: Path, manifest: Manifest) -> None:
+def check_space(out: Path, manifest: Manifest) -> None:
     """Raises Failed: better now than after an hour of loading."""
     needed = tar_size(manifest.files, len(manifest.encode())) + SPARE
     free = shutil.disk_usage(out.parent).free

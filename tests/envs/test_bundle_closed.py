@@ -213,7 +213,7 @@ def test_what_does_not_fit_or_was_changed_is_refused_and_nothing_is_done(lab: An
 def test_a_killed_bundle_leaves_nothing_that_the_next_does_not_clear(lab: Any, index: Any) -> None:
     for wheel in index.wheels.glob("torch-*"):
         wheel.unlink()
-    torch_wheel(index.wheels, MACHINE, padding=3 << 20)  # three seconds at the speed of that index
+    torch_wheel(index.wheels, MACHINE, padding=1 << 20)  # a second at the speed of that index
     facts = facts_of(lab, "a.json")
     slow = {"UV_DEFAULT_INDEX": index.url("throttled")}
     lab.done("lock", **slow)

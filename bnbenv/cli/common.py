@@ -40,6 +40,12 @@ def add_wishes(parser: argparse.ArgumentParser, keep: bool = False) -> None:
     )
 
 
+def add_package(parser: argparse.ArgumentParser) -> None:
+    """The wish that families other than bitsandbytes have."""
+    what = "of gptq and awq: which package, such as 'gptqmodel>=7' or auto-gptq"
+    parser.add_argument("--package", metavar="REQUIREMENT", help=what)
+
+
 def add_build(parser: argparse.ArgumentParser) -> None:
     """The policy for source builds; sync and lock write it into bnbenv.toml."""
     which = parser.add_mutually_exclusive_group()
@@ -119,6 +125,8 @@ def wishes_from(args: argparse.Namespace) -> dict[str, Any]:
         if value is not None:
             (read_torch if name == "torch" else read_specifier)(value, f"--{name}", "")
             changes[name] = value
+    if args.package is not None:
+        changes["package"] = args.package
     if args.gpus is not None:
         words = read_gpus(args.gpus, "--gpus", "")
         changes["gpus"] = "all" if words == ("all",) else [int(word) if word.isdigit() else word for word in words]

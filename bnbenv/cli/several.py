@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from bnbenv.errors import BnbenvError
 
+_WISH = r"(?= --(?:torch|bitsandbytes|package|python|gpus|backend|build|no-build)\b)"
+_ADD = re.compile(rf"\bbnbenv add (?:bitsandbytes|gptq|awq|none){_WISH}")
+_MAKE = re.compile(rf"\bbnbenv (?:sync|add (?:bitsandbytes|gptq|awq|none)){_WISH}")
 _COMMAND = re.compile(r"\bbnbenv (sync|lock|plan|rollback|verify)\b(?![^;,()]*--env\b)")
 
 
@@ -17,9 +20,25 @@ def about(env: str, several: bool) -> Iterator[None]:
     try:
         yield
     except BnbenvError as error:
+        error.next_step = _ADD.sub(f"bnbenv sync --env {env}", error.next_step)
         if several:
             error.message = f"{env}: {error.message}"
             error.next_step = meaning(env, error.next_step)
+        raise
+
+
+@contextlib.contextmanager
+def adding(family: str, env: str, named: bool) -> Iterator[None]:
+    """Work on an environment that is to be added: what would help has to be given to ``bnbenv add``.
+
+    ``named``: it has another name than its family's.
+    """
+    try:
+        yield
+    except BnbenvError as error:
+        error.message = f"{env}: {error.message}"
+        again = f"bnbenv add {family} --env {env}" if named else f"bnbenv add {family}"
+        error.next_step = _MAKE.sub(again, error.next_step)
         raise
 
 
@@ -36,4 +55,4 @@ def of_several(failed: dict[str, BnbenvError], done: Sequence[str]) -> BnbenvErr
 
 def meaning(env: str, step: str) -> str:
     """A next step whose commands name the environment."""
-    return _COMMAND.sub(rf"bnbenv \1 --env {env}", step)
+    return _COMMAND.sub(rf"bnbenv \1 --env {env}", _ADD.sub(f"bnbenv sync --env {env}", step))

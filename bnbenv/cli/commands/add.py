@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
+    add_package,
     add_wishes,
     facts_of,
     holding,
@@ -15,7 +16,7 @@ from bnbenv.cli.common import (
     stop_on_mismatch,
     wishes_from,
 )
-from bnbenv.cli.several import about
+from bnbenv.cli.several import adding
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, find_project
 from bnbenv.envs.trust import check_trust
@@ -46,9 +47,8 @@ EXITS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", metavar="FAMILY", choices=FAMILIES, help=", ".join(FAMILIES))
     parser.add_argument("--env", metavar="NAME", help="its name (default: bnb, gptq, awq, or torch for none)")
-    what = "of gptq and awq: which package, such as 'gptqmodel>=7' or auto-gptq"
-    parser.add_argument("--package", metavar="REQUIREMENT", help=what)
     add_wishes(parser, keep=True)
+    add_package(parser)
     parser.add_argument("--no-sync", action="store_true", help="only write it into bnbenv.toml; sync then makes it")
     parser.add_argument("--no-verify", action="store_true", help="do not run the kernels (check then says unverified)")
 
@@ -89,8 +89,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 
         check_package(args.package, args.family, load_families(), "--package", "")
     family = {} if args.family == "bitsandbytes" else {"family": args.family}
-    package = {} if args.package is None else {"package": args.package}
-    return {**family, **package, **wishes_from(args)} or {"family": args.family}
+    return {**family, **wishes_from(args)} or {"family": args.family}
 
 
 def _known(wishes: Wishes, args: argparse.Namespace, env: str) -> str | None:
@@ -127,7 +126,7 @@ def _make(
     setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config, config_before=before)
     recorded = bool(ctx.environ.get("BNBENV_FACTS"))
     try:
-        with about(env, len(wishes.envs) > 1):
+        with adding(args.family, env, args.env is not None):
             done = sync_env(setting, env, host, Options(verify=not args.no_verify, recorded=recorded))
         setting.write_wishes()
     finally:

@@ -161,10 +161,10 @@ def _beside(project: Project, env: str) -> Beside | None:
     from bnbenv.envs.lockfile import read_saved_lock
 
     locked = read_saved_lock(project.lock(env))
-    if locked is None:
+    choice = locked.decision.solution.choice if locked is not None else None
+    if choice is None or choice.wheel is None:
         return None
-    choice = locked.decision.solution.choice
-    return Beside(choice.torch.version, choice.torch.cuda, choice.bitsandbytes.version, project.lock(env).name)
+    return Beside(choice.torch.version, choice.torch.cuda, choice.wheel.version, project.lock(env).name)
 
 
 def _gpus(args: argparse.Namespace, wishes: Wishes, env: str) -> tuple[str, ...]:

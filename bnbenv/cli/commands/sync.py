@@ -10,6 +10,7 @@ from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
     add_build,
     add_env,
+    add_package,
     add_wishes,
     facts_of,
     holding,
@@ -52,6 +53,7 @@ EXITS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_env(parser)
     add_wishes(parser, keep=True)
+    add_package(parser)
     add_build(parser)
     parser.add_argument("--locked", action="store_true", help="install just what the lock holds, or refuse")
     parser.add_argument("--fresh", action="store_true", help="make a new generation even if nothing changed")
@@ -64,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if args.offline:
-        ctx = ctx._replace(environ={**ctx.environ, "BNBENV_OFFLINE": "1"})
+        from bnbenv.cli.bundled import without_network
+
+        with without_network():
+            args.offline = False
+            return run(args, ctx._replace(environ={**ctx.environ, "BNBENV_OFFLINE": "1"}))
     if args.bundle is not None:
         return _from_bundle(args, ctx)
     project = project_of(args, ctx)
@@ -72,9 +78,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     stop_on_mismatch(host, project)
     from bnbenv.envs.generations import left_over, strays
 
-    asked = any(
-        getattr(args, name) is not None for name in ("torch", "bitsandbytes", "python", "gpus", "backend", "build")
-    )
+    wishes = ("torch", "bitsandbytes", "package", "python", "gpus", "backend", "build")
+    asked = any(getattr(args, name) is not None for name in wishes)
     if not asked and not args.fresh:
         look = Look(project)
         names = env_names(project, args.env, look)

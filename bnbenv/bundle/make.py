@@ -207,7 +207,7 @@ def check_space(out: Path, manifest: Manifest) -> None:
 
 
 def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 class _Hashing(io.RawIOBase):

@@ -11,13 +11,24 @@ from bnbenv.cli.command import Context
 from bnbenv.cli.common import project_of
 from bnbenv.envs.project import CONFIG, Project
 from bnbenv.envs.trust import check_trust
-from bnbenv.errors import UsageError
+from bnbenv.errors import BnbenvError, UsageError
 
 if TYPE_CHECKING:
     from bnbenv.bundle.archive import Reader
     from bnbenv.envs.resolve import Setting
 
 _WISHES = ("torch", "bitsandbytes", "python", "gpus", "backend", "build")
+
+
+@contextmanager
+def without_network() -> Iterator[None]:
+    """What cannot be done without the network names the option that took it away."""
+    try:
+        yield
+    except BnbenvError as error:
+        error.message = error.message.replace("(BNBENV_OFFLINE)", "(--offline)")
+        error.next_step = error.next_step.replace("Unset BNBENV_OFFLINE", "Leave out --offline")
+        raise
 
 
 def check_options(args: argparse.Namespace) -> None:

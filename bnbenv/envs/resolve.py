@@ -290,17 +290,11 @@ def make_lock(
     if built is not None:
         sources = sources.with_folder(Path(built.wheel).parent)
     wish, on_top = setting.wishes.envs[env], OnTop(setting.kept, choice)
-    requirements = [
-        # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
-        f"torch==={choice.torch.version}",
-        *requirement_lines(choice, wish.package),
-        *on_top.pins,
-        *asked_for(setting.matrix, choice, wish.requirements),
-    ]
-    with on_top.sources(sources) as sources:
+    requirements = [*requirement_lines(choice, wish.package), *asked_for(setting.matrix, choice, wish.requirements)]
+    with on_top.resolving(sources) as (sources, torchs):
         uv = uv_for(setting, env, sources)
         python, target = (on_top.python, ()) if on_top.python else resolving_python(setting, uv, choice.python)
-        text = uv.compile("\n".join(requirements) + "\n", python, {**(keep or {}), **on_top.preferred}, target)
+        text = uv.compile("\n".join([*torchs, *requirements, ""]), python, {**(keep or {}), **on_top.preferred}, target)
     text, base = on_top.without(strip_credentials(text))
     torch = chosen_torch(setting, found, solution)
     wheel = CompiledWheel(**msgspec.structs.asdict(built.row)) if built is not None else None

@@ -112,6 +112,8 @@ def test_only_what_is_missing_comes_on_top(empty: Any, base: Path, tmp_path: Pat
     assert empty.done("lock", VIRTUAL_ENV=str(other))["locks"][0]["choice"]["torch"]["version"] == "2.9.1"
     assert synced(empty)["generation"] == 2
     assert empty.python("import torch.version; print(torch.version.__version__)") == "2.9.1"
+    # An index has that version too, which requires what this one does without.
+    assert 'name = "nvidia' not in (empty.root / "pylock.bnb.toml").read_text()
 
     # An upgrade below it.
     shutil.rmtree(other)

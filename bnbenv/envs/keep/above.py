@@ -56,29 +56,31 @@ class OnTop:
         return {one.name: one.version for one in self.kept.below.values() if one.name not in self.choice.versions}
 
     @property
-    def pins(self) -> list[str]:
-        """Requirements that keep torch and what it requires as they are."""
-        found = self.kept.pins if self.kept is not None and self._base is not None else {}
-        return [f"{name}{spec}" for name, spec in found.items() if name in self._offered and name != "torch"]
-
-    @property
     def preferred(self) -> dict[str, str]:
         """The versions to take wherever they fit."""
         return self._offered
 
     @contextmanager
-    def sources(self, sources: PackageSources) -> Iterator[PackageSources]:
-        """The package sources with the stand-ins; a refusal says what was held. Raises NoCombination, OSError."""
+    def resolving(self, sources: PackageSources) -> Iterator[tuple[PackageSources, list[str]]]:
+        """The package sources with the stand-ins, and the requirements for torch and what it requires.
+
+        Those are named by the very file: an index may have the same version with more requirements. A refusal says
+        what was held. Raises NoCombination, OSError.
+        """
         if self.kept is None or self._base is None:
-            yield sources
+            # Arbitrary equality: "==2.13.0" would let a local "2.13.0+cpu" in.
+            yield sources, [f"torch==={self.choice.torch.version}"]
             return
+        below, offered = self.kept.below, self._offered
         with tempfile.TemporaryDirectory(prefix="bnbenv-") as folder:
-            for name in self._offered:
-                stand_in(Path(folder), self.kept.below[name], self.kept.below, self.kept.markers)
+            files = {name: stand_in(Path(folder), below[name], below, self.kept.markers) for name in offered}
+            lines = [f"{name} @ {files[name].as_uri()}" for name in sorted(self.kept.held) if name in files]
+            lines += [f"{name}{spec}" for name, spec in self.kept.bounds.items() if name in files]
             try:
-                yield sources.with_folder(Path(folder))
+                yield sources.with_folder(Path(folder)), lines
             except NoCombination as error:
-                named = [f"{name} {self._offered.get(name, '')}" for name in self.kept.pins if name in error.detail]
+                held = sorted({*self.kept.held, *self.kept.bounds} & {*offered})
+                named = [f"{name} {offered[name]}" for name in held if name in error.detail]
                 if named:
                     stays = ", ".join(named[:_SHOWN])
                     error.message += f"; with torch stays what it requires or is built for, as it is: {stays}"

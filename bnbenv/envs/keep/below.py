@@ -71,8 +71,8 @@ def _in_folder(folder: Path) -> Iterator[Distribution]:
             yield Distribution(normalized(name), str(version), tuple(requires), tuple(extras))
 
 
-def held(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> dict[str, str]:
-    """torch and all that it requires or brings along, as versions: never hidden by another one above.
+def held(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> frozenset[str]:
+    """The names of torch and of all that it requires or brings along: never hidden by others above.
 
     ``markers`` is the environment that markers are judged in. Pure.
     """
@@ -87,19 +87,16 @@ def held(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> dict[
             if further[0] in below and further not in seen:
                 seen.add(further)
                 waiting.append(further)
-    return {name: below[name].version for name in sorted(names)}
+    return frozenset(names)
 
 
-def pins(below: Mapping[str, Distribution], markers: Mapping[str, str]) -> dict[str, str]:
-    """What may come on top of torch, by name, as specifiers. Pure.
+def bounds(below: Mapping[str, Distribution]) -> dict[str, str]:
+    """What may come on top of torch beside that, by name, as specifiers. Pure.
 
     numpy is none of its requirements, but it is built for one of its ABIs: those of numpy 1 and of numpy 2 differ.
     Source: https://numpy.org/doc/stable/numpy_2_0_migration_guide.html
     """
-    found = {name: f"==={version}" for name, version in held(below, markers).items()}
-    if "numpy" in below:
-        found.setdefault("numpy", f"=={below['numpy'].version.partition('.')[0]}.*")
-    return found
+    return {"numpy": f"=={below['numpy'].version.partition('.')[0]}.*"} if "numpy" in below else {}
 
 
 def _applying(lines: Iterable[str], markers: Mapping[str, str], extras: Iterable[str] = ()) -> Iterator[Requirement]:

@@ -13,7 +13,7 @@ import msgspec
 
 from bnbenv.envs.check import in_use
 from bnbenv.envs.existing import LIMIT, Place, first_torch, places
-from bnbenv.envs.keep.below import Distribution, pins, read_below
+from bnbenv.envs.keep.below import Distribution, bounds, held, read_below
 from bnbenv.envs.keep.model import Base
 from bnbenv.envs.keep.observe import observe_base
 from bnbenv.envs.project import Project, env_python
@@ -76,9 +76,14 @@ class Kept:
         return read_below(self.base.folders, self.existing.torch)
 
     @cached_property
-    def pins(self) -> dict[str, str]:
-        """What torch, and what it requires, may be in the environment, as specifiers by name."""
-        return pins(self.below, self.markers) if self.below else {}
+    def held(self) -> frozenset[str]:
+        """The names of torch and of what it requires, which nothing may hide."""
+        return held(self.below, self.markers) if self.below else frozenset()
+
+    @property
+    def bounds(self) -> dict[str, str]:
+        """What else torch binds, as specifiers by name."""
+        return {name: spec for name, spec in bounds(self.below).items() if name not in self.held}
 
     @property
     def metadata(self) -> dict[str, str]:

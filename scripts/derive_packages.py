@@ -60,7 +60,8 @@ def derive(given: argparse.Namespace) -> int:
     # With kernels a row is only as good as the torch series it was held against, so these are read again.
     stale = {key for key, row in known.items() if given.torch and row.libraries}
     wanted = [(file, kind) for file, kind in files if file.sha256 not in known or file.sha256 in stale]
-    exports = core_exports(endpoint, given.jobs) if any(kind == "wheel" for _, kind in wanted) else {}
+    new = any(kind == "wheel" for _, kind in wanted)
+    exports = {system: core_exports(endpoint, system, given.jobs) for system in ("linux", "windows")} if new else {}
     rows = [known[file.sha256] for file, _ in files if file.sha256 in known and file.sha256 not in stale]
     failed = 0
     work: list[Callable[[], Read]] = [partial(read, file, kind) for file, kind in wanted]
@@ -72,8 +73,8 @@ def derive(given: argparse.Namespace) -> int:
             print(f"failed {file.filename}: {said}", file=sys.stderr)
             continue
         row, names = result
-        if row.libraries and names:
-            row = msgspec.structs.replace(row, torch_releases=torch_releases(names, exports))
+        if row.libraries and names and row.os in exports:
+            row = msgspec.structs.replace(row, torch_releases=torch_releases(names, exports[row.os]))
         row = msgspec.structs.replace(row, uploaded=dates.get(row.filename))
         rows.append(row)
         print(f"{row.filename}: {len(row.libraries)} libraries, torch {' '.join(row.torch_releases or ())}", flush=True)
@@ -117,15 +118,15 @@ def read(file: IndexFile, kind: str) -> Read:
         return read_archive(data, file.filename, file.sha256), frozenset()
 
 
-def core_exports(endpoint: str, jobs: int) -> dict[str, Names]:
-    """What libc10 and libc10_cuda of each torch series export, the oldest first; of its newest release for Linux."""
+def core_exports(endpoint: str, system: str, jobs: int) -> dict[str, Names]:
+    """What libc10 and libc10_cuda of each torch series export, the oldest first; of its newest release on x86-64."""
     with index_session() as session:
         files = list_project(session, endpoint, "torch").files
     newest: dict[str, tuple[Version, IndexFile]] = {}
     for file in files:
         name = wheel_name(file.filename)
         version = Version(name.version)
-        if (name.os, name.machine) != ("linux", "x86_64") or version < FIRST_TORCH or version.is_prerelease:
+        if (name.os, name.machine) != (system, "x86_64") or version < FIRST_TORCH or version.is_prerelease:
             continue
         series = f"{version.major}.{version.minor}"
         if series not in newest or newest[series][0] < version:
@@ -136,7 +137,7 @@ def core_exports(endpoint: str, jobs: int) -> dict[str, Names]:
         if isinstance(result, BaseException):
             raise result
         found[order[number]] = result
-        print(f"torch {newest[order[number]][0]}: libc10 exports {len(result)} names", flush=True)
+        print(f"torch {newest[order[number]][0]} ({system}): libc10 exports {len(result)} names", flush=True)
     return {series: found[series] for series in order}
 
 

@@ -194,10 +194,10 @@ class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
     facts, null: any; ``libc_tag`` the glibc of the tag. ``requires_dist`` are its requirements on torch, transformers,
     triton, numpy and other quantization packages, verbatim. ``libraries`` are its kernels, ``cuda`` the CUDA major of
     the runtime that these link (``12``), ``ptx_cuda`` the oldest CUDA release that reads their PTX. ``torch_releases``
-    are the series of torch (``2.2``) whose libc10 and libc10_cuda export every name that the kernels take from them;
-    null: not read. ``build_needs_torch``: the setup.py of a source archive looks for torch, which is not there when
-    installers build it, even where it is told to compile nothing (BUILD_CUDA_EXT=0). ``uploaded`` is an ISO date, null
-    where the index tells none.
+    are the series of torch (``2.2``) whose libc10 and libc10_cuda (on Windows c10.dll) export every name that the
+    kernels take from them; null: not read. ``build_needs_torch``: the setup.py of a source archive looks for torch,
+    which is not there when installers build it, even where it is told to compile nothing (BUILD_CUDA_EXT=0).
+    ``uploaded`` is an ISO date, null where the index tells none.
     """
 
     name: str

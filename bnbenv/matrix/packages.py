@@ -1,9 +1,9 @@
 """From one file of a quantization package to its row: metadata, kernels, and the torch that these can be loaded beside.
 
 A kernel extension is compiled against one torch and takes C++ functions from its libraries by their mangled names. That
-torch's libc10 and libc10_cuda still export all of them can be read; of the functions in its larger libraries, and of
-what the C++ types mean, nothing is read. So ``torch_releases`` says where an extension cannot be loaded, and beside the
-others it may be.
+torch's libc10 and libc10_cuda (on Windows c10.dll) still export all of them can be read; of the functions in its larger
+libraries, and of what the C++ types mean, nothing is read. So ``torch_releases`` says where an extension cannot be
+loaded, and beside the others it may be.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from msgspec.structs import replace
 
 from bnbenv.errors import Failed
-from bnbenv.matrix import elf
+from bnbenv.matrix import elf, pe
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.measure import python_key, requirements_of, wheel_name
 from bnbenv.matrix.model import Evidence, NativeLibrary, PackageFile
@@ -28,7 +28,7 @@ from bnbenv.matrix.native import read_library
 from bnbenv.matrix.wheel import Wheel
 
 KINDS = (".so", ".pyd", ".dll")
-CORE_LIBRARIES = ("torch/lib/libc10.so", "torch/lib/libc10_cuda.so")
+CORE_LIBRARIES = ("torch/lib/libc10.so", "torch/lib/libc10_cuda.so", "torch/lib/c10.dll")
 RELEVANT = frozenset({"torch", "transformers", "triton", "numpy", "autoawq-kernels", "auto-gptq", "gptqmodel"})
 ARCHIVE_LIMIT = 64 << 20  # bytes of a source archive, packed
 _UNPACKED_LIMIT = 1 << 30  # bytes of one, unpacked; gptqmodel's take a tenth of it
@@ -60,7 +60,7 @@ def read_wheel(wheel: Wheel) -> tuple[PackageFile, Names]:
         libraries.append(replace(library, backend="cuda") if library.sass or library.ptx else library)
         readers |= {found.ptx_cuda} if found.ptx_cuda else set()
         cudas |= {found.cuda.partition(".")[0]} if found.cuda else set()
-        wanted |= elf.imported(data, member) if data[:4] == elf.MAGIC else set()
+        wanted |= _taken(data, member)
     if len(cudas) > 1:
         raise Failed("bad-wheel", f"the kernels in {wheel.filename} are for CUDA {' and '.join(sorted(cudas))}")
     anywhere = wheel.filename.endswith("-any.whl")
@@ -138,11 +138,22 @@ def looks_for_torch(script: bytes) -> bool:
     return False
 
 
+def _taken(data: bytes, member: str) -> Names:
+    """The names that a library looks for elsewhere; of a DLL, whose imports say where, those in c10.dll."""
+    if data[:4] == elf.MAGIC:
+        return elf.imported(data, member)
+    return frozenset(name for library, name in pe.imported(data, member) if library.lower() == "c10.dll")
+
+
 def core_names(wheel: Wheel) -> Names:
-    """What torch's libc10 and libc10_cuda export. Raises as ``read_wheel``."""
+    """What torch's libc10 and libc10_cuda export, on Windows c10.dll. Raises as ``read_wheel``."""
     members = [member for member in CORE_LIBRARIES if member in wheel.names()]
     wheel.fetch(members)
-    return frozenset().union(*(elf.exported(wheel.read(member), member) for member in members))
+    found: set[str] = set()
+    for member in members:
+        data = wheel.read(member)
+        found |= elf.exported(data, member) if data[:4] == elf.MAGIC else pe.exported(data, member)
+    return frozenset(found)
 
 
 def torch_releases(wanted: Names, exports: Mapping[str, Names]) -> tuple[str, ...]:

@@ -17,12 +17,16 @@ _SIGNATURE = int.from_bytes(b"PE\0\0", "little")
 _OPTIONAL_MAGIC = struct.Struct("<H")
 _DIRECTORY = struct.Struct("<II")  # address, size
 _SECTION = struct.Struct("<8sIIIIIIHHI")
-_IMPORT = struct.Struct("<IIIII")  # name's address is the fourth
+_IMPORT = struct.Struct("<IIIII")  # names taken, ..., the DLL's name is the fourth, the same names again
 _MACHINES = {0x8664: "x86_64", 0xAA64: "aarch64"}
 _PE32_PLUS = 0x20B
 _DIRECTORIES_AT, _IMPORTS = 112, 1
 _SECTION_LIMIT = 96  # the most that Windows loads
 _IMPORT_LIMIT = 4096
+_NAME_LIMIT = 1 << 16  # names that it takes from one DLL, or offers; c10.dll offers some thousands
+_THUNK = struct.Struct("<Q")
+_HINT = 2  # bytes before an imported name
+_EXPORTS = struct.Struct("<IIHHIIIIIII")  # ..., number of names at 7, their addresses at 9
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,62 @@ def read_pe(data: bytes | memoryview, what: str) -> Binary:
 
     Raises Failed (``bad-binary``) for another kind of file, and where headers contradict each other.
     """
+    file, optional, sections = _parts(data, what)
+    return Binary(
+        machine=_machine(_coff(file)[1][1]),
+        needed=tuple(name for _, name in _import_table(file, optional, sections)),
+        glibc=None,
+        glibcxx=None,
+        fatbins=tuple(section.content for section in sections if section.name in FATBIN_SECTIONS),
+    )
+
+
+def imported(data: bytes | memoryview, what: str) -> frozenset[tuple[str, str]]:
+    """The names that a DLL takes from others, each after that DLL's. Raises Failed (``bad-binary``) as ``read_pe``."""
+    file, optional, sections = _parts(data, what)
+    found = set()
+    for fields, library in _import_table(file, optional, sections):
+        table, offset = _at(file, sections, fields[0] or fields[4])
+        for place in range(_NAME_LIMIT):
+            (entry,) = table.unpack(_THUNK, offset + place * _THUNK.size)
+            if not entry:
+                break
+            if not entry >> 63:  # else it is taken by its number
+                names, at = _at(file, sections, entry)
+                found.add((library, names.name_at(at + _HINT)))
+        else:
+            raise file.damaged(f"what it takes from {library} does not end")
+    return frozenset(found)
+
+
+def exported(data: bytes | memoryview, what: str) -> frozenset[str]:
+    """The names that a DLL offers to whoever loads it. Raises Failed (``bad-binary``) as ``read_pe``."""
+    file, optional, sections = _parts(data, what)
+    if len(optional) < _DIRECTORIES_AT + _DIRECTORY.size:
+        return frozenset()
+    address, _ = optional.unpack(_DIRECTORY, _DIRECTORIES_AT)
+    if not address:
+        return frozenset()
+    table, offset = _at(file, sections, address)
+    fields = table.unpack(_EXPORTS, offset)
+    if fields[7] > _NAME_LIMIT:
+        raise file.damaged(f"it claims to offer {fields[7]} names")
+    found = set()
+    pointers, first = _at(file, sections, fields[9]) if fields[7] else (table, 0)
+    for place in range(fields[7]):
+        (pointer,) = pointers.unpack(_DOS_POINTER, first + place * _DOS_POINTER.size)
+        names, at = _at(file, sections, pointer)
+        found.add(names.name_at(at))
+    return frozenset(found)
+
+
+def machine_of(data: bytes | memoryview, what: str) -> str:
+    """The machine that a DLL is for, as in the facts. Raises Failed (``bad-binary``)."""
+    return _machine(_coff(Window.over(data, what))[1][1])
+
+
+def _parts(data: bytes | memoryview, what: str) -> tuple[Window, Window, list[_Section]]:
+    """The file, its optional header and its sections."""
     file = Window.over(data, what)
     start, fields = _coff(file)
     count, optional_size = fields[2], fields[6]
@@ -46,19 +106,7 @@ def read_pe(data: bytes | memoryview, what: str) -> Binary:
     if optional.unpack(_OPTIONAL_MAGIC, 0) != (_PE32_PLUS,):
         raise file.foreign("it is no 64-bit DLL")
     table = start + _COFF.size + optional_size
-    sections = [_section(file, table + number * _SECTION.size) for number in range(count)]
-    return Binary(
-        machine=_machine(fields[1]),
-        needed=tuple(_imports(file, optional, sections)),
-        glibc=None,
-        glibcxx=None,
-        fatbins=tuple(section.content for section in sections if section.name in FATBIN_SECTIONS),
-    )
-
-
-def machine_of(data: bytes | memoryview, what: str) -> str:
-    """The machine that a DLL is for, as in the facts. Raises Failed (``bad-binary``)."""
-    return _machine(_coff(Window.over(data, what))[1][1])
+    return file, optional, [_section(file, table + number * _SECTION.size) for number in range(count)]
 
 
 def _machine(number: int) -> str:
@@ -85,7 +133,8 @@ def _section(file: Window, offset: int) -> _Section:
     return _Section(name, address, file.part(raw_at if size else 0, size, name))
 
 
-def _imports(file: Window, optional: Window, sections: list[_Section]) -> Iterator[str]:
+def _import_table(file: Window, optional: Window, sections: list[_Section]) -> Iterator[tuple[tuple[int, ...], str]]:
+    """The entry of each DLL that it loads, and that DLL's name."""
     if len(optional) < _DIRECTORIES_AT + (_IMPORTS + 1) * _DIRECTORY.size:
         return
     address, _ = optional.unpack(_DIRECTORY, _DIRECTORIES_AT + _IMPORTS * _DIRECTORY.size)
@@ -97,7 +146,7 @@ def _imports(file: Window, optional: Window, sections: list[_Section]) -> Iterat
         if not any(fields):
             return
         names, place = _at(file, sections, fields[3])
-        yield names.name_at(place)
+        yield fields, names.name_at(place)
         offset += _IMPORT.size
     raise file.damaged("its import table does not end")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+from importlib.resources import files
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bnbenv.errors import Failed
 from bnbenv.matrix.native import read_native
-from bnbenv.matrix.pe import read_pe
+from bnbenv.matrix.pe import exported, imported, read_pe
 
 
 def test_imports_and_targets_of_a_dll(binaries):
@@ -25,6 +28,59 @@ def test_imports_and_targets_of_a_dll(binaries):
 
 def test_a_dll_without_imports(binaries):
     assert read_pe(binaries.pe(), "dll").needed == ()
+
+
+SECOND = 0x101000  # where the section after the imports lies in memory
+
+
+def offering(binaries, *names: str, claimed: int | None = None) -> bytes:
+    """A DLL that offers some names."""
+    strings, pointers = b"", b""
+    for name in names:
+        pointers += struct.pack("<I", SECOND + 40 + 4 * len(names) + len(strings))
+        strings += name.encode() + b"\0"
+    count = len(names) if claimed is None else claimed
+    directory = struct.pack("<IIHHIIIIIII", 0, 0, 0, 0, 0, 1, count, count, 0, SECOND + 40, 0)
+    data = bytearray(binaries.pe({".edata": directory + pointers + strings}))
+    data[200:208] = struct.pack("<II", SECOND, len(directory))  # the first entry of the data directories
+    return bytes(data)
+
+
+def taking(binaries, library: str, *names: str) -> bytes:
+    """A DLL that takes some names, and one by its number, from another."""
+    thunks, strings = struct.pack("<Q", 1 << 63 | 7), b""
+    for name in names:
+        thunks += struct.pack("<Q", SECOND + 8 * (len(names) + 2) + len(strings))
+        strings += b"\0\0" + name.encode() + b"\0"
+    data = binaries.pe({".idata": thunks + bytes(8) + strings}, imports=(library,))
+    entry = (0, 0, 0x1000 + 40)  # of the import table, after where the names are: ..., where the DLL's own is
+    return data.replace(struct.pack("<IIII", 1, *entry), struct.pack("<IIII", SECOND, *entry))
+
+
+def test_what_a_dll_offers_and_takes(binaries):
+    assert exported(offering(binaries, "??0Error@c10@@QEAA@XZ", "second"), "c10.dll") == {
+        "??0Error@c10@@QEAA@XZ",
+        "second",
+    }
+    assert exported(binaries.pe(), "a.dll") == imported(binaries.pe(), "a.dll") == frozenset()
+    assert imported(taking(binaries, "c10.dll", "first", "second"), "a.pyd") == {
+        ("c10.dll", "first"),
+        ("c10.dll", "second"),
+    }
+
+
+def test_a_dll_that_claims_to_offer_too_much_is_named(binaries):
+    for claimed, words in ((5, "lie"), (1 << 20, "claims to offer 1048576 names")):
+        with pytest.raises(Failed, match=words) as caught:
+            exported(offering(binaries, "one", claimed=claimed), "c10.dll")
+        assert caught.value.code == "bad-binary"
+
+
+def test_a_real_program_is_read():
+    """The launcher that setuptools brings, for what is linked by Microsoft's own linker."""
+    launcher = files(pytest.importorskip("setuptools")) / "cli-arm64.exe"
+    taken = imported(launcher.read_bytes(), "cli-arm64.exe")
+    assert ("KERNEL32.dll", "CreateProcessA") in taken and len(taken) > 20
 
 
 @pytest.mark.parametrize(

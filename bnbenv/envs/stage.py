@@ -15,6 +15,7 @@ from bnbenv.envs import guard
 from bnbenv.envs.check import Host
 from bnbenv.envs.families import asked_for
 from bnbenv.envs.fill import Filling
+from bnbenv.envs.firststart import is_first, made_for_words
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.inspection import Inspection
 from bnbenv.envs.keep.join import notes_on_module, show_below, stop_on_hidden
@@ -115,6 +116,9 @@ class Job:
     def look_again(self, generation: Generation) -> tuple[Record, dict[str, Any] | None]:
         """The packages are right: run the kernels on the host as it is now, and renew the record."""
         assert generation.record is not None
+        if self.options.verify and is_first(generation.record, self.options.recorded):
+            made_for = f"what was made from recorded facts, for {made_for_words(generation.record)}"
+            self.setting.progress.say(f"{self.env}: first start of {made_for}: its kernels run here now")
         if self._damaged(generation):
             return self.stage()
         verification = self._verify(generation.prefix)
@@ -203,8 +207,8 @@ class Job:
 
     def _decision(self, known: Record | None) -> dict[str, Any]:
         """What the lock says, and what was passed over: that hangs on this host and day, so it is not in the lock."""
-        decision: dict[str, Any] = msgspec.to_builtins(self.locked.decision.solution)
-        decision["rejected"] = msgspec.to_builtins(telling(self.solution.rejected))
+        solution = msgspec.structs.replace(self.locked.decision.solution, rejected=telling(self.solution.rejected))
+        decision: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(solution))  # as a record has it: no tuples
         if not decision["rejected"] and known and known.decision.get("choice") == decision["choice"]:
             decision["rejected"] = known.decision.get("rejected", [])
         return decision

@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bnbenv.envs.lockfile import file_name
 from bnbenv.envs.provenance import local_file
 from bnbenv.envs.retry import STATUSES, Backoff
-from bnbenv.errors import Failed, SourceUnreachable
+from bnbenv.errors import BnbenvError, Failed, SourceUnreachable
 from bnbenv.matrix.faults import DROPPED, reason
+from bnbenv.matrix.remote import RemoteFile
 from bnbenv.redact import redact
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
 AGAIN = Backoff(1.0, 5)
 _AT_ONCE = 8
 _BLOCK = 1 << 16
+_LARGE = 32 << 20  # bytes from which on it is worth a question how much is in a wheel
 _STEP = "Check the network, then run it again."
 
 Sessions = Callable[[], "requests.Session"]
@@ -80,6 +84,30 @@ def _size(place: str, sessions: Sessions) -> int:
     except (KeyError, ValueError):
         message = f"{shown}: the server does not say how large the file is"
         raise SourceUnreachable("source-unreachable", message, "Use another index or mirror.") from None
+
+
+def unpacked_sizes(wheels: Mapping[str, int], sessions: Sessions) -> dict[str, int]:
+    """About the bytes of what is in each wheel; given are the sizes of the wheels.
+
+    Of large ones the directory is read, which stands at the end; where it cannot be, and of small ones, it is guessed.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = pool.map(lambda one: _unpacked(one[0], one[1], sessions), wheels.items())
+        return dict(zip(wheels, found, strict=True))
+
+
+def _unpacked(place: str, size: int, sessions: Sessions) -> int:
+    path = local_file(place)
+    if path is None and size < _LARGE:
+        return 3 * size
+    try:
+        if path is not None:
+            with zipfile.ZipFile(path) as archive:
+                return sum(one.file_size for one in archive.infolist())
+        with sessions() as session, zipfile.ZipFile(RemoteFile(session, place, file_name(place))) as archive:
+            return sum(one.file_size for one in archive.infolist())
+    except (BnbenvError, OSError, zipfile.BadZipFile):
+        return 2 * size
 
 
 def _check(status: int, shown: str) -> None:

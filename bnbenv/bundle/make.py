@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import msgspec
 from bnbenv import __version__
 from bnbenv.bundle.archive import Writer, file_sha256, sweep, tar_size, written_beside
 from bnbenv.bundle.built import build_sdists
-from bnbenv.bundle.fetch import Piece, Sessions, blocks, brought, sizes
+from bnbenv.bundle.fetch import Piece, Sessions, blocks, brought, sizes, unpacked_sizes
 from bnbenv.bundle.gather import Group, Wanted, groups_for
 from bnbenv.bundle.itself import INSTALL, pinned, write_wheel
 from bnbenv.bundle.manifest import CONFIG, FILES, Class, Environment, File, Manifest
@@ -30,7 +29,7 @@ from bnbenv.envs.overlay import connections
 from bnbenv.envs.plan import describe
 from bnbenv.envs.resolve import Setting, sources_of, user_matrix
 from bnbenv.envs.supply import installable
-from bnbenv.errors import BnbenvError, Failed
+from bnbenv.errors import BnbenvError, Failed, SourceUnreachable
 from bnbenv.redact import redact
 
 SPARE = 16 << 20  # bytes that are to stay free
@@ -167,28 +166,24 @@ def _load_unhashed(url: str, target: Path, sessions: Sessions) -> None:
 
 
 def _weigh(setting: Setting, parts: Parts, sessions: Sessions) -> tuple[File, ...]:
-    """All files with their sizes, in the order of their names."""
+    """All files with their sizes, in the order of their names. Raises SourceUnreachable, Failed."""
     setting.progress.at("asking how large the files are")
+    offline = sources_of(setting).offline
+    away = [piece.shown for piece in parts.pieces.values() if piece.path is None]
+    if offline is not None and away:
+        message = f"{away[0]} has to be downloaded, and the network is switched off ({offline})"
+        raise SourceUnreachable("offline", message, f"Unset {offline}, then run it again.")
     found = sizes((piece.place for piece in parts.pieces.values()), sessions)
+    wheels = [piece.place for name, piece in parts.pieces.items() if name.endswith(".whl")]
+    unpacked = unpacked_sizes({place: found[place] for place in wheels}, sessions)
     rows = [File(name, len(text), hashlib.sha256(text).hexdigest()) for name, text in parts.texts.items()]
     for name, piece in parts.pieces.items():
         size = found[piece.place]
         parts.pieces[name] = Piece(piece.place, piece.sha256, size)
-        rows.append(File(name, size, piece.sha256, _unpacked(piece, size), parts.origins.get(piece.sha256)))
+        installed = unpacked.get(piece.place, 0)
+        rows.append(File(name, size, piece.sha256, installed, parts.origins.get(piece.sha256)))
     setting.progress.at("")
     return tuple(sorted(rows, key=lambda row: (row.path in parts.pieces, row.path)))
-
-
-def _unpacked(piece: Piece, size: int) -> int:
-    """About how much it takes when it is installed: what the directory of a wheel says where it lies here."""
-    path = piece.path
-    if path is None or path.suffix != ".whl":
-        return 3 * size if file_name(piece.place).endswith(".whl") else 0
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return sum(one.file_size for one in archive.infolist())
-    except (OSError, zipfile.BadZipFile):
-        return 3 * size
 
 
 def _manifest(setting: Setting, parts: Parts, files: tuple[File, ...]) -> Manifest:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from bnbenv.doctor.fixes.model import Share, Split, Treatment
 from bnbenv.doctor.fixes.patient import Patient, done_by, shell
 from bnbenv.matrix.model import Family
 from bnbenv.solve.model import FamilyName
+from bnbenv.solve.versions import LONGEST
 
 if TYPE_CHECKING:
     from bnbenv.envs.foreign import Dist
@@ -50,7 +55,7 @@ def distribute(
         else:
             further.append(name)
     if "bitsandbytes" in own:
-        must["bitsandbytes"] += [name for name in CALLERS if name in known and name not in asked]
+        must["bitsandbytes"] += [name for name in CALLERS if name in known]
     taken = set(wishes)
     shares = []
     for family, there in own.items():
@@ -65,11 +70,39 @@ def distribute(
                 family=family,
                 package=package,
                 requirements=tuple(must[family]),
-                further=tuple(further),
+                further=tuple(name for name in further if name not in must[family]),
                 known=same is not None,
             )
         )
     return tuple(shares), left
+
+
+def with_extras(dists: Iterable[Dist], requires: Mapping[str, Iterable[str]]) -> tuple[Dist, ...]:
+    """The same, with what is required through an extra that another one asks for (``fsspec[http]`` needs aiohttp).
+
+    ``requires`` are the lines of each one's metadata, by its name.
+    """
+    lines = {name: [one for line in some if (one := _requirement(line))] for name, some in requires.items()}
+    extras: dict[str, set[str]] = {}
+    for one in (requirement for some in lines.values() for requirement in some):
+        extras.setdefault(canonicalize_name(one.name), set()).update(one.extras)
+    found = []
+    for dist in dists:
+        more = {
+            canonicalize_name(one.name)
+            for one in lines.get(dist.name, ())
+            for extra in extras.get(dist.name, ())
+            if one.marker is not None and "extra" in str(one.marker) and one.marker.evaluate({"extra": extra})
+        }
+        found.append(replace(dist, requires=(*dist.requires, *sorted(more - set(dist.requires)))))
+    return tuple(found)
+
+
+def _requirement(line: str) -> Requirement | None:
+    try:
+        return Requirement(line) if len(line) <= LONGEST else None
+    except InvalidRequirement:
+        return None
 
 
 def reach(name: str, known: Mapping[str, Dist]) -> frozenset[str]:

@@ -16,13 +16,15 @@ from bnbenv.doctor.fixes import records
 from bnbenv.doctor.fixes.choose import site_folders
 from bnbenv.doctor.fixes.model import Hands, Mended, PlanStep, Share, Split
 from bnbenv.doctor.fixes.records import MendRecord, SavedFile
-from bnbenv.doctor.fixes.split import distribute, title
+from bnbenv.doctor.fixes.split import distribute, title, with_extras
 from bnbenv.doctor.model import Examination
 from bnbenv.envs.foreign import Dist, read_distributions
+from bnbenv.envs.lockfile import normalized
 from bnbenv.envs.project import Project
 from bnbenv.envs.resolve import Setting, decide, make_lock, survey
 from bnbenv.envs.wishes import EnvWish, Wishes, decode_wishes, edited, load_wishes
 from bnbenv.errors import BnbenvError, Failed, NoCombination
+from bnbenv.matrix.installed import parse_metadata
 from bnbenv.matrix.model import Matrix
 from bnbenv.paths import write_atomically
 from bnbenv.progress import Quiet
@@ -35,11 +37,15 @@ def shares_of(
 ) -> tuple[tuple[Share, ...], dict[str, str]]:
     """How the examined environment is split, as ``distribute`` says. Raises InputError (bnbenv.toml), UsageError."""
     dists: dict[str, Dist] = {}
+    requires: dict[str, tuple[str, ...]] = {}
     for folder in site_folders(examination):
         for one in read_distributions(folder):
             dists.setdefault(one.name, one)
+        for file in sorted(folder.glob("*.dist-info/METADATA")):
+            known = parse_metadata(file.read_text(encoding="utf-8", errors="replace"))
+            requires.setdefault(normalized(file.parent.name.partition("-")[0]), known.requires_dist)
     wishes = {} if project is None or _nothing_yet(project) else load_wishes(project).envs
-    return distribute(dists.values(), matrix.families, wishes)
+    return distribute(with_extras(dists.values(), requires), matrix.families, wishes)
 
 
 def _nothing_yet(project: Project) -> bool:

@@ -49,6 +49,7 @@ UNFIT, FAILED = "does-not-fit", "kernels-failed"  # codes of what was found agai
 _NEVER_ASKED = ("torch", "bitsandbytes", "pip", "setuptools", "wheel", "pkg-resources", "triton", "pytorch-triton")
 _OF_TORCH = "nvidia-"
 _SHOWN = 6
+OLDEST = 10  # the minor of the oldest Python that generations are made with
 
 # Python would leave its bytecode beside what it imports.
 UNTOUCHED = {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -92,7 +93,9 @@ def wanted(found: Foreign, name: str | None, wishes: Wishes, named: frozenset[st
         f"left out of requirements, since it comes from no index: {one.name} ({one.place}); what it needs is in"
         for one in local
     ]
-    changes: dict[str, Any] = {"family": family, "python": f"=={found.python}.*"}
+    # What bnbenv makes has Python 3.10 or newer; of an older one that is what does not fit.
+    python = f"=={found.python}.*" if int(found.python.partition(".")[2]) >= OLDEST else f">=3.{OLDEST}"
+    changes: dict[str, Any] = {"family": family, "python": python}
     if package := _package(family, own):
         changes["package"] = package
     if asked:

@@ -114,7 +114,11 @@ def _prefix(word: str, cwd: Path) -> Path:
         if not path.is_dir() and path.name.startswith("python"):  # its link is not followed: it leads out of a venv
             path = path.parent.parent
         real = Path(os.path.realpath(path))
+        str(real).encode()  # it is written into a record
         os.listdir(real)
+    except UnicodeEncodeError:
+        message = f"{word[:200]} cannot be adopted: its name is no UTF-8 text"
+        raise UsageError("not-readable", message, "Give the folder another name.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"{word[:200]} cannot be read ({reason.lower()})"

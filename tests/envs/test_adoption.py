@@ -238,6 +238,7 @@ def test_kernels_that_fail_are_a_reason_for_a_generation_of_ones_own(empty: Any,
     assert (ended.code, ended.document["error"]["code"]) == (5, "verification-failed")
     assert "bnbenv sync" in ended.document["error"]["next_step"]
     assert set(empty.drift()) == {"kernels-failed"}
+    assert empty("verify").code == 5
     assert tree(prefix) == before
 
 
@@ -338,13 +339,17 @@ def test_a_conda_environment(empty: Any, others: Others) -> None:
 def test_every_python(empty: Any, others: Others) -> None:
     found = {one["version"].rpartition(".")[0]: one["path"] for one in empty.done("facts")["pythons"]}
     (empty.root / "bnbenv.toml").write_text("")
-    for minor in ("3.10", "3.11", "3.12", "3.13"):
+    for minor in ("3.9", "3.10", "3.11", "3.12", "3.13"):
         if minor not in found:
             continue
         others.torch("2.13.0+cpu", minor=minor)
         prefix = others.venv(minor, *PAIR, python=found[minor])
         done = empty.done("adopt", str(prefix), "--no-verify", "--env", f"py{minor[2:]}")
-        assert (done["choice"]["python"], done["reasons"]) == (minor, [])
+        assert done["choice"]["python"] == minor
+        if minor == "3.9":  # a generation made from it has a newer one
+            assert "Python >=3.10 was asked for and it holds 3.9." in done["reasons"][0]["because"]
+        else:
+            assert done["reasons"] == []
     if len(found) < 2:
         pytest.skip("there is only one Python on this machine")
 

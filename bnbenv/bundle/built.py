@@ -17,7 +17,7 @@ from packaging.utils import parse_wheel_filename
 
 from bnbenv.bundle.archive import file_sha256
 from bnbenv.bundle.fetch import Piece, Sessions, load, sizes
-from bnbenv.bundle.gather import Group
+from bnbenv.bundle.gather import Group, check_online
 from bnbenv.bundle.target import is_sdist, runs_anywhere, tags_for
 from bnbenv.envs.elsewhere import resolving_python
 from bnbenv.envs.lockfile import LockedFile, file_name
@@ -59,6 +59,7 @@ def _build(
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / re.sub(r"[^A-Za-z0-9._+-]", "_", name)
     if not source.exists():
+        check_online(setting, [Piece(one.place, one.sha256)])
         piece = Piece(one.place, one.sha256, sizes([one.place], sessions)[one.place])
         load(piece, source, sessions, setting.environ)
     setting.progress.say(f"{env}: {name} is published as source: building its wheel here")

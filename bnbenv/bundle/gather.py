@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from bnbenv.bundle.fetch import Piece
 from bnbenv.bundle.manifest import Machine
 from bnbenv.bundle.target import best, minors, tags_for
 from bnbenv.envs.check import InUse, in_use
@@ -16,7 +17,7 @@ from bnbenv.envs.reach import answering, check_reach
 from bnbenv.envs.resolve import Setting, sources_of
 from bnbenv.envs.sources import PackageSources
 from bnbenv.envs.sync import choose, new_lock, usable_lock
-from bnbenv.errors import BnbenvError, Failed, UsageError
+from bnbenv.errors import BnbenvError, Failed, SourceUnreachable, UsageError
 from bnbenv.facts.model import HostFacts, Platform
 from bnbenv.solve.model import KEEP
 
@@ -89,6 +90,15 @@ def groups_for(setting: Setting, machines: Iterable[Wanted], envs: Sequence[str]
         else:
             groups.append(Group(own, [wanted.machine], locks, files))
     return groups
+
+
+def check_online(setting: Setting, pieces: Iterable[Piece]) -> None:
+    """Raises SourceUnreachable where something has to be downloaded, and that was forbidden."""
+    offline = sources_of(setting).offline
+    away = next((piece.shown for piece in pieces if piece.path is None), None)
+    if offline is not None and away is not None:
+        message = f"{away} has to be downloaded, and the network is switched off ({offline})"
+        raise SourceUnreachable("offline", message, f"Unset {offline}, then run it again.")
 
 
 def _refuse_kept(setting: Setting, envs: Iterable[str]) -> None:

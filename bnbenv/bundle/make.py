@@ -19,7 +19,7 @@ from bnbenv import __version__
 from bnbenv.bundle.archive import Writer, file_sha256, sweep, tar_size, written_beside
 from bnbenv.bundle.built import build_sdists
 from bnbenv.bundle.fetch import Piece, Sessions, blocks, brought, sizes, unpacked_sizes
-from bnbenv.bundle.gather import Group, Wanted, groups_for
+from bnbenv.bundle.gather import Group, Wanted, check_online, groups_for
 from bnbenv.bundle.itself import INSTALL, pinned, write_wheel
 from bnbenv.bundle.manifest import CONFIG, FILES, Class, Environment, File, Manifest
 from bnbenv.bundle.rows import rows_of
@@ -29,7 +29,7 @@ from bnbenv.envs.overlay import connections
 from bnbenv.envs.plan import describe
 from bnbenv.envs.resolve import Setting, sources_of, user_matrix
 from bnbenv.envs.supply import installable
-from bnbenv.errors import BnbenvError, Failed, SourceUnreachable
+from bnbenv.errors import BnbenvError, Failed
 from bnbenv.redact import redact
 
 SPARE = 16 << 20  # bytes that are to stay free
@@ -168,11 +168,7 @@ def _load_unhashed(url: str, target: Path, sessions: Sessions) -> None:
 def _weigh(setting: Setting, parts: Parts, sessions: Sessions) -> tuple[File, ...]:
     """All files with their sizes, in the order of their names. Raises SourceUnreachable, Failed."""
     setting.progress.at("asking how large the files are")
-    offline = sources_of(setting).offline
-    away = [piece.shown for piece in parts.pieces.values() if piece.path is None]
-    if offline is not None and away:
-        message = f"{away[0]} has to be downloaded, and the network is switched off ({offline})"
-        raise SourceUnreachable("offline", message, f"Unset {offline}, then run it again.")
+    check_online(setting, parts.pieces.values())
     found = sizes((piece.place for piece in parts.pieces.values()), sessions)
     wheels = [piece.place for name, piece in parts.pieces.items() if name.endswith(".whl")]
     unpacked = unpacked_sizes({place: found[place] for place in wheels}, sessions)

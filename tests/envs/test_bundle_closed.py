@@ -227,5 +227,6 @@ def test_a_killed_bundle_leaves_nothing_that_the_next_does_not_clear(lab: Any, i
     left = [path.name for path in lab.root.glob(".lab.tar.*")]
     assert sorted(name.rpartition(".")[2] for name in left) == ["part", "work"]
     assert not (lab.root / "lab.tar").exists()
-    lab.done("bundle", "lab.tar", "--for", facts, **slow)
+    ended = lab("bundle", "lab.tar", "--for", facts, BNBENV_OFFLINE="1")
+    assert ended.code == 7 and "has to be downloaded, and the network is switched off (BNBENV_OFFLINE)" in ended.stderr
     assert not list(lab.root.glob(".lab.tar.*"))

@@ -77,9 +77,9 @@ def _of_advisory(advisory: PackageAdvisory, matrix: Matrix) -> Iterator[str]:
         torch = SpecifierSet(advisory.torch)
         if not any(torch.contains(build.version, prereleases=True) for build in matrix.torch):
             yield f"{where} is about torch {advisory.torch}, of which there is no build"
-    if bool(advisory.requires) == advisory.refuses:
-        yield f"{where} has to add requirements or to refuse, and not both"
-    if advisory.requires and advisory.os:  # what is locked is for one platform, and it is not told for which
+    if advisory.requires and advisory.refuses:
+        yield f"{where} adds requirements to what it refuses"
+    if advisory.requires and (advisory.os or advisory.backend):  # who asks for them says of what, and not on what
         yield f"{where} adds requirements on some systems only"
     for requirement in advisory.requires:
         try:

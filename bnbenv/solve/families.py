@@ -216,7 +216,8 @@ def set_notes(situation: Situation, matrix: Matrix, best: Pairing, one: PackageS
     """What to know of a choice beside what was chosen."""
     versions = one.versions
     for advisory in matrix.package_advisories:
-        if not advisory.refuses and _applies(advisory, versions, best.torch.version):
+        about = not advisory.refuses and _applies(advisory, versions, best.torch.version)
+        if about and _system(advisory, situation):
             yield f"{advisory.summary} {advisory.remedy} [{advisory.reference}]"
     pinned = KERNELS.get(one.name)
     if pinned and not one.kernels and EXTRA in wish_of(situation.request, matrix).extras:
@@ -270,4 +271,7 @@ def _applies(advisory: PackageAdvisory, versions: dict[str, str], torch: str | N
 
 
 def _system(advisory: PackageAdvisory, situation: Situation) -> bool:
+    """Whether it is about this host."""
+    if advisory.backend not in (None, situation.backend):
+        return False
     return not advisory.os or situation.facts.platform.os in advisory.os

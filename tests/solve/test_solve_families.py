@@ -308,9 +308,8 @@ def test_what_the_lock_adds_follows_from_the_choice(shipped: Matrix, rows: Any) 
     def of(family: Any, package: str, *pythons: str) -> tuple[str, ...]:
         found = solve(rows.host("9.0", pythons=pythons), shipped, Request(family=family, package=package))
         assert isinstance(found, Solution)
-        assert bool(extra_requirements(shipped, found.choice)) == any(
-            "is taken beside" in one or "are taken" in one for one in found.notes
-        )
+        told = any("is taken beside" in one or "are taken" in one for one in found.notes)
+        assert bool(extra_requirements(shipped, found.choice)) == told
         return extra_requirements(shipped, found.choice)
 
     assert of("gptq", "", "3.12.3") == ()

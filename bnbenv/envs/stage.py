@@ -253,5 +253,8 @@ def run_kernels(
 
         message = f"{describe(solution)} failed its verification: {explain_failure(report)}"
         step = "The environment in use was kept. Ask for other versions (bnbenv sync --help), or report this one."
+        base = setting.kept.base if setting.kept is not None else None
+        if base is not None:
+            step = f"The environment in use was kept. See whether that torch runs by itself: {base.python} -c 'import torch'"
         raise VerificationFailed("verification-failed", message, step, explain_all(report))
     return document

@@ -184,6 +184,7 @@ def test_the_dockerfile(clean: Callable[[], Debian], tmp_path: Path) -> None:
 
     use = "import bitsandbytes as b, torch; print('used', b.functional.quantize_4bit(torch.ones(64, 64))[0].shape)"
     first = debian([entry, "python", "-c", use])
+    assert "bnb: first start of what was made from recorded facts" in first
     assert "bnb: running kernels on cpu" in first
     assert "kept generation 1" in first
     assert "used" in first

@@ -57,6 +57,7 @@ def test_on_a_machine_of_that_kind_only_the_kernels_are_run(image: Any, host: An
 
     ended = image("sync", "--locked", BNBENV_OFFLINE="1", **here)
     assert ended.code == 5
+    assert "first start of what was made from recorded facts, for NVIDIA H200, driver 580.65.06: its" in ended.stderr
     assert "running kernels on GPU-ffff (NVIDIA H200)" in ended.stderr
     assert image.generation() == 1
 

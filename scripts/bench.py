@@ -186,6 +186,22 @@ def syncing(bench: Bench) -> Iterator[Row]:
         shutil.rmtree(used.parent / str(number), ignore_errors=True)
 
 
+def hooking(bench: Bench) -> Iterator[Row]:
+    """What a package manager waits for after its work, and what goes on in the background then."""
+    root = bench.folder / "hooked"  # in place of /
+    changes = {"BNBENV_SYSROOT": str(root)}
+    (root / "var" / "lib").mkdir(parents=True)
+    bench.run(*bench.bnbenv, "hook", "install", "apt", "--project", str(bench.project), changes=changes)
+    script, python = str(root / "var/lib/bnbenv/hook.sh"), (sys.executable, "-I", "-m", "bnbenv")
+    run, waited = by_turns(
+        bench.rounds,
+        lambda: bench.run(*python, "hook", "run", "--event", "apt", changes=changes),
+        lambda: bench.run("/bin/sh", script, "apt"),
+    )
+    yield row("hook run, nothing changed", run, 100, f"the package manager waits {waited.seconds * 1000:.1f} ms")
+    shutil.rmtree(root)
+
+
 def solving(bench: Bench) -> Iterator[Row]:
     """The solver alone, without the start of Python: every recorded host, and 1 to 16 GPUs."""
     found = script(bench, "bench_solve.py")
@@ -246,6 +262,20 @@ def growth(bench: Bench) -> Iterator[Row]:
         shutil.rmtree(folder)
 
 
+def families(bench: Bench) -> Iterator[Row]:
+    """Three families in one project: what is to be waited for where all is in sync, and what they take on the disk."""
+    for family in ("gptq", "awq"):
+        bench.tool("add", family)()
+    for name in ("check", "sync"):
+        (cost,) = by_turns(bench.rounds, bench.tool(name))
+        yield row(f"{name}, three families in sync", cost, {"check": 80, "sync": 200}[name])
+    each = {env: bench.project / ".bnbenv" / "generations" / env for env in ("bnb", "gptq", "awq")}
+    sizes = {env: disk(folder) for env, folder in each.items()}
+    remark = ", ".join(f"{env} {size / 1e6:.0f} MB" for env, size in sizes.items())
+    share = disk(*each.values()) / max(sizes.values())
+    yield Row("three families, of the largest's disk space", share, "x", 1.3, remark=remark)
+
+
 def compiling(bench: Bench) -> Iterator[Row]:
     """Source builds with CUDA 13.0: of the small tree of the tests, or of upstream's if a source is given."""
     upstream = os.environ.get("BNBENV_TEST_BNB_SOURCE")
@@ -296,6 +326,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15, help="how often each is measured (default: 15)")
     parser.add_argument("--hosts", type=int, default=10_000, help="different hosts to solve for (default: 10000)")
     parser.add_argument("--log-megabytes", type=int, default=100, help="the log that the doctor reads (default: 100)")
+    parser.add_argument("--families", action="store_true", help="measure three families in one project alone")
     parser.add_argument("--keep", metavar="DIR", help="use and keep this folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures into a file, too")
     parser.add_argument("--builds", action="store_true", help="measure source builds alone (loads 1.2 GB)")
@@ -312,8 +343,8 @@ def main() -> int:
         (bench.project / "bnbenv.toml").touch()
         if not args.builds:
             bench.tool("sync")()
-        parts = (quick_commands, diagnosing, guarding, solving, reading, growth, syncing)
-        for part in (compiling,) if args.builds else parts:
+        parts = (quick_commands, diagnosing, guarding, hooking, solving, reading, growth, syncing)
+        for part in (compiling,) if args.builds else (families,) if args.families else parts:
             for one in part(bench):
                 rows.append(one)
                 print(shown(one), flush=True)

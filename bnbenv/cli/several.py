@@ -42,14 +42,14 @@ def adding(family: str, env: str, named: bool) -> Iterator[None]:
         raise
 
 
-def of_several(failed: dict[str, BnbenvError], done: Sequence[str]) -> BnbenvError:
+def of_several(failed: dict[str, BnbenvError], done: Sequence[str], what: str = "in sync now") -> BnbenvError:
     """One error for the environments that failed: the first one's, with what is to be said of the others."""
     first, *more = failed.values()
     for other in more:
         first.message = f"{first.message}; {other.message}"
         first.detail = "\n".join(part for part in (first.detail, other.detail) if part)
     if done:
-        first.message = f"{first.message} (in sync now: {', '.join(done)})"
+        first.message = f"{first.message} ({what}: {', '.join(done)})"
     return first
 
 

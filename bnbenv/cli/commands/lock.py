@@ -19,9 +19,9 @@ from bnbenv.cli.common import (
     told,
     wished,
 )
-from bnbenv.cli.several import about
+from bnbenv.cli.several import about, of_several
 from bnbenv.envs.check import in_use, observe_host
-from bnbenv.errors import Exit
+from bnbenv.errors import BnbenvError, Exit, RebootRequired
 from bnbenv.paths import write_atomically
 
 SUMMARY = """\
@@ -61,9 +61,16 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         for env in names:
             with about(env, len(wishes.envs) > 1):
                 stop_on_loss(setting, env, in_use(project, env))
+        failed: dict[str, BnbenvError] = {}
         for env in names:
-            with about(env, len(wishes.envs) > 1):
-                locked, solution = new_lock(setting, env, in_use(project, env), anew=True)
+            try:
+                with about(env, len(wishes.envs) > 1):
+                    locked, solution = new_lock(setting, env, in_use(project, env), anew=True)
+            except BnbenvError as error:
+                if len(names) == 1 or config is not None or isinstance(error, RebootRequired):
+                    raise
+                failed[env] = error
+                continue
             setting.write_wishes()
             path = project.lock(env)
             changed = not path.exists() or path.read_text(encoding="utf-8", errors="replace") != locked.text
@@ -72,6 +79,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
             choice = msgspec.to_builtins(solution.choice)
             packages = locked.packages
             rows.append({"env": env, "path": str(path), "changed": changed, "choice": choice, "packages": packages})
+    if failed:
+        raise of_several(failed, [f"pylock.{row['env']}.toml" for row in rows], "written")
     for line in told(project, {}, args.build):
         ctx.progress.say(line)
     return Outcome(Exit.DONE, {"schema": "bnbenv.lock/1", "locks": rows})

@@ -79,7 +79,8 @@ def install(
     check_safe(place, caller, (one.uid for one in registered))
     known = read_manifest(place)
     plan = plan_files(place, caller, _wanted(known, kinds), registered, known)
-    check_rights(place, (file.path for file in plan.files))
+    otherwise = ", or for yourself alone: bnbenv hook install --user"
+    check_rights(place, (file.path for file in plan.files), otherwise)
     for file in plan.files:
         refuse_foreign(file)
     folders = folders_for(place, plan)

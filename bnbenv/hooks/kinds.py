@@ -206,7 +206,7 @@ def _sync_unit(place: Place, caller: Caller) -> str:
     return f"""\
 {mark("systemd", place, caller)}
 [Unit]
-Description=bnbenv: bring the environments{who} in line with the NVIDIA driver
+Description=bnbenv: bring the environments{who} in line with this machine
 ConditionFileIsExecutable={caller.command[0].replace("%", "%%")}
 {head}
 [Service]

@@ -53,7 +53,7 @@ def boot_id(sysroot: Sysroot) -> str:
 
 
 def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
 
 
 def read_noted(path: Path) -> Noted | None:

@@ -120,13 +120,14 @@ def prune(folders: Iterable[str]) -> tuple[str, ...]:
     return tuple(folder for folder in names if os.path.lexists(folder))
 
 
-def check_rights(place: Place, paths: Iterable[Path]) -> None:
-    """Raises UsageError where one of the folders cannot be written by this user."""
+def check_rights(place: Place, paths: Iterable[Path], otherwise: str = "") -> None:
+    """Raises UsageError where one of the folders cannot be written by this user; ``otherwise`` ends the next step."""
     for path in (place.manifest, *paths):
         folder = path.parent
         while not os.path.lexists(folder) and folder != folder.parent:
             folder = folder.parent
         if place.uid != 0 and not os.access(folder, os.W_OK):
             message = f"you may not write into {folder}"
-            step = "Run it as root (sudo), or for yourself alone: bnbenv hook install --user"
-            raise UsageError("no-rights", message, "See to its rights." if place.user else step)
+            raise UsageError(
+                "no-rights", message, "See to its rights." if place.user else f"Run it as root (sudo){otherwise}."
+            )

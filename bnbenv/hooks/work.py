@@ -39,7 +39,9 @@ MANUAL, BOOT, LOGIN = "manual", "boot", "login"
 EVENTS = ("apt", "dnf", "pacman", "zypper", BOOT, LOGIN, MANUAL)
 
 # Of all that can be out of step, what a change of the machine brings about; the rest is its owner's doing.
-FOLLOWED = frozenset({"host-changed", "gpu-lost", "driver-too-old", "unverified", "no-environment", "base-changed"})
+FOLLOWED = frozenset(
+    {"host-changed", "gpu-lost", "driver-too-old", "unverified", "no-environment", "base-changed", "base-gone"}
+)
 PAUSES = (30.0, 120.0, 600.0)  # seconds before a package source that did not answer is asked again
 SYNC_LIMIT = 4 * 3600.0  # seconds: a source build and large downloads are in it
 _HOPELESS = (Exit.NO_COMBINATION, Exit.VERIFY_FAILED)
@@ -191,7 +193,7 @@ def _bring_in_line(place: Place, one: Registered, because: str, why: str, port: 
         return one.path, "failed", known.said
     port.progress.say(f"{one.path or 'your own environment'}: {because}")
     code, said = _sync(one, port)
-    for pause in PAUSES:
+    for pause in () if port.environ.get("BNBENV_OFFLINE") else PAUSES:
         if code not in _AGAIN:
             break
         port.progress.say(f"{said}; it is tried again in {pause:.0f} s")
@@ -240,12 +242,12 @@ def _tell_results(place: Place, rows: list[tuple[str | None, str, str]], boot: s
         text = f"{waiting[0][1]}: GPU programs fail until this machine is restarted"
     elif failed:
         path, said = failed[0]
-        text = f"{path} was not brought in line with the NVIDIA driver: {said}"
+        text = f"{path} was not brought in line with this machine: {said}"
     elif pending:
         text = f"{pending[0][0]} does not fit this machine ({pending[0][1]}); bring it in line: bnbenv sync"
     elif synced:
         names = ", ".join(path for path, _ in synced)
-        text = f"{names}: the environments were brought in line with the NVIDIA driver"
+        text = f"{names}: the environments were brought in line with this machine"
     else:
         return
     event = hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -242,6 +242,6 @@ def test_after_the_change_a_project_is_synced_as_the_unit_does_it(project: Any, 
         assert project.drift() == {}
         (place,) = run("status")["places"]
         assert place["projects"][0]["exit"] == 0
-        assert place["message"]["text"].endswith("were brought in line with the NVIDIA driver")
+        assert place["message"]["text"].endswith("were brought in line with this machine")
     finally:
         run("uninstall")

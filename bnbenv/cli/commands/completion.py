@@ -116,6 +116,10 @@ def _completer(action: argparse.Action) -> dict[str, Any] | None:
         return _asking("envs")
     if action.metavar == "N" and not action.option_strings:
         return _asking("generations")
+    if action.metavar == "KIND":
+        from bnbenv.hooks.kinds import KINDS
+
+        return _words(*KINDS)
     if action.metavar == "SHELL":
         return _words(*SHELLS)
     if action.metavar == "WHICH":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,10 @@ from typing import Any
 import msgspec
 
 from bnbenv.envs import generations as gens
-from bnbenv.envs.check import Host, InUse, Reason, in_use
+from bnbenv.envs.check import Host, in_use
 from bnbenv.envs.fitness import Fitness, families_in, family_for, judge, measure, of_others
 from bnbenv.envs.foreign import Dist, Foreign, roots
 from bnbenv.envs.generations import Generation
-from bnbenv.envs.plan import EnvPlan, Step
 from bnbenv.envs.project import ADOPTED, DEFAULT_ENV, Project, env_python
 from bnbenv.envs.record import (
     Record,
@@ -46,7 +46,7 @@ UNFIT, FAILED = "does-not-fit", "kernels-failed"  # codes of what was found agai
 
 # What belongs to no one's wishes: torch and bitsandbytes have keys of their own, installers come with Python (Debian
 # once put pkg-resources beside them), and torch brings what it runs on.
-_NEVER_ASKED = ("torch", "bitsandbytes", "pip", "setuptools", "wheel", "pkg-resources", "triton", "pytorch-triton")
+NEVER_ASKED = ("torch", "bitsandbytes", "pip", "setuptools", "wheel", "pkg-resources", "triton", "pytorch-triton")
 _OF_TORCH = "nvidia-"
 _SHOWN = 6
 OLDEST = 10  # the minor of the oldest Python that generations are made with
@@ -108,7 +108,7 @@ def asked_for(dists: tuple[Dist, ...], leave_out: tuple[str, ...]) -> tuple[tupl
 
     What such a one requires counts as asked for: nothing else in the environment would bring it in again.
     """
-    own = frozenset((*_NEVER_ASKED, *leave_out, *(one.name for one in dists if one.name.startswith(_OF_TORCH))))
+    own = frozenset((*NEVER_ASKED, *leave_out, *(one.name for one in dists if one.name.startswith(_OF_TORCH))))
     local = tuple(one for one in dists if one.place is not None and one.name not in own)
     kept = [one for one in dists if one not in local]
     return roots(kept, own), local
@@ -271,65 +271,11 @@ def _record(
 def _conda_notes(found: Foreign) -> list[str]:
     if not found.only_conda:
         return []
-    count, few = len(found.only_conda), ", ".join(found.only_conda[:_SHOWN])
+    count = len(found.only_conda)
     what = f"{count} packages" if count > 1 else "1 package"
-    more = " and others" if count > _SHOWN else ""
-    return [f"only conda knows {what} in it ({few}{more}): a generation that bnbenv makes has none of that"]
+    return [f"only conda knows {what} in it ({few(found.only_conda)}): a generation that bnbenv makes has none of that"]
 
 
-# ---- afterwards --------------------------------------------------------------------------------------------------
-
-
-def plan_adopted(
-    setting: Setting, env: str, use: InUse, reasons: tuple[Reason, ...], notes: list[str]
-) -> EnvPlan | None:
-    """The plan where generation zero is, or is about to be, in use and may stay so; None: a new one has to be made."""
-    codes = {reason.code for reason in reasons}
-    if use.record is not None and use.record.adopted is not None and solution_of(use.record) is not None:
-        if codes <= {"unverified"}:
-            step = Step.RECORD if reasons else Step.NOTHING
-            return EnvPlan(env, reasons, None, None, step, notes=tuple(notes), adopted=True)
-        return None
-    zero = gens.adopted(setting.project, env)
-    if codes != {"no-environment"} or zero is None or not zero.usable or solution_of(zero.record) is None:
-        return None
-    assert zero.record is not None
-    if zero.record.wishes != setting.wishes.digest(env) or len(gens.generations(setting.project, env)) > 1:
-        return None
-    # As verified as it was when it was adopted: the next check says so.
-    return EnvPlan(env, reasons, None, None, Step.REUSE, zero, tuple(notes), verified=True, adopted=True)
-
-
-def solution_of(record: Record | None) -> Solution | None:
-    """What an adopted environment holds, as it was recorded; None where that cannot be read."""
-    try:
-        return msgspec.convert(record.decision, Solution) if record is not None else None
-    except (msgspec.ValidationError, RecursionError):
-        return None
-
-
-def carry_out(setting: Setting, plan: EnvPlan, use: InUse, options: Options) -> tuple[Record, dict[str, Any] | None]:
-    """Do what a plan for generation zero says; its record and the report of the kernels, where they ran.
-
-    Raises VerificationFailed, after which the next sync makes a generation of bnbenv's own.
-    """
-    env, project = plan.env, setting.project
-    if plan.step is Step.REUSE and plan.reuse is not None and plan.reuse.record is not None:
-        gens.switch(project, env, plan.reuse)
-        return plan.reuse.record, None
-    generation = gens.generation_of(project, env, use)
-    record, solution = generation.record, solution_of(generation.record)
-    assert record is not None and solution is not None
-    if plan.step is not Step.RECORD:
-        return record, None
-    try:
-        verification = run_kernels(setting, env, options, solution, generation.prefix, UNTOUCHED)
-    except VerificationFailed as error:
-        record._replace(decision={**record.decision, "against": {FAILED: error.message}}).write(generation.record_file)
-        error.next_step = f"Make a generation of bnbenv's own from what it holds: bnbenv sync --env {env}"
-        raise
-    if verification is not None:
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        record = record._replace(verified=True, verification=verification, verified_at=now)
-        record.write(generation.record_file)
-    return record, verification
+def few(words: Sequence[str]) -> str:
+    """The first of some words, and how many more there are."""
+    return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else "")

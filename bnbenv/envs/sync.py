@@ -11,7 +11,7 @@ import msgspec
 
 from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, held_by_earlier, stop_on_loss, what_is_there
-from bnbenv.envs.adoption import carry_out, plan_adopted, solution_of
+from bnbenv.envs.adopted import carry_out, left_behind, plan_adopted, solution_of
 from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
 from bnbenv.envs.families import mix_note
 from bnbenv.envs.generations import Generation
@@ -243,7 +243,7 @@ def sync_env(setting: Setting, env: str, host: Host, options: Options) -> Done:
     actions = EnvPlan(env, plan.reasons, plan.lock, plan.why_lock, step, reuse).actions(solution, use.record)
     if not options.verify or (verification is None and step is not Step.NOTHING):
         actions = [action for action in actions if action["action"] != "verify"]
-    notes = (*plan.notes, *solution.notes, *job.notes, *_installed_by_hand(use, step))
+    notes = (*plan.notes, *solution.notes, *job.notes, *_installed_by_hand(use, step), *left_behind(env, use, locked))
     number, verified = (record.generation, record.verified) if record else (None, False)
     return Done(plan, tuple(actions), number, solution, verification, verified, notes)
 

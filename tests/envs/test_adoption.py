@@ -473,6 +473,8 @@ def test_a_generation_is_made_from_what_it_holds_and_left_again(
     for part in PAIR:
         assert row["choice"][part]["version"] == done["choice"][part]["version"]
     assert project.python("import tokenizing; print(tokenizing.VERSION)") == "1.0"
+    assert f"{prefix} stays as it is: bnbenv rollback --env bnb goes back to it" in row["notes"]
+    assert not any("other versions" in note for note in row["notes"])
     assert project.done("rollback")["generation"] == 0
     assert (project.root / ".venv-bnb").resolve() == prefix
     assert tree(prefix) == before

@@ -15,7 +15,6 @@ from bnbenv.bundle.rows import Row, unknown_rows, with_rows
 from bnbenv.envs.lockfile import Locked, LockedFile, agrees, read_lock
 from bnbenv.envs.overlay import overlay, store
 from bnbenv.envs.plan import lock_problem
-from bnbenv.envs.project import Project
 from bnbenv.envs.resolve import Setting, interpreter
 from bnbenv.envs.supply import Supply
 from bnbenv.envs.wishes import Wishes, decode_wishes
@@ -40,11 +39,6 @@ def open_bundle(path: Path, name: str) -> Reader:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(name, "", f"cannot be read ({reason})", "Name the file that bnbenv bundle wrote.") from None
-
-
-def sweep(project: Project) -> None:
-    """Delete what a run that was killed had unpacked. The caller holds the project."""
-    shutil.rmtree(project.unpacked, ignore_errors=True)
 
 
 def config_of(reader: Reader) -> str | None:
@@ -102,14 +96,16 @@ def _toml(value: object) -> str:
 
 
 @contextmanager
-def supplied(reader: Reader, setting: Setting, envs: Sequence[str]) -> Iterator[tuple[Setting, list[Row]]]:
+def supplied(
+    reader: Reader, setting: Setting, envs: Sequence[str], place: Path | None = None
+) -> Iterator[tuple[Setting, list[Row]]]:
     """The setting with what a bundle brings for this machine, and the rows of it that were not known here.
 
-    What is unpacked is deleted at the end. The caller holds the project. Raises NoCombination where no lock in it fits
-    this machine, InputError, Failed (no space, no Python), OSError.
+    What is unpacked, in the project unless ``place`` is another folder, is deleted at the end. The caller holds the
+    project. Raises NoCombination where no lock in it fits this machine, InputError, Failed (no space), OSError.
     """
-    place = setting.project.unpacked
-    sweep(setting.project)
+    place = setting.project.unpacked if place is None else place
+    shutil.rmtree(place, ignore_errors=True)  # what a run that was killed had unpacked
     place.mkdir(parents=True)
     try:
         matrix = [path for path in reader.manifest.by_path if path.startswith(f"{MATRIX}/")]

@@ -33,7 +33,7 @@ def without_network() -> Iterator[None]:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raises UsageError for wishes beside a bundle: it was made for those of its bnbenv.toml."""
-    given = [f"--{name}" for name in _WISHES if getattr(args, name) is not None]
+    given = [f"--{name}" for name in _WISHES if getattr(args, name, None) is not None]
     if given:
         message = f"{given[0]} is a wish, and a bundle holds what was wished for when it was made"
         raise UsageError("usage", message, "Write it into bnbenv.toml, and make a bundle of that.")
@@ -88,3 +88,22 @@ def supplying(
     with supplied(reader, setting, wanted) as (own, rows):
         yield own, wanted
         keep_rows(rows, ctx.environ, own)
+
+
+@contextmanager
+def as_if_supplied(reader: Reader | None, setting: Setting, env: str, ctx: Context) -> Iterator[Setting]:
+    """The setting for one environment, with what the bundle would bring; nothing of the project is touched."""
+    if reader is None:
+        yield setting
+        return
+    import tempfile
+    from pathlib import Path
+
+    from bnbenv.bundle.use import check_wishes, supplied
+
+    check_wishes(reader, setting.wishes, (env,), str(setting.project.config))
+    with (
+        tempfile.TemporaryDirectory(prefix="bnbenv-") as folder,
+        supplied(reader, setting, (env,), Path(folder) / "bundle") as (own, _),
+    ):
+        yield own

@@ -116,6 +116,9 @@ def test_from_a_bundle_to_an_environment_without_any_source(lab: Any, closed: An
     assert done["sha256"] == hashlib.sha256(bundle.read_bytes()).hexdigest()
     assert done["size"] == bundle.stat().st_size
     index.requests.clear()
+    ended = closed("plan", "--bundle", str(bundle))
+    assert (ended.code, list(closed.root.iterdir())) == (3, []), ended
+    assert f"next: bnbenv sync --bundle {bundle}" in ended.stdout
     unpacked = closed.root / ".bnbenv" / "bundle" / "files"  # left of one that was killed
     unpacked.mkdir(parents=True)
     (unpacked / "half.whl").write_bytes(b"0" * 100)

@@ -23,6 +23,8 @@ from bnbenv.envs.check import Host, in_use, observe_host
 from bnbenv.errors import BnbenvError, Exit, RebootRequired
 
 if TYPE_CHECKING:
+    from bnbenv.bundle.archive import Reader
+    from bnbenv.envs.project import Project
     from bnbenv.envs.resolve import Setting
 
 SUMMARY = """\
@@ -45,18 +47,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--driver", metavar="VERSION", help='as if this driver were installed, such as "590.44" or "590"'
     )
+    parser.add_argument("--bundle", metavar="FILE", help="what sync --bundle would do")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    if args.bundle is None:
+        return _run(args, ctx, project_of(args, ctx))
+    from bnbenv.cli.bundled import check_options, opened, project_for
+
+    check_options(args)
+    with opened(args.bundle, ctx) as bundle:
+        return _run(args, ctx, project_for(bundle, args, ctx), bundle)
+
+
+def _run(args: argparse.Namespace, ctx: Context, project: Project, bundle: Reader | None = None) -> Outcome:
+    from bnbenv.cli.bundled import as_if_supplied, config_for
     from bnbenv.envs.wishes import decode_wishes, load_wishes
 
-    project = project_of(args, ctx)
     host = observe_host(ctx.environ, ctx.runner)
     if args.driver is None:
         stop_on_mismatch(host, project)
     else:
         check_driver(args.driver)
-    config = wished(project, args.env, {}, args.build)  # read as if it were written
+    # Read as if it were written.
+    config = wished(project, args.env, {}, args.build) if bundle is None else config_for(bundle, project)
     wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
     names = selected(wishes, args.env, project)
     setting = setting_of(project, wishes, facts_of(ctx), ctx)
@@ -71,7 +85,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     refused: dict[str, BnbenvError] = {}
     for env in names:
         try:
-            with about(env, len(wishes.envs) > 1 and len(names) == 1):
+            with (
+                about(env, len(wishes.envs) > 1 and len(names) == 1),
+                as_if_supplied(bundle, setting, env, ctx) as setting,
+            ):
                 _add(document, setting, env, host, args.driver)
         except RebootRequired:
             raise
@@ -85,6 +102,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     steps = {env: meaning(env, error.next_step) for env, error in refused.items()}
     ends = next((error.exit for error in refused.values()), Exit.DONE if document["in_sync"] else Exit.PENDING)
     option = {"always": " --build", "never": " --no-build"}.get(args.build, "")
+    option = option if args.bundle is None else f" --bundle {args.bundle}"
     return Outcome(ends, document, {"refused": steps, "option": option})
 
 
@@ -103,7 +121,8 @@ def _add(document: dict[str, Any], probed: Setting, env: str, host: Host, driver
     setting = probed
     if driver is not None:
         setting = replace(probed, facts=as_if(probed, driver, use), present=probed.facts.driver)
-    plan = make_plan(setting, env, host, Options(), None if driver is None else setting.facts.driver.version)
+    options = Options(locked=setting.supply is not None)
+    plan = make_plan(setting, env, host, options, None if driver is None else setting.facts.driver.version)
     document["reasons"] += reason_rows(plan.reasons)
     if plan.adopted:  # it stays as it is, so nothing is chosen
         document["notes"] += plan.notes

@@ -28,7 +28,8 @@ if missing mmdebstrap || missing shellcheck; then
 fi
 if [ ! -e .test-env/debian.tar ] && [ "$(id -u)" = 0 ] && command -v mmdebstrap >/dev/null; then
   echo "test: making a clean Debian" >&2
-  mmdebstrap --quiet --variant=minbase --include=python3 "$(. /etc/os-release && echo "$VERSION_CODENAME")" \
+  slim=(--dpkgopt='path-exclude=/usr/share/'{doc,info,locale,man}'/*') # as the slim images of Debian are
+  mmdebstrap --quiet --variant=minbase "${slim[@]}" --include=python3 "$(. /etc/os-release && echo "$VERSION_CODENAME")" \
     .test-env/debian.part.tar >>.test-env/debian.log 2>&1 && mv .test-env/debian.part.tar .test-env/debian.tar ||
     echo "test: that failed (.test-env/debian.log says why)" >&2
 fi

@@ -227,7 +227,9 @@ def set_notes(situation: Situation, matrix: Matrix, best: Pairing, one: PackageS
     for files in (one.main, one.kernels):
         if files and situation.backend == "cuda":
             yield from _partly_covered(situation, files[0])
-            if _gpu_code(files[0]) and files[0].torch_releases is None:
+            # Who built a torch that is kept may have taken another C++ ABI than that of the published wheels.
+            unread = files[0].torch_releases is None or best.torch.source == "existing"
+            if _gpu_code(files[0]) and unread:
                 what = f"{files[0].name} {files[0].version}"
                 yield f"whether the kernels of {what} load beside torch {best.torch.version} is not known"
 

@@ -139,7 +139,7 @@ def fits_torch(case: Case, build: dict[str, Any], one: tuple[list[dict[str, Any]
         targets = [target for library in file["libraries"] for target in library["sass"]]
         if not targets:
             continue
-        if series(build["version"]) not in file["torch_releases"]:
+        if series(build["version"]) not in file["torch_releases"] or build["version"] == "2.6.0+cu126":
             return False
         if not all(runs(targets, gpu) for gpu in case.gpus):
             return False

@@ -1,4 +1,4 @@
-"""Installs and removes hooks again and again, each time killed before another step of it.
+"""Installs and removes hooks again and again, each time killed before another step.
 
 usage: python kill_each_step.py ROOT install|uninstall WORDS...
 

@@ -143,7 +143,7 @@ def adopt(setting: Setting, found: Foreign, env: str | None, host: Host, options
     named = frozenset(_named(project))
     want = wanted(found, again or env, setting.wishes, named, matrix)
     if again is None:
-        check_free(project, want.env)
+        check_free(project, want.env, found.prefix)
     gens.clean_up(project, want.env)
     setting, wrote = _with_wish(setting, want)
     with during(setting.progress, f"{want.env}: judging what {found.prefix} holds"):
@@ -187,14 +187,14 @@ def in_use_as(project: Project, prefix: Path, asked: str | None) -> str | None:
     return None
 
 
-def check_free(project: Project, env: str) -> None:
+def check_free(project: Project, env: str, prefix: Path) -> None:
     """Raises UsageError where an environment of that name is there. What a killed adoption left is none."""
     link, lock = project.link(env), project.lock(env)
     made = any(not one.adopted for one in gens.generations(project, env))
     taken = link if os.path.lexists(link) else project.generations(env) if made else lock
     if os.path.lexists(taken):
         message = f"there is an environment {env} in this project already ({taken})"
-        raise UsageError("exists", message, "Adopt it under another name: bnbenv adopt PATH --env NAME")
+        raise UsageError("exists", message, f"Adopt it under another name: bnbenv adopt {prefix} --env NAME")
 
 
 def _named(project: Project) -> list[str]:

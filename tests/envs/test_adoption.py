@@ -224,9 +224,13 @@ def test_one_that_does_not_fit_is_taken_in_and_what_follows_moves_least(
     assert (reason["code"], done["backend"]) == ("does-not-fit", "cuda")
     assert reason["because"].startswith("it does not fit this host: ") and "library" in reason["because"]
     assert box.drift() == {"does-not-fit": reason["because"]}
-    (decided,) = box("plan", "--json").document["decisions"]
-    choice = decided["decision"]["choice"]
-    assert (choice["torch"]["version"], choice["bitsandbytes"]["version"]) == ("2.13.0+cu130", "0.49.1")
+    for code in ("does-not-fit", "adopted-gone"):
+        plan = box("plan", "--json").document
+        assert [one["code"] for one in plan["reasons"]] == [code]
+        choice = plan["decisions"][0]["decision"]["choice"]
+        assert (choice["torch"]["version"], choice["bitsandbytes"]["version"]) == ("2.13.0+cu130", "0.49.1")
+        prefix.rename(prefix.with_name("moved"))
+        prefix = prefix.with_name("moved")
 
 
 def test_kernels_that_fail_are_a_reason_for_a_generation_of_ones_own(empty: Any, others: Others) -> None:

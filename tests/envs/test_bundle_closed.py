@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,8 +73,19 @@ def helper_sdist(folder: Path) -> None:
             archive.addfile(info, io.BytesIO(text.encode()))
 
 
+@pytest.fixture(scope="module")
+def interpreters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of uv in which nothing is but what it knows of the Pythons here; to ask them takes seconds."""
+    from uv import find_uv_bin
+
+    cache = tmp_path_factory.mktemp("interpreters") / "cache"
+    words = (find_uv_bin(), "python", "list", "--only-installed", "--no-config", "--cache-dir", str(cache))
+    subprocess.run(words, check=True, capture_output=True, timeout=120)
+    return cache
+
+
 @pytest.fixture
-def lab(empty: Any, index: Any) -> Any:
+def lab(empty: Any, index: Any, interpreters: Path) -> Any:
     """A project of torch and a helper, on a machine whose only source is the index; what bnbenv needs is there too."""
     torch_wheel(index.wheels, MACHINE)
     torch_wheel(index.wheels, OTHER)
@@ -88,15 +100,17 @@ def lab(empty: Any, index: Any) -> Any:
     own = {"UV_DEFAULT_INDEX": index.url("simple"), "PIP_CONFIG_FILE": os.devnull, "NO_PROXY": "*"}
     own |= {"BNBENV_PYTORCH_INDEX": index.url("status-404"), "UV_CACHE_DIR": str(empty.root.parent / "cache")}
     own |= {"UV_PYTHON_DOWNLOADS": "never"}
+    shutil.copytree(interpreters, empty.root.parent / "cache")
     return dataclasses.replace(empty, environ={**{name: empty.environ[name] for name in names}, **own})
 
 
 @pytest.fixture
-def closed(lab: Any, tmp_path: Path) -> Any:
+def closed(lab: Any, tmp_path: Path, interpreters: Path) -> Any:
     """Another machine of the same kind, with nothing on it and no source that answers."""
     root = tmp_path / "closed"
     root.mkdir()
     own = {"BNBENV_HOME": str(tmp_path / "there"), "UV_CACHE_DIR": str(tmp_path / "there" / "cache")}
+    shutil.copytree(interpreters, tmp_path / "there" / "cache")
     own |= {"UV_DEFAULT_INDEX": CLOSED, "BNBENV_PYTORCH_INDEX": CLOSED}
     return dataclasses.replace(lab, root=root, environ={**lab.environ, **own})
 

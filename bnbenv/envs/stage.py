@@ -255,6 +255,7 @@ def run_kernels(
         step = "The environment in use was kept. Ask for other versions (bnbenv sync --help), or report this one."
         base = setting.kept.base if setting.kept is not None else None
         if base is not None:
-            step = f"The environment in use was kept. See whether that torch runs by itself: {base.python} -c 'import torch'"
+            own = f"{base.python} -c 'import torch'"
+            step = f"The environment in use was kept. See whether that torch runs by itself: {own}"
         raise VerificationFailed("verification-failed", message, step, explain_all(report))
     return document

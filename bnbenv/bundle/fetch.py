@@ -75,7 +75,7 @@ def _size(place: str, sessions: Sessions) -> int:
     try:
         with sessions() as session:
             answer = session.head(place, timeout=TIMEOUT, allow_redirects=True, headers={"Accept-Encoding": "identity"})
-            if answer.status_code in (405, 501) or "Content-Length" not in answer.headers:
+            if answer.status_code != 200 or "Content-Length" not in answer.headers:  # some servers know GET alone
                 answer = session.get(place, timeout=TIMEOUT, stream=True, headers={"Accept-Encoding": "identity"})
             _check(answer.status_code, shown)
             return int(answer.headers["Content-Length"])

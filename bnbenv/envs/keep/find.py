@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -135,8 +136,18 @@ def with_kept(setting: Setting, env: str, anew: bool = False) -> Setting:
     if setting.kept is not None and not anew:
         return setting
     with during(setting.progress, "measuring the torch that is there"):
-        kept = find_kept(setting.environ, setting.facts, setting.runner, setting.project, env, anew)
+        kept = find_kept(setting.environ, _here(setting), setting.runner, setting.project, env, anew)
     return replace(setting, kept=kept)
+
+
+def _here(setting: Setting) -> HostFacts:
+    """The facts with this machine's own Pythons, where they were recorded on another: it is here that torch lies."""
+    if not setting.environ.get("BNBENV_FACTS"):
+        return setting.facts
+    from bnbenv.facts.pythons import find_pythons
+
+    pythons = find_pythons(setting.environ, setting.runner, None, sys.platform)[0]
+    return msgspec.structs.replace(setting.facts, pythons=pythons)
 
 
 def with_existing(setting: Setting, found: Availability) -> Availability:

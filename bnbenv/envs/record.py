@@ -109,6 +109,23 @@ def versions_in(decision: Mapping[str, Any]) -> dict[str, str]:
     return {name: version for name, version in found.items() if isinstance(version, str)}
 
 
+def notes(record: Record) -> list[str]:
+    """What is unusual about a generation: families that are mixed in it."""
+    names = [stem.partition("-")[0] for stem in record.packages]
+    quantizers = [name.replace("_", "-") for name in names if name in WATCHED and name != "torch"]
+    if len(quantizers) < 2:
+        return []
+    from bnbenv.envs.families import family_of, mix_note
+    from bnbenv.matrix.load import load_families
+
+    families, about = load_families(), next(iter(versions_in(record.decision)), "")
+    own = family_of(about, families) if about else None
+    note = mix_note(own.name if own is not None else "none", quantizers, families)
+    if note and record.adopted is not None:
+        note = f"it holds packages of several families ({', '.join(quantizers)}): see bnbenv doctor {record.adopted}"
+    return [note] if note else []
+
+
 def is_newer(found: object, known: str) -> bool:
     """Whether a document's schema (``bnbenv.generation/2``) is a later version of the one that is known."""
     name, _, version = known.partition("/")

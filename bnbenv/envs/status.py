@@ -17,7 +17,7 @@ from bnbenv.envs.check import Host, InUse, Reason, check_env, env_names, in_use
 from bnbenv.envs.generations import Generation, generations
 from bnbenv.envs.hold import MARKER
 from bnbenv.envs.project import DEFAULT_ENV, Project
-from bnbenv.envs.record import WATCHED, Record, versions_in
+from bnbenv.envs.record import Record, versions_in
 from bnbenv.errors import BnbenvError
 
 RUNS = 3  # of the last ones that are told
@@ -229,21 +229,6 @@ def holds(record: Record) -> dict[str, Any]:
     }
     texts = {name: value if isinstance(value, str) else None for name, value in known.items()}
     return {**texts, "packages": versions}
-
-
-def notes(record: Record) -> list[str]:
-    """What is unusual about a generation: families that are mixed in it."""
-    names = [stem.partition("-")[0] for stem in record.packages]
-    quantizers = [name.replace("_", "-") for name in names if name in WATCHED and name != "torch"]
-    if len(quantizers) < 2:
-        return []
-    from bnbenv.envs.families import family_of, mix_note
-    from bnbenv.matrix.load import load_families
-
-    families, about = load_families(), next(iter(versions_in(record.decision)), "")
-    own = family_of(about, families) if about else None
-    note = mix_note(own.name if own is not None else "none", quantizers, families)
-    return [note] if note else []
 
 
 def decision(record: Record) -> dict[str, Any] | None:

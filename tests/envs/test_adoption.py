@@ -366,6 +366,10 @@ def test_a_mixed_one_is_adopted_as_the_family_that_its_name_says(empty: Any, oth
     assert (done["env"], done["family"], done["requirements"]) == ("bnb", "bitsandbytes", ["modelling"])
     assert "it also holds gptqmodel (gptq), which belongs apart" in done["notes"][0]
     assert f"bnbenv doctor {prefix}" in done["notes"][0]
+    (row,) = empty("status", "--json").document["environments"]
+    assert row["notes"] == [
+        f"it holds packages of several families (bitsandbytes, gptqmodel): see bnbenv doctor {prefix}"
+    ]
     shutil.rmtree(empty.root / ".bnbenv")
     (empty.root / ".venv-bnb").unlink()
     (empty.root / "bnbenv.toml").write_text("")

@@ -12,6 +12,7 @@ from bnbenv.cli.render.check import next_step
 from bnbenv.envs import guard, status
 from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, env_python, find_project
+from bnbenv.envs.record import notes
 from bnbenv.envs.trust import check_trust
 from bnbenv.errors import BnbenvError, Exit, Failed, RebootRequired, UsageError
 
@@ -178,7 +179,7 @@ def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[
         "unfinished": [one.number for one in seen.others if not (one.usable or one.newer or one.adopted)],
         "newer": [one.number for one in seen.others if one.newer],
         "guard": guard.is_there(seen.use.prefix),
-        "notes": status.notes(record) if record else [],
+        "notes": notes(record) if record else [],
         "disk": {"bytes": space.total, "own": space.own} if space else None,
         "decision": status.decision(record) if args.why and record else None,
     }

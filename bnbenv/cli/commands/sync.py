@@ -115,15 +115,15 @@ def _of_recorded(document: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def _nothing(look: Look, names: tuple[str, ...]) -> dict[str, Any]:
-    from bnbenv.envs import status
+    from bnbenv.envs.record import notes
 
     project, rows = look.project, []
     for env in names:
         use = look.in_use(env)
         decision = use.record.decision if use.record else {}
         verified = bool(use.record and use.record.verified)
-        notes = status.notes(use.record) if use.record else []
-        rows.append(_row(project, env, use.generation, False, decision, None, verified, notes))
+        said = notes(use.record) if use.record else []
+        rows.append(_row(project, env, use.generation, False, decision, None, verified, said))
     return _document(project, names, [], [], rows, [])
 
 

@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from bnbenv.doctor.model import Verdict
 from bnbenv.doctor.rules import Case, unknown
 from bnbenv.facts.model import HostFacts
@@ -34,7 +36,12 @@ def verdicts(
     from bnbenv.verify.run import verify_environment
 
     devices = _devices(case, facts, environ)
-    return judge(verify_environment(Path(python), devices, runner, progress=progress))
+    reports = [
+        verify_environment(Path(python), devices, runner, family=family, progress=progress)
+        for family in case.families or ("bitsandbytes",)
+    ]
+    found = tuple(device for report in reports for device in report.devices)
+    return judge(msgspec.structs.replace(reports[0], devices=found))
 
 
 def judge(report: Report) -> tuple[tuple[str, Verdict], ...]:

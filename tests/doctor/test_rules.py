@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -465,6 +466,17 @@ def test_a_rule_says_yes_where_it_is_so_and_no_where_it_nearly_is(code: str) -> 
     assert said.answer == "yes"
     assert said.evidence and all(said.evidence)
     assert rule.judge(case_of(nearly)).answer == "no"
+
+
+def test_an_environment_of_another_family_lacks_no_bitsandbytes() -> None:
+    found = on(H200, changed(bitsandbytes=None), beside(package("autoawq", "0.2.9")))
+    left = tuple(one for one in found.packages if one.name != "bitsandbytes")
+    found = msgspec.structs.replace(found, packages=left)
+    assert case_of(found).families == ("awq",)
+    assert said_yes(found) == set()
+    # One that bnbenv made for bitsandbytes does, whatever somebody installed there in its place.
+    rule = next(rule for rule in RULES if rule.code == "bitsandbytes-missing")
+    assert rule.judge(replace(case_of(found), family="bitsandbytes")).answer == "yes"
 
 
 def test_a_healthy_environment_has_nothing_to_be_told() -> None:

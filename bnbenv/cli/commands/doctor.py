@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bnbenv.doctor.rules import Case
     from bnbenv.envs.project import Project
     from bnbenv.matrix.model import Matrix
-    from bnbenv.solve.model import Backend
+    from bnbenv.solve.model import Backend, FamilyName
 
 SUMMARY = """\
 Say what is broken: one cause, the evidence for it, and what to do. Looked at
@@ -235,8 +235,8 @@ def _examined(args: argparse.Namespace, project: Project | None, ctx: Context) -
             raise UsageError("not-permitted", because, "Run it as the user who owns that folder.") from None
     recorded = args.facts is not None or bool(ctx.environ.get("BNBENV_FACTS"))
     hands = Hands(ctx.environ, ctx.runner, sysroot, home, ctx.cwd, project, ctx.progress, recorded)
-    made_for = _made_for(project, examination.target.env)
-    return Case(examination, situation_of(facts, matrix), matrix, made_for), hands
+    made_for, family = _made_for(project, examination.target.env, matrix)
+    return Case(examination, situation_of(facts, matrix), matrix, made_for, family), hands
 
 
 def _matrix(environ: Mapping[str, str]) -> Matrix:
@@ -252,15 +252,19 @@ def _matrix(environ: Mapping[str, str]) -> Matrix:
     return user_matrix(environ)
 
 
-def _made_for(project: Project | None, env: str | None) -> Backend | None:
-    """What an environment of bnbenv's own was made for: ``cuda`` or ``cpu``."""
+def _made_for(project: Project | None, env: str | None, matrix: Matrix) -> tuple[Backend | None, FamilyName | None]:
+    """What an environment of bnbenv's own was made for: ``cuda`` or ``cpu``, and which family."""
     if project is None or env is None:
-        return None
+        return None, None
     from bnbenv.envs.check import in_use
+    from bnbenv.verify.families import family_decided
 
     record = in_use(project, env).record
-    found = record.decision.get("backend") if record is not None else None
-    return found if found in ("cuda", "cpu") else None
+    if record is None:
+        return None, None
+    found = record.decision.get("backend")
+    family = family_decided(record.decision.get("choice"), matrix.families)
+    return found if found in ("cuda", "cpu") else None, family
 
 
 def _concluded(

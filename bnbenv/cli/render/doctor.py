@@ -6,6 +6,7 @@ from typing import Any
 
 from bnbenv.cli.render.text import WIDTH, harmless, wrap
 
+FAMILIES = ("gptqmodel", "auto-gptq", "autoawq")  # beside bitsandbytes
 LONGEST = 110  # characters of the evidence of what is not primary
 
 
@@ -35,6 +36,9 @@ def _nothing(examined: dict[str, Any]) -> str:
     if examined["text_bytes"] is not None:
         return "nothing is wrong: the text speaks of no failure"
     if examined["bitsandbytes"] is None:
+        others = [f"{name} {examined['packages'][name]}" for name in FAMILIES if name in examined["packages"]]
+        if others and examined["torch"] is not None:
+            return f"nothing is wrong: {', '.join(others)} with {_torch(examined['torch'])}"
         return "nothing is wrong as far as can be seen"
     return f"nothing is wrong: bitsandbytes {examined['bitsandbytes']} with {_torch(examined['torch'])}"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from bnbenv.doctor.families import families_in
 from bnbenv.doctor.fixes import trees
 from bnbenv.doctor.fixes.choose import install, resolved, site_folders
 from bnbenv.doctor.fixes.model import Delete, Hands, Install
@@ -196,6 +197,7 @@ def verified(examination: Examination, hands: Hands, dropped: Sequence[str]) -> 
 
     Raises UsageError where its Python cannot be started.
     """
+    from bnbenv.matrix.load import load_families
     from bnbenv.verify.devices import CPU, default_selection
     from bnbenv.verify.run import devices_for, verify_environment
 
@@ -211,4 +213,7 @@ def verified(examination: Examination, hands: Hands, dropped: Sequence[str]) -> 
         hands.progress.say(f"the CPU alone is verified: {error.message}")
         devices = (CPU,)
     environ: dict[str, str | None] = dict.fromkeys(dropped)
-    return verify_environment(Path(target.python), devices, hands.runner, environ=environ, progress=hands.progress)
+    families = families_in(examination, load_families()) or ("bitsandbytes",)
+    return verify_environment(
+        Path(target.python), devices, hands.runner, family=families[0], environ=environ, progress=hands.progress
+    )

@@ -223,21 +223,20 @@ def two_environments(patient: Patient) -> Treatment:
     others = [
         one.name for one in packages if re.match("auto-?gptq|gptqmodel|auto-?awq|aqlm|eetq|hqq|optimum$", one.name)
     ]
-    python = patient.python or "python"
-    steps = [
-        "Say so in bnbenv.toml:",
-        "  [envs.bnb]",
-        '  requirements = ["transformers", "accelerate", "peft"]',
-        "bnbenv sync then makes .venv-bnb, in which nothing else decides over torch.",
-        "The other one, beside it, with the torch that its packages ask for:",
-        f"  uv venv .venv-other && uv pip install --python .venv-other/bin/python {' '.join(others) or 'gptqmodel'}",
-    ]
+    families = dict.fromkeys("awq" if "awq" in name else "gptq" for name in others if re.search("awq|gptq", name))
+    added = [f"bnbenv add {family}" for family in families] or ["bnbenv add gptq"]
+    steps = [f"An environment of its own for each family, beside the others of this project: {' && '.join(added)}"]
+    if patient.own is not None:
+        summary = "Take the packages of the other families out of it, and give them environments of their own."
+        steps.append(f"Where {', '.join(others)} stands in [envs.{patient.own}] of bnbenv.toml, take it out first.")
+        return told(summary, *steps, command=" && ".join((*added, f"bnbenv sync --env {patient.own}")))
+    steps.insert(0, "bnbenv sync makes .venv-bnb, in which nothing else decides over torch.")
     if others:
-        gone = shell("uv", "pip", "uninstall", "--python", python, *others)
+        gone = shell("uv", "pip", "uninstall", "--python", patient.python or "python", *others)
         steps += ["To go on with this environment instead, take them out and set torch right:", f"  {gone}"]
         steps += [f"  {other_pair(patient).fix.command}"] if patient.foreign and patient.chosen.pair else []
     summary = "Keep bitsandbytes and the other quantization libraries in two environments."
-    return told(summary, *steps, command="bnbenv init && bnbenv sync")
+    return told(summary, *steps, command=" && ".join(("bnbenv init", "bnbenv sync", *added)))
 
 
 Write = Callable[[Patient], Treatment]

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bnbenv.doctor.examine.devices import visible
+from bnbenv.doctor.families import families_in
 from bnbenv.doctor.model import Examination, LibraryFile, Setting, Verdict
 from bnbenv.facts.model import Gpu
 from bnbenv.matrix.model import Matrix
+from bnbenv.solve.model import FamilyName
 from bnbenv.solve.situation import Situation
 
 NO = Verdict("no")
@@ -25,19 +27,26 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 class Case:
     """What rules judge: the examination, the host as the solver sees it, and the matrix.
 
-    ``made_for``: what an environment of bnbenv's own was made for; null for any other.
+    ``made_for``: what an environment of bnbenv's own was made for, ``family`` what is asked for in it; null for others.
     """
 
     examination: Examination
     situation: Situation
     matrix: Matrix
     made_for: Literal["cuda", "cpu"] | None = None
+    family: FamilyName | None = None
 
     @property
     def bitsandbytes(self) -> str | None:
         """The version of the bitsandbytes that an import takes."""
         found = self.examination.bitsandbytes
         return (found.version or found.own_version) if found is not None else None
+
+    @property
+    def families(self) -> tuple[FamilyName, ...]:
+        """The families that the environment is for, by what is in it; of one of bnbenv's own, by what was asked for."""
+        found = families_in(self.examination, self.matrix.families)
+        return found if self.family is None or self.family in found else (self.family, *found)
 
     @property
     def torch(self) -> str | None:

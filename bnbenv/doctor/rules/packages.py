@@ -187,6 +187,8 @@ def bitsandbytes_missing(case: Case) -> Verdict:
     found = case.examination
     if found.target.kind == "none" or found.bitsandbytes is not None:
         return NO
+    if case.families and "bitsandbytes" not in case.families:
+        return NO  # it is another family's, and nobody asked for it there
     where = found.target.prefix or found.target.python or "this environment"
     return absent(case, f"none of the folders that {where} imports from has it")
 

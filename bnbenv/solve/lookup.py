@@ -14,17 +14,17 @@ from msgspec.structs import replace
 from bnbenv.decode import shown
 from bnbenv.errors import UsageError
 from bnbenv.facts.model import Driver, Gpu, HostFacts, Platform
-from bnbenv.matrix.model import Advisory, BitsandbytesWheel, GpuArch, Matrix, TorchBuild
+from bnbenv.matrix.model import Advisory, BitsandbytesWheel, GpuArch, Matrix, PackageFile, TorchBuild
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.pairs import library_cuda, loadable, loader_of
 from bnbenv.solve.situation import situate
 from bnbenv.solve.versions import admits, public, read_specifier
 
-Project = Literal["bitsandbytes", "torch"]
+Project = str  # bitsandbytes, torch, or a package of another family
 Code = Literal["sass", "ptx"]
 
-_RELEASE = re.compile(r"(bitsandbytes|torch)?\s*(.*)", re.IGNORECASE)
+_RELEASE = re.compile(r"([a-z][a-z0-9._-]*)?\s*(.*)", re.IGNORECASE)
 _ARCH = re.compile(r"(?:sm_?|compute_?)?(\d{1,3})[af]?", re.IGNORECASE)
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
 _BRANDS = frozenset({"nvidia", "geforce", "tesla", "quadro"})
@@ -47,16 +47,17 @@ def capability(arch: GpuArch) -> tuple[int, int]:
 
 
 def read_release(text: str, matrix: Matrix) -> tuple[Project, str]:
-    """``0.50.2``, ``0.50``, ``torch==2.9.1`` or ``torch`` as a project and a specifier.
+    """``0.50.2``, ``0.50``, ``torch==2.9.1``, ``torch`` or ``gptqmodel`` as a project and a specifier.
 
     Raises UsageError, with what is near, for what the matrix has no row of; InputError for what cannot be read.
     """
     match = _RELEASE.fullmatch(text.strip())
     name, rest = (match[1], match[2].strip()) if match else (None, text.strip())
-    if name is None and not re.match(r"[0-9<>=!~]", rest):
-        message = f"the matrix has no {shown(rest)}: it has bitsandbytes and torch"
+    project: Project = re.sub(r"[._-]+", "-", name).lower() if name else "bitsandbytes"
+    known = projects(matrix)
+    if project not in known or (name is None and not re.match(r"[0-9<>=!~]", rest)):
+        message = f"the matrix has no {shown(text.strip())}: it has {', '.join(known[:-1])} and {known[-1]}"
         raise UsageError("unknown-project", message, "Such as: bnbenv matrix show torch==2.9.1")
-    project: Project = "torch" if (name or "").lower() == "torch" else "bitsandbytes"
     spec = read_specifier(rest.removeprefix("==") if re.match("==[0-9]", rest) else rest, "matrix show", "")
     if any(admits(spec, version) for version in versions(matrix, project)):
         return project, spec
@@ -74,9 +75,17 @@ def _near_versions(text: str, project: Project, matrix: Matrix) -> str:
     return f"It has {', '.join(near)}, and {len(known) - len(near)} others: {known[0]} to {known[-1]}."
 
 
+def projects(matrix: Matrix) -> list[Project]:
+    """All that can be asked about."""
+    return ["bitsandbytes", "torch", *dict.fromkeys(row.name for row in matrix.packages)]
+
+
 def versions(matrix: Matrix, project: Project) -> list[str]:
     """All versions of a project, oldest first, without local parts."""
-    rows: Iterable[BitsandbytesWheel | TorchBuild] = matrix.torch if project == "torch" else matrix.bitsandbytes
+    rows: Iterable[BitsandbytesWheel | TorchBuild | PackageFile] = matrix.torch
+    if project != "torch":
+        files = [row for row in matrix.packages if row.name == project]
+        rows = matrix.bitsandbytes if project == "bitsandbytes" else files
     return [str(one) for one in sorted({public(row.version) for row in rows})]
 
 
@@ -165,19 +174,28 @@ def libraries_for(arch: GpuArch, matrix: Matrix) -> list[tuple[BitsandbytesWheel
 
 def narrowed(matrix: Matrix, wanted: Wanted) -> Matrix:
     """The rows that are concerned; all of them where nothing is asked. May be without wheels and builds."""
-    wheels, builds = matrix.bitsandbytes, matrix.torch
+    wheels, builds, files = matrix.bitsandbytes, matrix.torch, matrix.packages
     if wanted.platform is not None:
+        system, machine = wanted.platform
+        files = tuple(row for row in files if row.os in (None, system) and row.machine in (None, machine))
         wheels = tuple(row for row in wheels if (row.os, row.machine) == wanted.platform)
         builds = tuple(row for row in builds if (row.os, row.machine) == wanted.platform)
     if wanted.project is not None:
-        is_torch = wanted.project == "torch"
-        wheels = () if is_torch else tuple(row for row in wheels if admits(wanted.spec, row.version))
+        is_torch, is_wheel = wanted.project == "torch", wanted.project == "bitsandbytes"
+        wheels = tuple(row for row in wheels if admits(wanted.spec, row.version)) if is_wheel else ()
         builds = tuple(row for row in builds if admits(wanted.spec, row.version)) if is_torch else ()
+        files = tuple(row for row in files if row.name == wanted.project and admits(wanted.spec, row.version))
     arch = wanted.arch
     if arch is not None:
         wheels = tuple(wheel for wheel, _ in libraries_for(arch, replace(matrix, bitsandbytes=wheels)))
         builds = tuple(row for row in builds if runs_on(arch, row.arch_list))
-    rows = replace(matrix, bitsandbytes=wheels, torch=builds)
+        files = tuple(row for row in files if any(runs_on(arch, (*one.sass, *one.ptx)) for one in row.libraries))
+    about = tuple(
+        one
+        for one in matrix.package_advisories
+        if any(row.name == one.package and admits(one.versions, row.version, pre=True) for row in files)
+    )
+    rows = replace(matrix, bitsandbytes=wheels, torch=builds, packages=files, package_advisories=about)
     advisories = tuple(one for one in matrix.advisories if concerns(one, rows, wanted))
     if wanted.project is None and arch is None:
         return replace(rows, advisories=advisories)
@@ -187,7 +205,8 @@ def narrowed(matrix: Matrix, wanted: Wanted) -> Matrix:
 def _around(rows: Matrix, wanted: Wanted) -> Matrix:
     """What stands beside some wheels and builds: drivers, toolkits, architectures, loaders, families, sources."""
     arch = wanted.arch
-    libraries = [one for row in rows.bitsandbytes for one in row.libraries]
+    kernels = [one for row in rows.packages for one in row.libraries]
+    libraries = [*(one for row in rows.bitsandbytes for one in row.libraries), *kernels]
     cudas = {library_cuda(one) for one in libraries if one.backend == "cuda"} | {build.cuda for build in rows.torch}
     targets = {name for one in libraries for name in (*one.sass, *one.ptx)}
     targets |= {name for build in rows.torch for name in build.arch_list}
@@ -224,7 +243,7 @@ def concerns(advisory: Advisory, rows: Matrix, wanted: Wanted) -> bool:
     if wanted.project == "torch":
         conditions = bool(advisory.torch or advisory.torch_cuda)
         return conditions and any(_touches_torch(advisory, build) for build in rows.torch)
-    return True
+    return wanted.project is None
 
 
 def _touches(advisory: Advisory, row: BitsandbytesWheel) -> bool:

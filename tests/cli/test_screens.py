@@ -48,6 +48,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "matrix-show+own": {"own": {"folder": "/home/me/matrix", "bitsandbytes": 1, "torch": 2, "newest": "2026-11-21"}},
     "matrix-show-release": {"project": "bitsandbytes"},
     "matrix-show-torch": {"project": "torch"},
+    "matrix-show-package": {"project": "autoawq-kernels"},
     "matrix-show-gpu": {
         "gpu": "RTX 5090",
         "versions": {

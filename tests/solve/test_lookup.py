@@ -141,3 +141,18 @@ def test_versions_are_in_order(shipped: Matrix) -> None:
     assert found.index("0.38.0.post1") == found.index("0.38.0") + 1
     assert found.index("0.50.0") > found.index("0.49.2")
     assert versions(shipped, "torch")[0] == "2.0.0"
+
+
+def test_packages_of_other_families_are_looked_up_like_releases(shipped: Matrix) -> None:
+    assert read_release("Auto_GPTQ>=0.7", shipped) == ("auto-gptq", ">=0.7")
+    rows = narrowed(shipped, Wanted("autoawq-kernels", ">=0.0.9", platform=("windows", "x86_64")))
+    assert {row.filename.rpartition("-")[2] for row in rows.packages} == {"win_amd64.whl"}
+    assert not (rows.bitsandbytes or rows.torch or rows.advisories)
+    assert [one.name for one in rows.families] == ["awq"]
+    assert {one.package for one in rows.package_advisories} == {"autoawq-kernels"}
+    volta = narrowed(shipped, Wanted(arch=find_arch("V100", shipped)))
+    assert {row.name for row in volta.packages} == {"auto-gptq"}
+    assert not narrowed(shipped, Wanted("torch", "==2.9.1")).packages
+    with pytest.raises(UsageError) as caught:
+        read_release("gptqmodel==99", shipped)
+    assert caught.value.next_step.startswith("It has 7.7.0")

@@ -21,8 +21,9 @@ Show the compatibility matrix: what each bitsandbytes wheel and torch build
 holds, which driver each CUDA release needs, and what is known to go wrong.
 
 Alone it says how much is known. WHAT is a version of bitsandbytes (0.50.2, or
-0.50 for all of them) or of torch (torch==2.9.1). With --json it is the rows
-themselves: all of them, or those that are concerned."""
+0.50 for all of them), of torch (torch==2.9.1), or of a package of GPTQ or AWQ
+(autoawq-kernels). With --json it is the rows themselves: all of them, or those
+that are concerned."""
 EXAMPLE = """\
 bnbenv matrix show 0.50.2
 bnbenv matrix show --gpu "RTX 5090" --platform linux-x86_64"""
@@ -67,7 +68,7 @@ def _wanted(args: argparse.Namespace, matrix: Matrix) -> Wanted:
         platform=read_platform(args.platform, matrix) if args.platform is not None else None,
     )
     rows = narrowed(matrix, wanted)
-    if project is not None and not (rows.bitsandbytes or rows.torch):
+    if project is not None and not (rows.bitsandbytes or rows.torch or rows.packages):
         where = f" on {args.platform}" if args.platform else ""
         gpu = f" with code for {wanted.arch.arch}" if wanted.arch else ""
         release = args.what if project in args.what.lower() else f"{project} {args.what}"

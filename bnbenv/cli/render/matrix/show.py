@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from bnbenv.cli.render.matrix.show_gpu import gpu_head, gpu_lines
+from bnbenv.cli.render.matrix.show_package import package_lines
 from bnbenv.cli.render.matrix.show_release import advisory_lines, bitsandbytes_lines, torch_lines
 from bnbenv.cli.render.matrix.words import number, platform_of, public, source_of
 from bnbenv.cli.render.text import listed, wrap
@@ -26,10 +27,12 @@ def render(
     lines = gpu_head(document, gpu) if gpu is not None else []
     if project is not None:
         lines += [""] if lines else []
-        lines += bitsandbytes_lines(document) if project == "bitsandbytes" else torch_lines(document)
+        of = {"bitsandbytes": bitsandbytes_lines, "torch": torch_lines}.get(project, package_lines)
+        lines += of(document)
     else:
         lines += gpu_lines(document, versions or {"bitsandbytes": [], "torch": []})
-    lines += advisory_lines(document["advisories"])
+    told = document["package_advisories"] if project not in (None, "bitsandbytes", "torch") else []
+    lines += advisory_lines([*document["advisories"], *told])
     return "\n".join([*lines, "next: bnbenv solve says what fits this machine"])
 
 
@@ -54,6 +57,10 @@ def _summary(document: dict[str, Any], own: dict[str, Any] | None) -> list[str]:
     lines += wrap(f"{_count(archs, 'architecture')}, {_span(archs)}, of {products} products")
     trouble, rules = _count(document["advisories"], "known-bad combination"), _count(document["loaders"], "loader rule")
     lines += wrap(f"{trouble}, {rules}")
+    packages = Counter(row["name"] for row in document["packages"])
+    if packages:
+        files = listed([f"{count} of {name}" for name, count in packages.items()])
+        lines += wrap(f"files of other quantization packages: {files}")
     if document["families"]:
         families = listed([row["name"] for row in document["families"]])
         lines += wrap(f"families of quantization packages, kept apart: {families}")

@@ -193,7 +193,8 @@ def _sync_unit(place: Place, caller: Caller) -> str:
     user = "--user " if place.user else ""
     variables = "".join(f"Environment={systemd_word(f'{k}={v}')}\n" for k, v in sorted(caller.variables.items()))
     who = "" if place.user else " of user %i"
-    # Without the default dependencies the target that wants it does not wait for it: the boot takes no longer.
+    # It runs once, and nothing waits for its end (which "oneshot" would have the boot do: a sync may take an hour).
+    # Without the default dependencies the target that wants it does not even wait for its beginning.
     head = (
         ""
         if place.user
@@ -210,10 +211,10 @@ Description=bnbenv: bring the environments{who} in line with this machine
 ConditionFileIsExecutable={caller.command[0].replace("%", "%%")}
 {head}
 [Service]
-Type=oneshot
+Type=simple
 {"" if place.user else "User=%i" + chr(10)}{variables}Nice=10
 IOSchedulingClass=idle
-TimeoutStartSec=5h
+RuntimeMaxSec=5h
 ExecStart={words} hook run {user}--event boot
 
 [Install]

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     except Exception as error:
         found, trouble = {}, f"this is a fault of bnbenv itself: {type(error).__name__}: {error}"
     empty: dict[str, Any] = {"state": None, "changes": [], "started": False, "projects": []}
-    document = {"schema": "bnbenv.hook-run/1", "event": args.event, **empty, **found, "trouble": trouble}
+    document = {"schema": "bnbenv.hook-run/1", "event": "manual", **empty, **found, "trouble": trouble}
     return Outcome(Exit.DONE, document)
 
 
@@ -47,7 +47,7 @@ def _run(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
     place = place_of(ctx.environ, args.user)
     event = args.event if args.event in EVENTS else MANUAL
     if not place.folder.is_dir():
-        return {"trouble": None}
+        return {"event": event}
     ran = run(place, event, Port(ctx.environ, ctx.runner, ctx.progress))
     rows = [{"path": path, "state": state, "said": said} for path, state, said in ran.projects]
-    return {"state": ran.state, "changes": ran.changes, "started": ran.started, "projects": rows}
+    return {"event": event, "state": ran.state, "changes": ran.changes, "started": ran.started, "projects": rows}

@@ -70,8 +70,11 @@ def test_every_fault_is_found_in_its_step(families_python: Path, bytecode: Envir
     kernel = failed.pop("kernel")
     # What can run of AutoAWQ on a CPU is told, and what not.
     assert "AutoAWQ's own forward fails" in failed.pop("warning")
+    # A kernel that would be compiled first is skipped, and the next best one is run.
+    assert failed.pop("run beside what is not compiled") == ["gptq-MarlinLinear", kernel]
     assert failed == {
         "none": [],
+        "not compiled": [],
         "no compensation": ["gptq-quantize"],
         "wrong scale": ["gptq-quantize"],
         "swapped nibbles": ["gptq-pack"],
@@ -123,6 +126,7 @@ def test_the_family_is_told_by_what_is_installed_or_recorded() -> None:
 
 FAULTS = """
 import contextlib, io, json, sys
+from torch.utils import cpp_extension
 
 out, sys.stdout = sys.stdout, sys.stderr
 sys.path.insert(0, sys.argv[1])
@@ -154,7 +158,7 @@ def instead(owner, name, change):
     setattr(owner, name, before)
 
 
-with offline("cpu"):
+with offline("cpu", "gptq"):
     families.load("gptq", {"gptqmodel": "gptqmodel"})
     from gptqmodel.quantization import GPTQ
     package = families.package_of("gptqmodel")
@@ -218,6 +222,16 @@ with offline("cpu"):
         run("a column is off by 5%", prove)
     with instead(kernel, "post_init", bit):
         run("one bit of one code", prove)
+
+    class MarlinLinear:
+        def __init__(self, **options):
+            cpp_extension.load(name="gptqmodel_marlin_fp16_ops", sources=["marlin.cu"])
+
+    def with_marlin(kernels):
+        return lambda target, variant: [MarlinLinear, *kernels(target, variant)]
+
+    with instead(package, "kernels", with_marlin):
+        found["run beside what is not compiled"] = run("not compiled", prove)[-2:]
 
     families.load("awq", {"autoawq": "awq"})
     from awq.modules.linear.gemm import WQLinear_GEMM

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     wanted = parser.parse_args(arguments)
     reporter = Reporter(private_stdout())
     tell_where_it_dies()
-    with offline(wanted.device) as folder:
+    with offline(wanted.device, wanted.family) as folder:
         if wanted.family == "bitsandbytes":
             prove(wanted.device, reporter, folder)
         else:

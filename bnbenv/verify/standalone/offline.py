@@ -30,12 +30,12 @@ UNCOMPILED = {"GPTQMODEL_DISABLE_PACK_EXT": "1", "TORCH_COMPILE_DISABLE": "1", "
 
 
 @contextlib.contextmanager
-def offline(device: str) -> Iterator[Path | None]:
+def offline(device: str, family: str) -> Iterator[Path | None]:
     """A temporary folder, which also becomes the cache of Hugging Face's libraries; None where none can be made.
 
     They read their settings when they are imported, so this comes before torch and bitsandbytes are.
     """
-    os.environ.update({**OFFLINE, **UNCOMPILED})
+    os.environ.update(OFFLINE if family == "bitsandbytes" else {**OFFLINE, **UNCOMPILED})
     try:
         folder = Path(tempfile.mkdtemp(prefix="bnbenv-verify-"))
     except OSError:
@@ -44,7 +44,7 @@ def offline(device: str) -> Iterator[Path | None]:
     for name in CACHES:
         os.environ.pop(name, None)
     os.environ["HF_HOME"] = str(folder / "cache")
-    for name in COMPILED:
+    for name in () if family == "bitsandbytes" else COMPILED:
         if name != "GPTQMODEL_TORCH_EXTENSIONS_DIR" or not (device == "cuda" and compiled_by_gptqmodel().is_dir()):
             os.environ[name] = str(folder / name.lower())
     try:

@@ -73,8 +73,10 @@ install_python() {
 
 # Prints the path of a CPython 3.10 or newer, the real interpreter and not a shim; fails without a word.
 find_python() {
-  local name found names="python3 python3.13 python3.12 python3.11 python3.10 python3.14 python"
-  for name in ${BNBENV_PYTHON:-$names}; do
+  local name found
+  set -- python3 python3.13 python3.12 python3.11 python3.10 python3.14 python
+  [ -z "${BNBENV_PYTHON:-}" ] || set -- "$BNBENV_PYTHON"
+  for name in "$@"; do
     found=$("$name" -c 'import sys; sys.version_info >= (3, 10) or sys.exit(1); print(sys.executable)' 2>/dev/null) &&
       [ -n "$found" ] && { printf '%s\n' "$found"; return 0; }
   done

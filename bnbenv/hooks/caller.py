@@ -12,6 +12,7 @@ from bnbenv.errors import UsageError
 from bnbenv.hooks.kinds import Caller
 from bnbenv.hooks.place import Place, changeable, closed
 from bnbenv.hooks.registry import owner_name
+from bnbenv.paths import expand
 from bnbenv.process import Command, Runner
 
 _PACKAGE = Path(bnbenv.__file__).parent
@@ -36,8 +37,10 @@ def caller_of(place: Place, environ: Mapping[str, str], runner: Runner) -> Calle
                 "no-program", message, "Install it into an environment (uv tool install, pipx), then again."
             )
         command = (str(script),)
-    names = ("BNBENV_HOME", "BNBENV_SYSROOT") if place.user else ("BNBENV_SYSROOT",)
-    return Caller(command, {name: environ[name] for name in names if environ.get(name)}, bnbenv.__version__)
+    variables = {"BNBENV_SYSROOT": str(place.root)} if environ.get("BNBENV_SYSROOT") else {}
+    if place.user and environ.get("BNBENV_HOME"):
+        variables["BNBENV_HOME"] = str(expand(environ["BNBENV_HOME"]).absolute())
+    return Caller(command, variables, bnbenv.__version__)
 
 
 def check_safe(place: Place, caller: Caller, owners: Iterable[int]) -> None:

@@ -40,7 +40,7 @@ boot=unknown
 read -r boot </proc/sys/kernel/random/boot_id
 {look}[ -r "$box/message" ] || exit 0
 {{ read -r event && read -r since && read -r now && read -r later; }} <"$box/message" || exit 0
-if [ "$boot" = "$since" ]; then text=$now when=now; else text=$later when=later; fi
+if [ "$boot" = "$since" ] || [ "$now" = "$later" ]; then text=$now when=now; else text=$later when=later; fi
 [ -n "$text" ] || exit 0
 # Of several shells that start at once, one makes this file.
 told=$box/told-$event-$when

@@ -1,7 +1,7 @@
 """A line for the next interactive shell or desktop session of a user, which ``tell.sh`` shows once.
 
 Four lines: the event's name, the start of the machine it was written in, what is said until the next start, and what
-is said after it; either may be empty.
+is said after it; either may be empty. Where they are the same, it is said once all the same.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def waiting(box: Path, boot: str) -> tuple[str, bool] | None:
             event, then, before, after = (stream.readline(4096).rstrip("\n") for _ in range(4))
     except OSError:
         return None
-    text, when = (before, "now") if then == boot else (after, "later")
+    text, when = (before, "now") if then == boot or before == after else (after, "later")
     return (text, (box / f"{_TOLD}{event}-{when}").exists()) if text else None
 
 

@@ -180,6 +180,10 @@ def test_a_project_that_is_gone_is_told_once(driven: Any) -> None:
     assert "/nowhere/at/all is not a folder" in driven.shell(profile)
     driven("hook", "run", "--event", "boot")
     assert driven.shell(profile) == "on\n"
+    message = driven.box() / "message"
+    event, _, *texts = message.read_text().splitlines()
+    message.write_text("\n".join([event, "another-start", *texts, ""]))
+    assert driven.shell(profile) == "on\n"
 
 
 def test_the_script_ends_at_once_and_does_nothing_without_bnbenv(

@@ -14,7 +14,7 @@ from bnbenv.envs.record import Record
 
 if TYPE_CHECKING:
     from bnbenv.envs.lost import Loss
-    from bnbenv.facts.model import HostFacts
+    from bnbenv.facts.model import HostFacts, Platform
 
 
 def is_first(record: Record, recorded: bool) -> bool:
@@ -30,6 +30,19 @@ def made_for_words(record: Record) -> str:
     if not names:
         return "a machine without NVIDIA GPUs"
     return f"{', '.join(names)}{f', driver {version}' if version else ''}"
+
+
+def check_platform(facts: HostFacts, here: Platform) -> None:
+    """What is installed runs where it is installed. Raises UsageError for recorded facts of another system or machine.
+
+    ``here`` is this host's own platform.
+    """
+    meant, this = (f"{one.os} {one.machine}" for one in (facts.platform, here))
+    if meant != this:
+        from bnbenv.errors import UsageError
+
+        message = f"BNBENV_FACTS is of a machine with {meant}, and an environment made here is for {this}"
+        raise UsageError("facts-of-another-platform", message, f"Make it on {meant}; bnbenv solve only says what fits.")
 
 
 def settled(record: Record, facts: HostFacts) -> Record:

@@ -80,6 +80,15 @@ def test_on_another_machine_it_says_so_and_changes_nothing(image: Any, host: Any
     assert image.listing() == before
 
 
+def test_facts_of_another_kind_of_machine_make_nothing_here(empty: Any) -> None:
+    """What would be installed could not run here; ``solve`` still says what would fit there."""
+    facts = Path(__file__).parent.parent / "hosts/windows-x86_64__581.57__rtx4090-sm89/facts.json"
+    ended = empty("sync", "--json", BNBENV_FACTS=str(facts), BNBENV_OFFLINE="1")
+    assert ended.code == 2
+    assert ended.document["error"]["code"] == "facts-of-another-platform"
+    assert "BNBENV_FACTS is of a machine with windows x86_64, and" in ended.document["error"]["message"]
+
+
 def facts_with(*gpus: dict[str, Any]) -> HostFacts:
     import msgspec
 

@@ -191,12 +191,15 @@ def _sync(
 
     from bnbenv.cli.bundled import config_for, supplying
     from bnbenv.envs.adapt import stop_on_loss
+    from bnbenv.envs.firststart import check_platform
     from bnbenv.envs.generations import clear_strays, note_wishes_file
     from bnbenv.envs.guard import follow
     from bnbenv.envs.record import file_digest
     from bnbenv.envs.stage import Options
     from bnbenv.envs.sync import sync_env
     from bnbenv.envs.wishes import decode_wishes, load_wishes
+    from bnbenv.facts.host import HostPort, read_platform
+    from bnbenv.paths import Sysroot
 
     changes = wishes_from(args)
     with holding(project, ctx, args.wait), contextlib.ExitStack() as stack:
@@ -209,6 +212,9 @@ def _sync(
         if bundle is not None:
             setting, names = stack.enter_context(supplying(bundle, setting, names, ctx))
         recorded = bool(ctx.environ.get("BNBENV_FACTS"))
+        if recorded:
+            sysroot = Sysroot.from_environment(ctx.environ)
+            check_platform(setting.facts, read_platform(ctx.environ, sysroot, ctx.runner, HostPort.current())[0])
         locked, accepted = args.locked or bundle is not None, not {"gpus", "backend"}.isdisjoint(changes)
         options = Options(locked, args.fresh, not args.no_verify, recorded, accepted)
         several = len(wishes.envs) > 1

@@ -137,32 +137,42 @@ def _class(number: int, group: Group, parts: Parts, work: Path, sessions: Sessio
 
 def _python(group: Group, parts: Parts, work: Path, sessions: Sessions) -> str | None:
     """An interpreter for machines that have none that fits, if it can be had; else it is said."""
+    archive: str | None = None
     for minor in lacks_python(group):
-        names = ", ".join(one.facts or "this machine" for one in group.machines if minor not in one.pythons)
-        found = python_archive(group, minor)
-        reason = "uv knows none for it"
-        if found is not None:
-            url, name = found
-            target = work / name.rpartition("/")[2]
+        reason = "it brings another one"
+        if archive is None:
             try:
-                group.setting.progress.at(f"loading Python {minor}")
-                if not target.exists():
-                    _load_unhashed(url, target, sessions)
-                with target.open("rb") as stream:
-                    one = LockedFile("archive", str(target), file_sha256(stream))
-                return parts.add(one, f"python/{name.split('/')[0]}")
+                archive = _archive(group, minor, parts, work, sessions)
+                continue
             except BnbenvError as error:
-                target.unlink(missing_ok=True)
                 reason = error.message
-        parts.notes.append(f"{names} has no Python {minor}, and the bundle brings none ({reason}): install it there")
-    return None
+        names = ", ".join(one.facts or "this machine" for one in group.machines if minor not in one.pythons)
+        parts.notes.append(f"{names}: no Python {minor} there, and the bundle brings none ({reason}): install it there")
+    return archive
 
 
-def _load_unhashed(url: str, target: Path, sessions: Sessions) -> None:
-    """uv compares it with the hash that it knows, before it unpacks it. Raises SourceUnreachable, OSError."""
-    with target.open("xb") as out:
-        for block in blocks(url, sessions):
-            out.write(block)
+def _archive(group: Group, minor: str, parts: Parts, work: Path, sessions: Sessions) -> str:
+    """uv's own build of a Python, as a file of the bundle. Raises SourceUnreachable, Failed, OSError.
+
+    Nobody here knows its hash; uv does, and compares it before it unpacks it.
+    """
+    found = python_archive(group, minor)
+    if found is None:
+        raise Failed("no-python", "uv knows none for it")
+    url, name = found
+    check_online(group.setting, [Piece(url, "")])
+    target = work / name.rpartition("/")[2]
+    if not target.exists():
+        group.setting.progress.at(f"loading Python {minor}")
+        partial = target.with_suffix(".part")
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as out:
+            for block in blocks(url, sessions):
+                out.write(block)
+        partial.replace(target)
+    with target.open("rb") as stream:
+        one = LockedFile("archive", str(target), file_sha256(stream))
+    return parts.add(one, f"python/{name.split('/')[0]}")
 
 
 def _weigh(setting: Setting, parts: Parts, sessions: Sessions) -> tuple[File, ...]:

@@ -82,9 +82,11 @@ def test_what_is_required_through_an_extra_is_not_asked_for() -> None:
     requires = {
         "datasets": ["fsspec[http]<=2027"],
         "fsspec": ['aiohttp>3; extra == "http"', 'einops; extra == "other"', "torn (line"],
+        "tokenizers": ["absent[extra]", "absent[more]"],
+        "accelerate": ['fsspec[other]; extra == "dev"', 'accelerate[dev]; extra == "all"'],
     }
     shares, _ = distribute(with_extras(dists, requires), load_families(), {})
-    # datasets, which autoawq requires, asks for that extra; nobody asks for the other.
+    # datasets, which autoawq requires, asks for that extra; the other is asked for by an extra that nobody asks for.
     assert shares[0].further == ("einops", "fsspec")
 
 

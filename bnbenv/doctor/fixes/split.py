@@ -83,19 +83,30 @@ def with_extras(dists: Iterable[Dist], requires: Mapping[str, Iterable[str]]) ->
     ``requires`` are the lines of each one's metadata, by its name.
     """
     lines = {name: [one for line in some if (one := _requirement(line))] for name, some in requires.items()}
-    extras: dict[str, set[str]] = {}
-    for one in (requirement for some in lines.values() for requirement in some):
-        extras.setdefault(canonicalize_name(one.name), set()).update(one.extras)
+    extras: dict[str, set[str]] = {name: set() for name in lines}
+    waiting = [(name, "") for name in lines]
+    while waiting:  # an extra may ask for others, also of its own package: transformers[all]
+        name, extra = waiting.pop()
+        for one in (one for one in lines[name] if _asks(one, extra)):
+            needed = canonicalize_name(one.name)
+            fresh = one.extras - extras[needed] if needed in extras else set()
+            if fresh:
+                extras[needed] |= fresh
+                waiting += [(needed, some) for some in fresh]
     found = []
     for dist in dists:
-        more = {
-            canonicalize_name(one.name)
-            for one in lines.get(dist.name, ())
-            for extra in extras.get(dist.name, ())
-            if one.marker is not None and "extra" in str(one.marker) and one.marker.evaluate({"extra": extra})
-        }
-        found.append(replace(dist, requires=(*dist.requires, *sorted(more - set(dist.requires)))))
+        asked = [one for one in lines.get(dist.name, ()) for extra in extras.get(dist.name, ()) if _asks(one, extra)]
+        more = {canonicalize_name(one.name) for one in asked} - {dist.name, *dist.requires}
+        found.append(replace(dist, requires=(*dist.requires, *sorted(more))))
     return tuple(found)
+
+
+def _asks(requirement: Requirement, extra: str) -> bool:
+    """Whether a line is one of an extra; with none, of the package itself."""
+    marker = str(requirement.marker) if requirement.marker is not None else ""
+    if "extra" not in marker or requirement.marker is None:
+        return not extra
+    return bool(extra) and requirement.marker.evaluate({"extra": extra})
 
 
 def _requirement(line: str) -> Requirement | None:

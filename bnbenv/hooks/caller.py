@@ -40,7 +40,7 @@ def caller_of(place: Place, environ: Mapping[str, str], runner: Runner) -> Calle
     variables = {"BNBENV_SYSROOT": str(place.root)} if environ.get("BNBENV_SYSROOT") else {}
     if place.user and environ.get("BNBENV_HOME"):
         variables["BNBENV_HOME"] = str(expand(environ["BNBENV_HOME"]).absolute())
-    return Caller(command, variables, bnbenv.__version__)
+    return Caller(command, variables, bnbenv.__version__, str(Path(bnbenv.__file__)))
 
 
 def check_safe(place: Place, caller: Caller, owners: Iterable[int]) -> None:

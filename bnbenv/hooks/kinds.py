@@ -40,11 +40,15 @@ class OwnFile(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """How hooks call bnbenv: the words, and the variables that have to be set. ``version`` is bnbenv's."""
+    """How hooks call bnbenv: the words, and the variables that have to be set. ``version`` is bnbenv's.
+
+    ``package`` is a file that is there as long as bnbenv is.
+    """
 
     command: tuple[str, ...]
     variables: Mapping[str, str]
     version: str
+    package: str
 
 
 def files_of(
@@ -80,7 +84,7 @@ def _user(place: Place) -> str:
 
 def _base(place: Place, caller: Caller) -> list[OwnFile]:
     line = mark(BASE, place, caller)
-    hook = hook_script(line, caller.command, caller.variables, place.user)
+    hook = hook_script(line, caller.command, caller.package, caller.variables, place.user)
     tell = tell_script(line, place.boxes, place.hook_script if place.user else None)
     return [OwnFile(place.hook_script, hook), OwnFile(place.tell_script, tell)]
 
@@ -209,6 +213,7 @@ def _sync_unit(place: Place, caller: Caller) -> str:
 [Unit]
 Description=bnbenv: bring the environments{who} in line with this machine
 ConditionFileIsExecutable={caller.command[0].replace("%", "%%")}
+ConditionPathExists={caller.package.replace("%", "%%")}
 {head}
 [Service]
 Type=simple

@@ -100,7 +100,8 @@ def write_down(
     fresh = [str(file.path) for file in plan.files if file.block and not file.path.exists()]
     made = dict.fromkeys((*(started.made if started else ()), *fresh))
     all_folders = tuple(sorted({*(started.folders if started else ()), *folders}))
-    manifest = Manifest(caller.version, caller.command, caller.variables, both, all_folders, tuple(made))
+    how = (caller.version, caller.package, caller.command, caller.variables)
+    manifest = Manifest(*how, both, all_folders, tuple(made))
     write_manifest(place, manifest)
 
 

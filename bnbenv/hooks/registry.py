@@ -34,6 +34,7 @@ class Manifest(NamedTuple):
     """
 
     version: str
+    package: str
     command: tuple[str, ...]
     variables: Mapping[str, str]
     kinds: Mapping[str, Mapping[str, str]]
@@ -91,6 +92,7 @@ def read_manifest(place: Place) -> Manifest | None:
     try:
         return Manifest(
             str(data["version"]),
+            str(data["package"]),
             tuple(map(str, data["command"])),
             {str(name): str(value) for name, value in data["variables"].items()},
             {str(kind): {str(p): str(d) for p, d in files.items()} for kind, files in data["kinds"].items()},

@@ -17,7 +17,7 @@ _HOOK = """\
 # Package managers call it after their work: hook.sh NAME. It ends at once and well, whatever is
 # broken, and prints nothing. bnbenv looks in the background, for {limit} seconds at most, whether the
 # NVIDIA driver is another one.
-[ -x {python} ] || exit 0
+[ -x {python} ] && [ -e {package} ] || exit 0
 (
     cd / || exit 0
     # Whoever reads what a package manager prints shall not wait for this.
@@ -68,13 +68,14 @@ fi
 """
 
 
-def hook_script(mark: str, command: tuple[str, ...], variables: Mapping[str, str], user: bool) -> str:
-    """What package managers call. ``variables`` are set for bnbenv."""
+def hook_script(mark: str, command: tuple[str, ...], package: str, variables: Mapping[str, str], user: bool) -> str:
+    """What package managers call. ``variables`` are set for bnbenv, whose ``package`` has to be there."""
     lines = "".join(f"    {name}={shlex.quote(value)}; export {name}\n" for name, value in sorted(variables.items()))
     return _HOOK.format(
         mark=mark,
         limit=LIMIT,
         python=shlex.quote(command[0]),
+        package=shlex.quote(package),
         command=shlex.join(command),
         variables=lines,
         user="--user " if user else "",

@@ -40,7 +40,7 @@ def standing(place: Place) -> Standing | None:
     if manifest is None:
         return None
     projects = read_projects(place)
-    caller = Caller(manifest.command, manifest.variables, bnbenv.__version__)
+    caller = Caller(manifest.command, manifest.variables, bnbenv.__version__, manifest.package)
     kinds = [kind for kind in KINDS if kind in manifest.kinds]
     plan = plan_files(place, caller, kinds, projects, manifest)
     wrote = {path: digest for files in manifest.kinds.values() for path, digest in files.items()}
@@ -51,7 +51,7 @@ def standing(place: Place) -> Standing | None:
             if file.path not in listed and os.path.lexists(file.path):
                 files.append((kind, file.path, "older"))
     rows = [(one, read_results(place.box(one.uid)).get(one.path)) for one in projects]
-    works = os.access(manifest.command[0], os.X_OK)
+    works = os.access(manifest.command[0], os.X_OK) and os.path.exists(manifest.package)  # noqa: PTH110
     sysroot = Sysroot(place.root)
     boot, noted = boot_id(sysroot), read_noted(place.noted)
     message = tell.waiting(place.box(place.uid), boot)

@@ -66,7 +66,7 @@ def uninstall(
 
 def _files(kind: str, place: Place, known: Manifest | None, projects: Iterable[Registered]) -> list[OwnFile]:
     """The files of a kind that may be there: those that would be written, and those that once were."""
-    caller, uids = Caller((sys.executable,), {}, ""), [one.uid for one in projects]
+    caller, uids = Caller((sys.executable,), {}, "", ""), [one.uid for one in projects]
     files = {file.path: file for file in recorded(kind, known)}
     files |= {file.path: file for file in files_of(kind, place, caller, uids, shells(place, known))}
     return list(files.values())
@@ -80,7 +80,7 @@ def _ours(files: Iterable[OwnFile]) -> list[OwnFile]:
 def _keep(place: Place, known: Manifest, keep: Iterable[str], left: tuple[Registered, ...]) -> list[Done]:
     """Go on with these kinds and projects."""
     write_projects(place, left)
-    plan = plan_files(place, Caller(known.command, known.variables, known.version), keep, left, known)
+    plan = plan_files(place, Caller(known.command, known.variables, known.version, known.package), keep, left, known)
     gone = take_stale(plan, known)
     kinds = {kind: files for kind, files in known.kinds.items() if kind in plan.kinds}
     stale = {str(path) for _, path, _ in gone}

@@ -201,7 +201,7 @@ def test_the_script_ends_at_once_and_does_nothing_without_bnbenv(
     text = script.read_text().replace(sys.executable, str(slow)).replace("timeout -k 5 60", "timeout -k 1 1")
     script.write_text(text)
     assert subprocess.run(["sh", script, "apt"], timeout=5, check=False, capture_output=True).returncode == 0
-    slow.unlink()
+    slow.unlink()  # bnbenv is gone
     assert subprocess.run(["sh", script, "apt"], timeout=5, check=False, capture_output=True).stderr == b""
 
 

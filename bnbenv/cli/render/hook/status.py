@@ -25,7 +25,7 @@ def _place(place: dict[str, Any]) -> list[str]:
         count = len(place["files"])
         lines += wrap(f"all {count} files are as they were written", "  ")
     if not place["works"]:
-        lines += wrap(f"problem: they call {place['command'][0]}, which is gone", "  ")
+        lines += wrap(f"problem: they call {place['command'][0]}, and that, or the bnbenv in it, is gone", "  ")
     for row in place["projects"]:
         lines += wrap(_project(row), "  ")
     lines += _noted(place["noted"]) if place["noted"] else []

@@ -9,10 +9,18 @@ code for every selected GPU, to be for the CUDA major of torch, and to find in t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from bnbenv.facts.model import Gpu
-from bnbenv.matrix.drivers import at_least
-from bnbenv.matrix.model import Matrix, NativeLibrary, PackageAdvisory, PackageFile, TorchBuild
+from bnbenv.matrix.drivers import at_least, number
+from bnbenv.matrix.model import (
+    BitsandbytesWheel,
+    Matrix,
+    NativeLibrary,
+    PackageAdvisory,
+    PackageFile,
+    TorchBuild,
+)
 from bnbenv.solve.coverage import ptx_for, sass_for
 from bnbenv.solve.model import Choice, Cover, EvidenceLine, PackageChoice
 from bnbenv.solve.package_sets import EXTRA, KERNELS, PackageSet, wish_of
@@ -70,6 +78,11 @@ def _files_fail(situation: Situation, files: tuple[PackageFile, ...], fails: Fai
     if not libraries or situation.backend == "cpu":
         return
     jetson_fails(situation, fails)
+    libc = situation.facts.platform.libc
+    needs = max((one.glibc for one in first.libraries if one.glibc), key=number, default=None)
+    if needs and libc is not None and libc.name == "glibc" and not at_least(libc.version, needs):
+        because = f"the kernels of {what} need GLIBC_{needs}; this host has {libc.version}"
+        fails["library-libc"] = Reason(because, first.filename)
     for gpu in situation.gpus:
         if _code(situation, first, gpu) is None:
             _no_code(situation, first, gpu, fails)
@@ -117,12 +130,28 @@ def offered_of(situation: Situation, files: Iterable[PackageFile]) -> tuple[Pack
     return every if offered is None else tuple(file for file in every if file.filename in offered) or every
 
 
-def set_pythons(situation: Situation, one: PackageSet) -> tuple[PythonOption, ...]:
-    """The interpreters that every package of a candidate has a file for."""
-    parts = [files for files in (one.main, one.kernels) if files]
-    return tuple(
-        python for python in situation.pythons if all(file_for(situation, files, python) is not None for files in parts)
-    )
+def set_pythons(situation: Situation, one: PackageSet) -> frozenset[str]:
+    """The minors of the interpreters that every package of a candidate has a file for."""
+    if id(one) not in situation.minors:
+        parts = [files for files in (one.main, one.kernels) if files]
+        situation.minors[id(one)] = frozenset(
+            python.minor
+            for python in situation.pythons
+            if all(file_for(situation, files, python) is not None for files in parts)
+        )
+    return situation.minors[id(one)]
+
+
+def beside(situation: Situation, one: BitsandbytesWheel, builds: list[TorchBuild]) -> list[TorchBuild]:
+    """The torch builds of the series that the kernels of a candidate load beside; all of them where it has none."""
+    if not isinstance(one, PackageSet) or situation.backend == "cpu":
+        return builds
+    known = [file.torch_releases for part in (one.main, one.kernels) for file in part[:1] if _gpu_code(file)]
+    allowed = [frozenset(releases) for releases in known if releases is not None]
+    if not allowed:
+        return builds
+    fit = frozenset.intersection(*allowed)
+    return [build for build in builds if series(build.version) in fit]
 
 
 def _no_python(situation: Situation, one: PackageSet) -> str:
@@ -142,13 +171,15 @@ def pair_set(situation: Situation, matrix: Matrix, build: TorchBuild, one: Packa
         if about and advisory.torch and _system(advisory, situation):
             because = f"{advisory.summary} {advisory.remedy}"
             fails[f"package-advisory:{advisory.id}"] = Reason(because, advisory.reference)
-    suited = {option.minor for option in set_pythons(situation, one)}
+    suited = set_pythons(situation, one)
     python = next((option for option in torch_pythons(situation, build) if option.minor in suited), None)
     if python is None:
         fails["python"] = Reason(f"no Python fits both {label(build)} and {one.title}", one.filename)
-    codes = [_code_of(situation, one, gpu) for gpu in situation.gpus]
+    if id(one) not in situation.memo:
+        situation.memo[id(one)] = (tuple(_code_of(situation, one, gpu) for gpu in situation.gpus), {})
+    codes, _ = situation.memo[id(one)]
     covers = tuple(
-        Cover(gpu.index, gpu.arch, torch_code(gpu, build), kernels=code)
+        Cover(gpu.index, gpu.arch, torch_code(gpu, build), kernels=code or "")
         for gpu, code in zip(situation.gpus, codes, strict=True)
     )
     return Pairing(build, one, None, None, python, covers, fails)
@@ -161,7 +192,7 @@ def _code_of(situation: Situation, one: PackageSet, gpu: Gpu) -> str:
 
 
 def _with_torch(situation: Situation, build: TorchBuild, file: PackageFile, fails: Fails) -> None:
-    """What a package asks of torch, and its kernels of torch's binaries and of the host."""
+    """What a package asks of torch, and its kernels of torch's binaries."""
     what = f"{file.name} {file.version}"
     spec = requirement_on("torch", file.requires_dist)
     if spec and not admits(spec, build.version, pre=build.source == "existing"):
@@ -170,26 +201,18 @@ def _with_torch(situation: Situation, build: TorchBuild, file: PackageFile, fail
     if situation.backend == "cpu" or not _gpu_code(file):
         return
     known = file.torch_releases
-    if known is not None and series(build) not in known:
+    if known is not None and series(build.version) not in known:
         because = f"the kernels of {what} load beside torch {' '.join(known)} only, which {build.version} is not"
         fails["kernels-torch"] = Reason(because, file.filename)
     elif build.cuda and file.cuda and build.cuda.split(".")[0] != file.cuda:
         because = f"the kernels of {what} are for CUDA {file.cuda}, and {label(build)} is not"
         fails["kernels-cuda"] = Reason(because, file.filename)
-    libc = situation.facts.platform.libc
-    needs = max((one.glibc for one in file.libraries if one.glibc), key=_dotted, default=None)
-    if needs and libc is not None and libc.name == "glibc" and not at_least(libc.version, needs):
-        because = f"the kernels of {what} need GLIBC_{needs}; this host has {libc.version}"
-        fails["library-libc"] = Reason(because, file.filename)
 
 
-def _dotted(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".") if part.isdigit())
-
-
-def series(build: TorchBuild) -> str:
-    """``2.6`` of torch 2.6.0+cu124."""
-    version = public(build.version)
+@lru_cache(maxsize=1024)
+def series(text: str) -> str:
+    """``2.6`` of 2.6.0+cu124."""
+    version = public(text)
     return f"{version.major}.{version.minor}"
 
 

@@ -10,7 +10,7 @@ from bnbenv.facts.model import HostFacts
 from bnbenv.matrix.drivers import number
 from bnbenv.matrix.model import LEVELS, BitsandbytesWheel, Matrix, TorchBuild
 from bnbenv.solve.builds import paired, release_fails, source_releases
-from bnbenv.solve.families import set_fails
+from bnbenv.solve.families import beside, set_fails
 from bnbenv.solve.model import KEEP, Availability, Current, Request
 from bnbenv.solve.package_sets import PackageSet, package_sets, wish_of
 from bnbenv.solve.pairs import Pairing, library_cuda, with_any_torch
@@ -105,7 +105,7 @@ def best_of(judged: Judged) -> Pairing | None:
         found: dict[tuple[bool, bool, Key], Pairing] = {}
         alike = [build for build in builds if kind_of(situation, build) == kind]
         for wheel in _usable(judged):
-            for build in alike:
+            for build in beside(situation, wheel, alike):
                 for pairing in sorted(paired(situation, judged.matrix, build, wheel), key=override_distance):
                     if not pairing.fails:
                         distance = _distance(situation.request, pairing)

@@ -234,7 +234,7 @@ def _alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:
             frozenset(fails),
             tuple(admits(spec, build.version, pre=True) for spec in torch),
             build.triton and tuple(admits(spec, build.triton, pre=True) for spec in triton),
-            *(() if judged.situation.request.family == "bitsandbytes" else (series(build),)),
+            *(() if judged.situation.request.family == "bitsandbytes" else (series(build.version),)),
         )
         rows.append((build, fails, kinds.setdefault(kind, len(kinds))))
     return rows

@@ -56,7 +56,10 @@ class Situation:
     drivers: dict[str, CudaDriver]
     archs: dict[str, GpuArch]
     fails: Fails  # what stands against every candidate
-    memo: dict[int, tuple[tuple[str | None, ...], Fails]] = field(default_factory=dict)  # by the library's identity
+    memo: dict[int, tuple[tuple[str | None, ...], Fails]] = field(
+        default_factory=dict
+    )  # by the identity of a library or a set
+    minors: dict[int, frozenset[str]] = field(default_factory=dict)  # of Python, by the identity of a set of packages
 
     @property
     def windows_driver(self) -> bool:

@@ -24,6 +24,9 @@ TABLES = (
     load.SOURCES,
     load.TOOLKITS,
     load.FAMILIES,
+    load.SOURCE_RELEASES,
+    load.PACKAGES,
+    load.PACKAGE_ADVISORIES,
 )
 
 
@@ -114,6 +117,8 @@ def test_a_table_that_is_cut_off_is_named(data: Path, name: str) -> None:
         (load.LOADERS, 'rule = "libcudart"', 'rule = "guess"', "loader[0].rule"),
         (load.ADVISORIES, "remedy = ", "remedies = ", "advisory[0].remedies"),
         (load.FAMILIES, "why = ", "reason = ", "family[0].reason"),
+        (load.PACKAGES, '"kind":"sdist"', '"kind":"egg"', "rows[0].kind"),
+        (load.PACKAGE_ADVISORIES, "remedy = ", "remedies = ", "advisory[0].remedies"),
         (load.SOURCES, "url", "address", "pytorch_index.address"),
         (load.BITSANDBYTES, '"size":', '"size":"big","was":', "rows[0].size"),
         (load.TORCH, "bnbenv.matrix.torch/1", "bnbenv.matrix.torch/2", "schema"),

@@ -74,6 +74,8 @@ def nvml_stub(_nvml_libraries: dict[str, Path], tmp_path_factory: pytest.TempPat
     return NvmlStub(_nvml_libraries, tmp_path_factory.mktemp("nvml"))
 
 
+FAMILIES = "families"  # the folder of the project with several families
+
 QUANTIZE = """\
 import bitsandbytes.functional as F, torch
 torch.manual_seed(0)
@@ -236,8 +238,7 @@ def synced(tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str
 
     All test workers share it. Skips where no CPU build of torch can be had.
     """
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    base = _shared(tmp_path_factory)
     root, outcome = base / "synced", base / "synced.json"
     with FileLock(base / "synced.lock"):
         if not outcome.exists():
@@ -247,6 +248,12 @@ def synced(tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str
     if "missing" in found:
         pytest.skip(found["missing"])
     return Synced(root, {name: Ended(**ended) for name, ended in found.items()})
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all test workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def _first_sync(project: Project) -> dict[str, Any]:
@@ -262,15 +269,20 @@ def _first_sync(project: Project) -> dict[str, Any]:
     return {name: vars(ended) for name, ended in first.items()}
 
 
-@contextlib.contextmanager
-def _copied(source: Path, target: Path) -> Iterator[Path]:
-    """A copy of a project; packages are hard links. It is deleted in the end: a test run keeps its folders."""
+def _copy(source: Path, target: Path) -> None:
+    """Copy a project; packages are hard links."""
 
     def copy(one: str, other: str) -> None:
         packages = f"{os.sep}lib{os.sep}" in one
         os.link(one, other) if packages else shutil.copy2(one, other)
 
     shutil.copytree(source, target, symlinks=True, copy_function=copy)
+
+
+@contextlib.contextmanager
+def _copied(source: Path, target: Path) -> Iterator[Path]:
+    """Such a copy, which is deleted in the end: a test run keeps its folders."""
+    _copy(source, target)
     try:
         yield target
     finally:
@@ -319,22 +331,30 @@ def empty(tool_environ: dict[str, str], tmp_path: Path) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="session")
-def families(
-    synced: Synced, tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str]
-) -> Iterator[Synced]:
+def families(synced: Synced, tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str]) -> Synced:
     """A project with an environment of each family, with the real packages: bitsandbytes, gptq, and awq, whose kernels
     have not run (that would take 15 s more).
 
-    ``first`` holds how ``bnbenv add`` ended for each. Tests that use it are of the xdist group ``families``, so that it
-    is made once; they leave it as it is.
+    ``first`` holds how ``bnbenv add`` ended for each. All test workers share it; tests leave it as it is.
     """
-    root = tmp_path_factory.mktemp("families") / "project"
-    first = {}
-    with _copied(synced.root, root):
-        for words in (("gptq",), ("awq", "--no-verify")):
-            ended = first[words[0]] = Project(root, tool_environ)("add", *words, "--json")
-            assert ended.code == 0, ended.stderr
-        yield Synced(root, first)
+    base = _shared(tmp_path_factory)
+    root, outcome = base / FAMILIES, base / "families.json"
+    with FileLock(base / "families.lock"):
+        if not outcome.exists():
+            _copy(synced.root, root)
+            first = {}
+            for words in (("gptq",), ("awq", "--no-verify")):
+                ended = first[words[0]] = Project(root, tool_environ)("add", *words, "--json")
+                assert ended.code == 0, ended.stderr
+            outcome.write_text(json.dumps({name: vars(ended) for name, ended in first.items()}))
+    return Synced(root, {name: Ended(**ended) for name, ended in json.loads(outcome.read_text()).items()})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A test run keeps its folders; this one is large."""
+    factory = getattr(session.config, "_tmp_path_factory", None)
+    if factory is not None and "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(factory.getbasetemp() / FAMILIES, ignore_errors=True)
 
 
 @pytest.fixture

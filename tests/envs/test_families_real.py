@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("families")]  # one project for all
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("families")]  # which one worker has made
 
 IMPORTS = {"gptq": "gptqmodel", "awq": "awq", "bnb": "bitsandbytes"}
 
@@ -62,10 +62,10 @@ def test_they_take_little_more_of_the_disk_than_the_largest(families_project: An
 def test_what_is_changed_behind_a_lock_of_a_family_is_named_and_put_right(families_copy: Any) -> None:
     project = families_copy
     project.done("guard", "on", "--env", "awq")
-    project.replace(".venv-awq/lib/python*/site-packages/awq/__init__.py", lambda text: text + b"\n# changed\n")
+    project.replace(".venv-awq/lib/python*/site-packages/awq/__init__.py", lambda text: b"raise SystemExit\n")
     assert project.drift()["files-changed"] == "changed behind bnbenv's back: awq/__init__.py"
     said = project("run", "--env", "awq", "--", "python", "-c", "import awq").stderr
-    assert "environment awq was changed behind pylock.awq.toml: awq/__init__.py had" in said
+    assert "environment awq was changed behind pylock.awq.toml: awq/__init__.py had" in said, said
     (done,) = (row for row in project.done("sync", "--no-verify")["generations"] if row["changed"])
     assert (done["env"], done["generation"]) == ("awq", 2)
     assert set(project.drift()) == {"unverified"}

@@ -198,6 +198,7 @@ def test_a_real_mixed_environment_becomes_two_that_hold_together_what_it_held(pr
     back = project("doctor", "--undo", "--json", BNBENV_HOME=str(tmp_path / "user"))
     assert back.code == 0, back.stderr
     assert config.read_bytes() == before
+    shutil.rmtree(mixed)
 
 
 def linked(source: str, target: str) -> None:

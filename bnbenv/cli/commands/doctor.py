@@ -35,7 +35,8 @@ output of python -m bitsandbytes or of a build, of any version.
 
 --fix carries out what it can: for an environment of bnbenv's own in a new
 generation, for anything else only with --yes, and after recording what is
-there; --undo puts that back."""
+there; --undo puts that back. An environment that mixes the families of
+quantization packages stays as it is: each gets one of its own in this project."""
 EXAMPLE = "bnbenv doctor ~/venvs/train --log train.log"
 EXITS = (
     "0 nothing was found, 1 the fix failed, 2 no such environment, or a text that cannot be read, 3 something was "

@@ -157,6 +157,6 @@ def treatment(patient: Patient) -> Treatment | None:
     count = {2: "two", 3: "three"}.get(len(chosen.shares), str(len(chosen.shares)))
     summary = f"Split it into {count} environments of this project. This one stays as it is."
     steps = [f"Environment {share.env} gets {title(share)}." for share in chosen.shares]
-    steps += [f"Neither gets {name}, since {why}." for name, why in sorted(chosen.left.items())]
+    steps += [f"None of them gets {name}, since {why}." for name, why in sorted(chosen.left.items())]
     command = shell("bnbenv", "doctor", target.prefix or target.python or "PATH", "--fix")
     return done_by(patient, (action,), summary, command, steps)

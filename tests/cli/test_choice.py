@@ -106,7 +106,8 @@ def test_evidence_in_short_keeps_what_identifies_it() -> None:
         for n, name in enumerate(about)
     ]
     evidence[0]["date"] = "2026-11-21"
-    short, whole = rests_on(evidence), rests_on(evidence, everything=True)
+    found = solution(evidence=evidence)
+    short, whole = rests_on(found), rests_on(found, everything=True)
     assert "  measured 2026-11-21: torch 2.15.0" in short
     assert "    from x.whl sha256:0123456789ab..." in short
     joined = " ".join(" ".join(short).split())

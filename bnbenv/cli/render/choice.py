@@ -25,7 +25,7 @@ def details(solution: dict[str, Any]) -> list[str]:
     lines = wrap(f"torch is from {_origin(choice['torch'])}", "  ")
     if choice["bitsandbytes"]:
         lines += wrap(f"bitsandbytes {_made(solution)}loads {choice['bitsandbytes']['library']}", "  ")
-    for package in choice["packages"]:
+    for package in choice.get("packages", []):
         what = "a source archive, which uv makes a wheel of" if package["source"] == "sdist" else "a published wheel"
         lines += wrap(f"{package['name']} is {what}", "  ")
     for name, value in choice["environment"].items():
@@ -55,7 +55,7 @@ def covered(solution: dict[str, Any]) -> list[str]:
     alike: dict[tuple[str, str, str, str], list[int]] = {}
     for cover in solution["covers"]:
         what = "bitsandbytes" if cover["bitsandbytes"] else "the kernels"
-        code = cover["bitsandbytes"] or cover["kernels"]
+        code = cover["bitsandbytes"] or cover.get("kernels", "")
         alike.setdefault((cover["arch"], cover["torch"], what, code), []).append(cover["gpu"])
     lines = []
     for (arch, torch, what, code), gpus in alike.items():
@@ -76,7 +76,7 @@ def why(solution: dict[str, Any], prefer: str | None, asked: bool = True) -> lis
     """
     choice = solution["choice"]
     torch, wheel = choice["torch"]["version"], choice["bitsandbytes"]
-    named = [{"name": "bitsandbytes", **wheel}] if wheel else choice["packages"]
+    named = [{"name": "bitsandbytes", **wheel}] if wheel else choice.get("packages", [])
     own = ", ".join(f"{one['name']} {one['version']}" for one in named)
     reasons = [_code_reason(solution)]
     if wheel and wheel["source"] == "wheel":
@@ -135,8 +135,11 @@ def rests_on(solution: dict[str, Any], everything: bool = False) -> list[str]:
 
 
 def _packages(solution: dict[str, Any]) -> int:
-    """How many lines of evidence are about packages: they stand first, torch and those that were decided on."""
-    return 1 + bool(solution["choice"]["bitsandbytes"]) + len(solution["choice"]["packages"])
+    """How many lines of evidence are about packages: they stand first, torch and those that were decided on.
+
+    What an earlier release recorded has no list of packages.
+    """
+    return 1 + bool(solution["choice"]["bitsandbytes"]) + len(solution["choice"].get("packages", []))
 
 
 def in_short(solution: dict[str, Any], more: str) -> list[str]:
@@ -172,11 +175,11 @@ def _code_reason(solution: dict[str, Any]) -> str:
         if solution["choice"]["torch"]["cuda"]:
             return "it is for the CPU, with a CUDA build of torch: no CPU build can be had here"
         return "it is for the CPU, and a CPU build of torch has all that is needed"
-    codes = [cover["torch"] + cover["bitsandbytes"] + cover["kernels"] for cover in covers]
+    codes = [cover["torch"] + cover["bitsandbytes"] + cover.get("kernels", "") for cover in covers]
     by_ptx = [cover["gpu"] for cover, code in zip(covers, codes, strict=True) if "ptx" in code]
     if not by_ptx:
         other = "bitsandbytes" if solution["choice"]["bitsandbytes"] else "its kernels"
-        both = any(cover["bitsandbytes"] or cover["kernels"] for cover in covers)
+        both = any(cover["bitsandbytes"] or cover.get("kernels", "") for cover in covers)
         return f"every GPU has native code in torch{f' and in {other}' if both else ''}"
     return f"nothing published that fits has native code for GPU {_numbers(by_ptx)}, so the driver compiles PTX"
 

@@ -40,7 +40,8 @@ def describe(choice: dict[str, Any]) -> str:
     torch = choice["torch"]
     cuda = f"CUDA {torch['cuda']}" if torch["cuda"] else "CPU"
     wheel = choice["bitsandbytes"]
-    named = [*([{"name": "bitsandbytes", **wheel}] if wheel else []), *choice["packages"]]
+    # What an earlier release recorded has no list of packages.
+    named = [*([{"name": "bitsandbytes", **wheel}] if wheel else []), *choice.get("packages", [])]
     own = "".join(f"{one['name']} {one['version']}, " for one in named)
     return f"{own}torch {torch['version']} ({cuda}), Python {choice['python']}"
 

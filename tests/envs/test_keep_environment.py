@@ -140,15 +140,18 @@ def test_what_torch_requires_is_not_hidden(empty: Any, base: Path) -> None:
 
 
 def test_a_cluster_modules_folder(empty: Any, tmp_path: Path) -> None:
-    """In PYTHONPATH: whether the module has to be loaded is tried; another bitsandbytes in there is refused."""
-    folder = tmp_path / "apps" / "torch" / SITE
-    lay(folder, "torch", "2.9.1")
-    lay(folder, "numpy", "2.1.0")
+    """In PYTHONPATH: whether the module has to be loaded is tried; another bitsandbytes in there is refused. torch and
+    its numpy are two modules; what bnbenv needs itself it takes of neither, and people's own code is left out."""
+    folder, beside, code = (tmp_path / "apps" / name / SITE for name in ("torch", "bundle", "code"))
+    lay(folder, "torch", "2.9.1", "numpy")
+    lay(beside, "numpy", "2.1.0")
+    (beside / "filelock.py").write_text("raise ImportError('of another Python')")
+    code.mkdir(parents=True)
     lay(folder, "bitsandbytes", "0.40.0")
     needed = "import os\nif 'apps' not in os.environ.get('LD_LIBRARY_PATH', ''):\n    raise ImportError('libfoo.so')\n"
     (folder / "torch" / "__init__.py").write_text(needed)
     (empty.root / "bnbenv.toml").write_text(KEEP)
-    loaded = {"PYTHONPATH": str(folder), "LD_LIBRARY_PATH": "/apps"}
+    loaded = {"PYTHONPATH": os.pathsep.join(map(str, (code, folder, beside))), "LD_LIBRARY_PATH": "/apps"}
     refused = empty("sync", "--no-verify", "--json", **loaded)
     assert (refused.code, refused.document["error"]["code"]) == (1, "hidden-package"), refused
     assert "bitsandbytes 0.40.0 and not" in refused.document["error"]["message"]
@@ -156,7 +159,11 @@ def test_a_cluster_modules_folder(empty: Any, tmp_path: Path) -> None:
     notes = synced(empty, **loaded)["notes"]
     (note,) = [note for note in notes if "folder of PYTHONPATH" in note]
     assert note.endswith("(ImportError: libfoo.so): load the module in each shell first")
-    assert list(empty.drift()) == ["unverified"]  # without the module's variables
+    assert 'name = "numpy"' not in (empty.root / "pylock.bnb.toml").read_text()
+    assert str(code) not in (empty.root / ".venv-bnb" / SITE / "zzz-bnbenv-base.pth").read_text()
+    for variables in ({}, loaded):  # without the module's variables, and with them
+        assert list(empty.drift(**variables)) == ["unverified"]
+    assert empty.done("lock")["locks"][0]["changed"] is False
     assert empty.python("import numpy, torch; print(numpy.VERSION)", LD_LIBRARY_PATH="/apps") == "2.1.0"
     (folder / "torch" / "__init__.py").write_text("")
     again = empty.done("sync", "--no-verify", "--fresh")["generations"][0]["notes"]

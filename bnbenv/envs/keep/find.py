@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from bnbenv.envs.keep.model import Base
 from bnbenv.envs.keep.observe import observe_base
 from bnbenv.envs.project import Project, env_python
 from bnbenv.facts.model import HostFacts
-from bnbenv.paths import write_atomically
+from bnbenv.paths import expand, write_atomically
 from bnbenv.process import Command, Runner
 from bnbenv.progress import during
 from bnbenv.solve.model import KEEP, Availability, Existing
@@ -29,17 +30,18 @@ if TYPE_CHECKING:
     from bnbenv.envs.record import Record
     from bnbenv.envs.resolve import Setting
 
-# Asked of the base's own interpreter: which folders of packages it shows, and that one first if it does not.
+# Asked of the base's own interpreter: which folders of packages it shows, and those that it does not before them.
 _ASK = """\
 import json, os, site, sys
-folder, library = sys.argv[1], os.path.dirname(os.__file__)
+library = os.path.dirname(os.__file__)
 def shown(path):
     return [one for one in path if one != library and os.path.basename(one) != "lib-dynload" and one[-4:] != ".zip"]
 own = shown(sys.path)
-if os.path.realpath(folder) not in map(os.path.realpath, own):
-    before = len(sys.path)
-    site.addsitedir(folder)
-    own = sys.path[before:] + own
+before = len(sys.path)
+for folder in sys.argv[1:]:
+    if os.path.realpath(folder) not in map(os.path.realpath, sys.path):
+        site.addsitedir(folder)
+own = sys.path[before:] + own
 print(json.dumps({
     "version": "%d.%d.%d" % sys.version_info[:3], "folders": own, "system": sys.base_prefix in site.PREFIXES
 }))
@@ -52,6 +54,7 @@ class _Remembered(msgspec.Struct, frozen=True):
     site: str
     python: str
     where: str
+    folders: tuple[str, ...] = ()
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -178,7 +181,11 @@ def find_kept(
     for looked_in in (elsewhere, before) if anew else (before, elsewhere):
         found, place, said = first_torch(looked_in, facts)
         if place is not None:
-            return _kept(found, place, said, environ, facts, runner)
+            if place.called != "PYTHONPATH":
+                shown: Sequence[str] = (str(place.folder),)
+            else:  # a module has its numpy in another module's folder
+                shown = known.folders if known and looked_in is before else _modules(environ, place, project)
+            return _kept(found, place, said, environ, facts, runner, shown)
         why = said if looked_in is elsewhere else why
     if known is not None:
         module = ", for which a module may have to be loaded," if known.where == "PYTHONPATH" else ""
@@ -200,7 +207,7 @@ def remember(setting: Setting, env: str) -> None:
     """Note which torch a new lock is for. Raises OSError."""
     if setting.kept is not None and setting.kept.base is not None:
         base = setting.kept.base
-        note = msgspec.json.encode(_Remembered(base.site, base.python, base.where)).decode()
+        note = msgspec.json.encode(_Remembered(base.site, base.python, base.where, base.folders)).decode()
         write_atomically(_file(setting.project, env), note + "\n")
 
 
@@ -210,24 +217,41 @@ def _file(project: Project, env: str) -> Path:
 
 def _elsewhere(environ: Mapping[str, str], facts: HostFacts, runner: Runner, project: Project) -> Iterator[Place]:
     """Where torch may lie, but for this project's own environments: those are what is made, also when one is active."""
-    own = project.home.resolve()
     for place in places(environ, facts, runner, None):
         # The environment of an interpreter, whose bin/python leads elsewhere.
         prefix = [Path(place.interpreter).parent.parent] if place.interpreter else []
-        if not any(path.resolve().is_relative_to(own) for path in (place.folder, *prefix)):
+        if not any(_is_own(path, project) for path in (place.folder, *prefix)):
             yield place
 
 
+def _is_own(path: Path, project: Project) -> bool:
+    return path.resolve().is_relative_to(project.home.resolve())
+
+
+def _modules(environ: Mapping[str, str], place: Place, project: Project) -> list[str]:
+    """The folders of PYTHONPATH in which packages are installed, in its order; the others are people's own code."""
+    folders = [expand(one) for one in environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    installed = [one for one in folders if one == place.folder or any(one.glob("*.*-info"))]
+    return [str(one) for one in installed if not _is_own(one, project)]
+
+
 def _kept(
-    found: Existing | None, place: Place, why: str, environ: Mapping[str, str], facts: HostFacts, runner: Runner
+    found: Existing | None,
+    place: Place,
+    why: str,
+    environ: Mapping[str, str],
+    facts: HostFacts,
+    runner: Runner,
+    shown: Sequence[str],
 ) -> Kept:
-    """The torch of a place with what its own interpreter says of the folders beside it."""
+    """The torch of a place with what its own interpreter says of the folders beside it; ``shown`` are those that it
+    may not show by itself."""
     if found is None:
         return Kept(why=why)
     minor = ".".join(found.python.split(".")[:2])
     said = ""
     for python in [place.interpreter] if place.interpreter else _interpreters(minor, environ, facts):
-        answer, said = _asked(python, place.folder, runner)
+        answer, said = _asked(python, shown, runner)
         if answer is not None and answer.version.startswith(f"{minor}."):
             existing = msgspec.structs.replace(found, python=answer.version)
             folders = tuple(dict.fromkeys(answer.folders))
@@ -250,10 +274,10 @@ def _interpreters(minor: str, environ: Mapping[str, str], facts: HostFacts) -> I
     yield from (python.path for python in facts.pythons if python.version.startswith(f"{minor}."))
 
 
-def _asked(python: str, folder: Path, runner: Runner) -> tuple[_Answer | None, str]:
+def _asked(python: str, folders: Sequence[str], runner: Runner) -> tuple[_Answer | None, str]:
     """What an interpreter says, or why it says nothing. It writes no bytecode: the base belongs to somebody else."""
     try:
-        done = runner.run(Command((python, "-I", "-B", "-c", _ASK, str(folder)), timeout=LIMIT))
+        done = runner.run(Command((python, "-I", "-B", "-c", _ASK, *folders), timeout=LIMIT))
         if done.ok:
             return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=_Answer), ""
     except (OSError, msgspec.MsgspecError) as error:

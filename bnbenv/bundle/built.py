@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from platform import machine
 
 from packaging.utils import parse_wheel_filename
 
@@ -23,7 +21,9 @@ from bnbenv.envs.elsewhere import resolving_python
 from bnbenv.envs.lockfile import LockedFile, file_name
 from bnbenv.envs.resolve import uv_for
 from bnbenv.errors import Failed
+from bnbenv.facts.host import HostPort, read_platform
 from bnbenv.matrix.drivers import number
+from bnbenv.paths import Sysroot
 from bnbenv.progress import during
 
 _EPOCH = "315532800"  # 1980: a wheel's dates, so that the same source gives the same bytes
@@ -84,7 +84,10 @@ def _compiled(wheel: Path, name: str, package: str, group: Group, minor: str) ->
     platform = group.platform
     glibc, libraries = _needs(wheel)
     why = None
-    if (platform.os, platform.machine) != (sys.platform, machine()):
+    own = group.setting
+    sysroot = Sysroot.from_environment(own.environ)
+    here = read_platform(own.environ, sysroot, own.runner, HostPort.current())[0]
+    if (platform.os, platform.machine) != (here.os, here.machine):
         why = f"is not for {platform.os} on {platform.machine}"
     elif not parse_wheel_filename(wheel.name)[3] & set(tags_for(platform, minor)):
         why = f"is not for Python {minor}, which is not on this machine"

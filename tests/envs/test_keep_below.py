@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from bnbenv.envs.keep.below import Distribution, broken_by, held, read_below
-from bnbenv.envs.keep.observe import base_reasons, observe_base
+from bnbenv.envs.keep.observe import base_reasons, observe_base, versions_below
 from bnbenv.matrix.model import Evidence, TorchBuild
 
 LINUX = {"python_version": "3.11", "python_full_version": "3.11.7", "platform_system": "Linux"}
@@ -70,6 +70,14 @@ def test_what_a_newer_one_breaks() -> None:
     }
     assert broken_by({"old": "2.0"}, below, LINUX) == {"old": ["user"]}
     assert broken_by({"old": "2.0", "user": "2"}, below, LINUX) == {}  # that one is hidden too
+
+
+def test_versions_stand_in_the_names_of_folders_and_files(tmp_path: Path) -> None:
+    write(tmp_path / "torch-2.6.0+cu124.dist-info" / "METADATA")
+    write(tmp_path / "python_debian-0.1.49.egg-info", "Name: python-debian")
+    write(tmp_path / "Some.Thing-1.0-py3.11.egg-info" / "PKG-INFO")
+    found = versions_below([str(tmp_path)], str(tmp_path / "torch"))
+    assert found == {"torch": "2.6.0+cu124", "python-debian": "0.1.49", "some-thing": "1.0"}
 
 
 def test_changes_below_are_seen(tmp_path: Path) -> None:

@@ -61,13 +61,14 @@ def versions_below(folders: Iterable[str], torch: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in folders:
         try:
-            names = os.listdir(folder)
+            names = sorted(os.listdir(folder))
         except OSError:
             continue
         for entry in names:
-            if entry.endswith((".dist-info", ".egg-info")):
-                name, _, version = entry[: -len(".dist-info")].partition("-")
-                version = version.partition("-py")[0] if entry.endswith(".egg-info") else version
+            stem, _, kind = entry.rpartition(".")
+            if kind in ("dist-info", "egg-info"):
+                name, _, version = stem.partition("-")
+                version = version.partition("-py")[0] if kind == "egg-info" else version
                 found.setdefault(name.replace("_", "-").replace(".", "-").lower(), version)
     if "torch" not in found:
         said = _VERSION.search(_text(Path(torch) / "version.py"))

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 SUMMARY = """\
 Have an environment say itself, in one line on standard error when bitsandbytes
-is imported, that torch or bitsandbytes was changed behind its lock. It costs
-less than a millisecond at the start of Python, and nobody has to run bnbenv.
+(or gptqmodel, autoawq, what else it is for) is imported, that this or torch was
+changed behind its lock. It costs less than a millisecond at the start of
+Python, and nobody has to run bnbenv.
 
 It is a wish in bnbenv.toml (guard = true), so new generations have it too, and
 whoever shares that file. Off leaves no trace."""

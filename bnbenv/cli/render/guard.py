@@ -22,7 +22,7 @@ def render(document: dict[str, Any]) -> str:
 
 def _state(row: dict[str, Any]) -> str:
     if row["guard"] == "on":
-        return "the drift guard is on: an import of bitsandbytes says what was changed behind the lock"
+        return "the drift guard is on: an import of what it is for says what was changed behind the lock"
     if row["guard"] == "off":
         return "the drift guard is off"
     if row["wished"]:

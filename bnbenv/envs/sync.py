@@ -21,8 +21,9 @@ from bnbenv.envs.lockfile import Locked, agrees, known_wheels, measured, read_lo
 from bnbenv.envs.plan import EnvPlan, Step, describe, lock_problem, next_step, only_look_again
 from bnbenv.envs.project import site_packages
 from bnbenv.envs.record import digest, observe_files, observe_packages, same_stamp
-from bnbenv.envs.resolve import Setting, chosen_torch, decide, make_lock, survey
+from bnbenv.envs.resolve import Setting, chosen_torch, decide, make_lock
 from bnbenv.envs.stage import Job, Options
+from bnbenv.envs.survey import survey
 from bnbenv.envs.trust import check_files
 from bnbenv.errors import InputError, NoCombination
 from bnbenv.progress import during

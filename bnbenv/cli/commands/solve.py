@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.envs.resolve import survey, user_matrix, would_compile
+    from bnbenv.envs.resolve import user_matrix, would_compile
+    from bnbenv.envs.survey import survey
     from bnbenv.envs.wishes import EnvWish, Wishes
     from bnbenv.matrix.load import load_matrix
     from bnbenv.solve.ahead import driver_change

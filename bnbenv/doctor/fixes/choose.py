@@ -16,7 +16,8 @@ from bnbenv.doctor.fixes.model import Action, Chosen, Compile, Delete, DropSetti
 from bnbenv.doctor.fixes.prescribe import treat
 from bnbenv.doctor.fixes.settings_files import without
 from bnbenv.doctor.model import Cause, Examination, Said
-from bnbenv.envs.resolve import Setting, sources_for, survey
+from bnbenv.envs.resolve import Setting, sources_for
+from bnbenv.envs.survey import survey
 from bnbenv.envs.uv import Uv
 from bnbenv.envs.wishes import EnvWish, Wishes
 from bnbenv.errors import BnbenvError

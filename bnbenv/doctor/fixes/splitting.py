@@ -21,7 +21,8 @@ from bnbenv.doctor.model import Examination
 from bnbenv.envs.foreign import Dist, read_distributions
 from bnbenv.envs.lockfile import normalized
 from bnbenv.envs.project import Project
-from bnbenv.envs.resolve import Setting, decide, make_lock, survey
+from bnbenv.envs.resolve import Setting, decide, make_lock
+from bnbenv.envs.survey import survey
 from bnbenv.envs.wishes import EnvWish, Wishes, decode_wishes, edited, load_wishes
 from bnbenv.errors import BnbenvError, Failed, NoCombination
 from bnbenv.matrix.installed import parse_metadata

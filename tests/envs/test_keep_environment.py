@@ -131,11 +131,12 @@ def test_only_what_is_missing_comes_on_top(empty: Any, base: Path, tmp_path: Pat
     assert empty.generation() == 3
 
 
-def test_what_torch_requires_is_not_hidden(empty: Any, base: Path) -> None:
-    (empty.root / "bnbenv.toml").write_text(f'{KEEP}requirements = ["sympy>=1.14"]\n')
+@pytest.mark.parametrize(("asked", "stays"), [("sympy>=1.14", "sympy 1.13.1"), ("numpy>=2", "numpy 1.26.4")])
+def test_what_torch_requires_or_is_built_for_is_not_hidden(empty: Any, base: Path, asked: str, stays: str) -> None:
+    (empty.root / "bnbenv.toml").write_text(f'{KEEP}requirements = ["{asked}"]\n')
     ended = empty("sync", "--no-verify", "--json", VIRTUAL_ENV=str(base))
     assert ended.code == 4, ended
-    assert ended.document["error"]["message"].endswith("as it is: sympy 1.13.1")
+    assert ended.document["error"]["message"].endswith(f"as it is: {stays}")
     assert not (empty.root / ".venv-bnb").exists()
 
 

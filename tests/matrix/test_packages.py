@@ -72,6 +72,20 @@ def test_an_archive_that_is_none_is_said_to_be(data: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
+def test_what_lies_deeper_in_an_archive_is_not_its_own() -> None:
+    vendored = {"third_party/PKG_INFO": PKG_INFO.replace(b"3.8", b"3.99"), "third_party/setup_py": b"import torch"}
+    row = read(archive(PKG_INFO=PKG_INFO, setup_py=b"", **vendored))
+    assert row.requires_python == ">=3.8.0"
+    assert not row.build_needs_torch
+
+
+def test_an_archive_that_would_fill_the_memory_is_not_unpacked() -> None:
+    member = tarfile.TarInfo("autoawq-0.2.9/PKG-INFO")
+    member.size = 1 << 31
+    with pytest.raises(Failed, match="would unpack to more than"):
+        read(gzip.compress(member.tobuf()))
+
+
 def test_an_archive_with_another_hash_is_not_believed() -> None:
     with pytest.raises(Failed) as caught:
         read_archive(archive(PKG_INFO=PKG_INFO), "autoawq-0.2.9.tar.gz", "0" * 64)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -18,9 +19,9 @@ from packaging.version import Version
 from bnbenv.errors import UsageError
 from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.matrix.load import find_data
-from bnbenv.matrix.model import Matrix
+from bnbenv.matrix.model import Matrix, PackageFile
 from bnbenv.solve.families import extra_requirements
-from bnbenv.solve.model import Availability, Current, Refusal, Request, Solution
+from bnbenv.solve.model import Availability, Current, Existing, Refusal, Request, Solution
 from bnbenv.solve.solver import solve
 
 FAMILY_MIN = {"11": "450.80.02", "12": "525.60.13", "13": "580"}
@@ -324,3 +325,47 @@ def test_kernels_that_a_gpu_cannot_run_are_told(shipped: Matrix, rows: Any) -> N
     assert isinstance(found, Solution)
     assert found.covers[0].kernels == "sass sm_75"
     assert [note for note in found.notes if "awq_v2_ext of autoawq-kernels 0.0.9 has no code for GPU 0" in note]
+
+
+def with_kernels(shipped: Matrix, library: dict[str, Any], **changes: Any) -> Matrix:
+    """The tables with other kernels in autoawq-kernels."""
+
+    def changed(row: PackageFile) -> PackageFile:
+        return replace(row, libraries=tuple(replace(one, **library) for one in row.libraries), **changes)
+
+    packages = tuple(changed(row) if row.name == "autoawq-kernels" else row for row in shipped.packages)
+    return replace(shipped, packages=packages)
+
+
+def test_kernels_are_held_against_driver_libc_and_cuda(shipped: Matrix, rows: Any) -> None:
+    request = Request(family="awq", package="autoawq[kernels]")
+    ptx = with_kernels(shipped, {"sass": (), "ptx": ("compute_80",)}, ptx_cuda="12.8")
+    found = solve(rows.host("8.6"), ptx, request)
+    assert isinstance(found, Solution) and found.covers[0].kernels == "ptx compute_80"
+    for driver, matrix, rule in (
+        ("560.28.03", ptx, "kernels-ptx[0]"),
+        ("470.256.02", shipped, "kernels-cuda"),
+        ("580.65.06", with_kernels(shipped, {"glibc": "2.39"}), "library-libc"),
+    ):
+        answer = solve(rows.host("8.6", driver=driver), matrix, request)
+        assert isinstance(answer, Refusal) and rule in [one.rule for one in answer.conflict], rule
+
+
+def test_on_a_torch_that_is_kept(shipped: Matrix, rows: Any) -> None:
+    """A container's is before the release that it is counted as; on a Jetson published kernels do not run either."""
+    host = rows.host("8.6")
+    there = Existing(rows.torch("2.6.0a0+nv25.01", "12.8", "sm_86", source="existing"), "3.12.3")
+    request = Request(family="awq", package="autoawq[kernels]", torch="keep")
+    found = solve(host, shipped, request, Availability(existing=there))
+    assert isinstance(found, Solution) and found.choice.torch.version == "2.6.0a0+nv25.01"
+    assert any(note.endswith("load beside torch 2.6.0a0+nv25.01 is not known") for note in found.notes)
+    jetson = replace(host, platform=replace(host.platform, jetson="36.4"))
+    answer = solve(jetson, shipped, request, Availability(existing=there))
+    assert isinstance(answer, Refusal) and answer.conflict[0].rule == "jetson"
+
+
+def test_what_is_told_is_about_this_host(shipped: Matrix, rows: Any) -> None:
+    for gpus, told in ((("9.0",), True), ((), False)):
+        found = solve(rows.host(*gpus), shipped, Request(family="gptq"))
+        assert isinstance(found, Solution)
+        assert any("compiles its CUDA kernels" in note for note in found.notes) is told

@@ -113,6 +113,21 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         raise
 
 
+def check_output(path: Path) -> None:
+    """Raises UsageError where a file that somebody named is a device, a pipe or a folder.
+
+    What is written in one step would take its place: root would have a plain file as /dev/null.
+    """
+    try:
+        found = path.lstat()
+        if stat.S_ISLNK(found.st_mode) and path.parent.resolve() != Path("/dev"):  # /dev/stdout may lead to a file
+            found = path.stat()
+    except OSError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError("no-file", f"{path} is a device, a pipe or a folder", "Name a file.")
+
+
 def _rights(path: Path) -> int | None:
     """Who may read and write a file. A bnbenv.toml with a password in an address may be closed to others."""
     try:

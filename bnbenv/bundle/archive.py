@@ -77,7 +77,7 @@ def written_beside(out: Path) -> Iterator[IO[bytes]]:
 
 def sweep(out: Path) -> None:
     """Delete what bundles of this name left that were killed; not that of one which is being written."""
-    ours = re.compile(rf"\.{re.escape(out.name)}\.([0-9]{{1,10}})\.(part|work)")
+    ours = re.compile(rf"\.{re.escape(out.name)}\.([0-9]{{1,9}})\.(part|work)")
     for entry in list(os.scandir(out.parent)):
         found = ours.fullmatch(entry.name)
         if found and not _alive(int(found[1])):
@@ -127,9 +127,11 @@ class Reader:
                 raise InputError(name, "", "no bundle of bnbenv", "Make one with: bnbenv bundle OUT.tar")
             self.manifest = decode_manifest(self._manifest(first), name)
             self._members = self._look()
-        except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError) as error:
             self._stream.close()
-            raise InputError(name, "", f"no bundle of bnbenv, or cut off ({error})", AGAIN) from None
+            raise InputError(
+                name, "", f"no bundle of bnbenv, or cut off ({error or type(error).__name__})", AGAIN
+            ) from None
         except BaseException:
             self._stream.close()
             raise
@@ -186,6 +188,13 @@ class Reader:
         out = io.BytesIO()
         self._copy(file, out, lambda size: None)
         return out.getvalue()
+
+    def text(self, path: str) -> str:
+        """A small member as text. Raises InputError."""
+        try:
+            return self.read(path).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(self.name, f"{path}: byte {error.start}", "expected UTF-8 text", AGAIN) from None
 
     def extract(self, paths: Iterable[str], folder: Path, told: Told = lambda size: None) -> None:
         """Write members below a folder. Each is there only if its sha256 is right. Raises InputError, OSError."""

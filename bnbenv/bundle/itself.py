@@ -87,7 +87,8 @@ INSTALL = """\
 # FOLDER (default: .tool) is where it goes. Then, where the project is to be:
 #   FOLDER/bin/bnbenv sync --offline --bundle THE.tar
 set -eu
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+unset CDPATH
+here=$(cd -- "$(dirname -- "$0")" && pwd)
 folder=${1:-.tool}
 system=$(uname -s | tr '[:upper:]' '[:lower:]')
 [ "$system" != darwin ] || system=macos
@@ -96,7 +97,7 @@ case $machine in amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; esac
 
 # The list of what bnbenv needs on a Python of this system: prints its name, or nothing.
 list_for() {
-  minor=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 0
+  minor=$("$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || return 0
   list=$here/tool/$system-$machine-$minor.txt
   if [ -f "$list" ]; then echo "$list"; fi
 }
@@ -130,7 +131,7 @@ mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 for wheel in "$here"/files/uv-*"$machine"*.whl; do
   case $system:$wheel in linux:*linux*|macos:*macos*) ;; *) continue ;; esac
-  "$python" -m zipfile -e "$wheel" "$work"
+  "$python" -I -m zipfile -e "$wheel" "$work"
 done
 uv=$(ls "$work"/uv-*.data/scripts/uv)
 chmod +x "$uv"

@@ -16,6 +16,7 @@ from bnbenv.errors import InputError
 SCHEMA = "bnbenv.bundle/1"
 MANIFEST = "bundle.json"
 LARGEST = 16 << 20  # bytes of a manifest
+_MOST = 1 << 50  # bytes of what is in a wheel
 CONFIG = "bnbenv.toml"
 MATRIX = "matrix"  # the folder of rows
 FILES = "files"  # the folder of wheels: one flat folder, as --find-links wants it
@@ -143,10 +144,12 @@ def _check(manifest: Manifest, file: str) -> None:
         where = f"{MANIFEST}: files[{position}]"
         if not safe(one.path) or one.path.lower() in seen or one.path == MANIFEST:
             raise InputError(file, where, "expected a name inside the bundle, once", AGAIN)
-        if one.size < 0 or one.unpacked < 0 or not re.fullmatch(r"[0-9a-f]{64}", one.sha256):
+        if one.size < 0 or not 0 <= one.unpacked < _MOST or not re.fullmatch(r"[0-9a-f]{64}", one.sha256):
             raise InputError(file, where, "expected a size and a sha256", AGAIN)
         seen.add(one.path.lower())
     known = manifest.by_path
+    if manifest.config and CONFIG not in known:
+        raise InputError(file, f"{MANIFEST}: config", f"expected {CONFIG} in the bundle", AGAIN)
     for number, group in enumerate(manifest.classes):
         where = f"{MANIFEST}: classes[{number}]"
         wanted = [*group.tool, *([group.python_archive] if group.python_archive else [])]

@@ -43,7 +43,7 @@ def open_bundle(path: Path, name: str) -> Reader:
 
 def config_of(reader: Reader) -> str | None:
     """The bnbenv.toml that the bundle was made from; None: without one. Raises InputError."""
-    return reader.read(CONFIG).decode("utf-8-sig") if reader.manifest.config else None
+    return reader.text(CONFIG) if reader.manifest.config else None
 
 
 def check_wishes(reader: Reader, wishes: Wishes, envs: Sequence[str], file: str) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def choose_class(reader: Reader, setting: Setting, envs: Sequence[str]) -> Chose
 
 def _lock(reader: Reader, one: Environment) -> Locked:
     name = f"{reader.name}: {one.lock}"
-    locked = agrees(read_lock(reader.read(one.lock).decode(), name), name)
+    locked = agrees(read_lock(reader.text(one.lock), name), name)
     if set(locked.packages) != set(one.packages):
         raise InputError(reader.name, one.lock, "expected the packages of the manifest")
     known, built = reader.manifest.by_path, locked.hashes

@@ -40,7 +40,7 @@ def kernel_json(python: str, project: str, root: str, env: str) -> str:
         "language": "python",
         "metadata": {"debugger": True, MARK: {"project": root, "env": env}},
     }
-    return json.dumps(spec, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(spec, indent=1) + "\n"  # names of files may be no UTF-8
 
 
 def owner(text: str) -> tuple[str, str] | None:

@@ -111,4 +111,6 @@ def _seconds(moment: str) -> float:
 
 
 def _escaped(text: str) -> str:
+    """As both formats write it; a name of a file that is no UTF-8 must not spoil the collector's whole answer."""
+    text = text.encode("utf-8", "replace").decode()
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

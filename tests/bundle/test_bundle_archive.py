@@ -14,7 +14,7 @@ import pytest
 
 from bnbenv.bundle.archive import Reader, Writer, sweep, tar_size, written_beside
 from bnbenv.bundle.make import check_space
-from bnbenv.bundle.manifest import Class, Environment, File, Machine, Manifest
+from bnbenv.bundle.manifest import Class, Environment, File, Machine, Manifest, decode_manifest
 from bnbenv.errors import Failed, InputError
 
 TEXTS = {"locks/1/pylock.bnb.toml": b"a lock", "files/torch-1.0-py3-none-any.whl": b"PK" * 4000}
@@ -124,6 +124,19 @@ def test_a_manifest_names_nothing_outside(name: str, tmp_path: Path) -> None:
         Reader(write(tmp_path / "lab.tar", bad, {**TEXTS, name: b"x"}), "lab.tar")
 
 
+def test_what_a_manifest_claims_is_there_and_is_text(tmp_path: Path) -> None:
+    for bad in (
+        msgspec.structs.replace(manifest(), config=True),
+        msgspec.structs.replace(manifest(), files=(File("files/x.whl", 1, "0" * 64, unpacked=10**400),)),
+    ):
+        with pytest.raises(InputError, match=r"bundle\.json: (config|files)"):
+            decode_manifest(bad.encode(), "lab.tar")
+    texts = {**TEXTS, "locks/1/pylock.bnb.toml": b"\xff"}
+    write(tmp_path / "lab.tar", manifest(texts), texts)
+    with pytest.raises(InputError, match="byte 0: expected UTF-8"), Reader(tmp_path / "lab.tar", "lab.tar") as reader:
+        reader.text("locks/1/pylock.bnb.toml")
+
+
 def test_each_place_where_it_can_be_cut_off(tmp_path: Path) -> None:
     whole = write(tmp_path / "lab.tar", manifest()).read_bytes()
     end = len(whole.rstrip(b"\0"))
@@ -162,6 +175,7 @@ def test_a_full_disk_is_told_before_and_a_failure_leaves_the_former_file(tmp_pat
 
 def test_what_other_processes_are_writing_stays(tmp_path: Path) -> None:
     for name in (
+        ".lab.tar.9999999999.part",  # no number of a process
         f".lab.tar.{os.getppid()}.part",
         ".lab.tar.4194303.part",
         ".lab.tar.x.part",
@@ -171,4 +185,6 @@ def test_what_other_processes_are_writing_stays(tmp_path: Path) -> None:
     (tmp_path / ".lab.tar.4194302.work" / "more").mkdir(parents=True)
     sweep(tmp_path / "lab.tar")
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == sorted([f".lab.tar.{os.getppid()}.part", ".lab.tar.x.part", ".other.tar.4194303.part"])
+    assert left == sorted(
+        [".lab.tar.9999999999.part", f".lab.tar.{os.getppid()}.part", ".lab.tar.x.part", ".other.tar.4194303.part"]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -158,6 +159,8 @@ def test_a_file_is_written_and_without_a_lock_it_is_said(exported: Any, empty: A
     assert (tmp_path / "out.txt").read_text() == exported("export", "requirements").stdout
     assert f"wrote {tmp_path}" in ended.stdout.replace("\n", "")
     assert exported("export", "requirements", "-o", str(tmp_path / "out.txt" / "below")).code == 1
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a device, a pipe" in exported("export", "requirements", "-o", str(tmp_path / "pipe")).stderr
     ended = empty("export", "conda")
     assert ended.code == 2
     assert "there is no lock to export" in ended.stderr

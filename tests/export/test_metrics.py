@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_names_with_quotes_and_line_ends_stay_whole() -> None:
     document = json.loads((SCREENS / "status-in-sync.json").read_text())
     name = 'a "quoted" \\ folder\nof two lines'
     text = metrics({**document, "project": name}, 0.0)
+    assert 'project="a?"' in metrics({**document, "project": "a\udcff"}, 0.0)  # no UTF-8
     for read in (read_prometheus, read_openmetrics):
         assert {dict(labels)["project"] for _, labels in samples(text, read)} == {name}
 
@@ -78,3 +80,8 @@ def test_the_file_is_for_all_to_read_and_written_in_one_step(empty: Any, tmp_pat
     ran = empty("status", "--metrics", str(file / "below"))
     assert ran.code == 1
     assert "cannot be written" in ran.stderr
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ran = empty("status", "--metrics", str(pipe))
+    assert (ran.code, pipe.is_fifo()) == (2, True)
+    assert "is a device, a pipe or a folder" in ran.stderr

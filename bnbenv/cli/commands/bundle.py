@@ -45,12 +45,14 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.envs.check import observe_host
     from bnbenv.envs.wishes import load_wishes
     from bnbenv.errors import UsageError
+    from bnbenv.paths import check_output
 
     project = project_of(args, ctx)
     out = ctx.cwd / args.out
     if out.is_dir() or not args.out or not out.parent.is_dir():
         what = f"{out.parent} is no folder" if not out.parent.is_dir() else f"{out} is a folder"
         raise UsageError("no-file", what, "Name the file to write, such as: bnbenv bundle lab.tar")
+    check_output(out)
     machines = list(_machines(args.machines, ctx))
     if not args.machines:
         stop_on_mismatch(observe_host(ctx.environ, ctx.runner), project)

@@ -114,9 +114,10 @@ def _image(given: Exported, base: str | None) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    """Raises Failed."""
-    from bnbenv.paths import write_atomically
+    """Raises UsageError (no file), Failed."""
+    from bnbenv.paths import check_output, write_atomically
 
+    check_output(path)
     try:
         write_atomically(path, text)
     except OSError as error:

@@ -77,12 +77,13 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
 
 def _write_metrics(path: Path, document: dict[str, Any]) -> None:
-    """The collector, another user, has to be able to read it. Raises Failed."""
+    """The collector, another user, has to be able to read it. Raises UsageError (no file), Failed."""
     import time
 
     from bnbenv.export.metrics import metrics
-    from bnbenv.paths import write_atomically
+    from bnbenv.paths import check_output, write_atomically
 
+    check_output(path)
     try:
         write_atomically(path, metrics(document, time.time()))
         path.chmod(0o644)

@@ -8,6 +8,8 @@ Dockerfile reference (docs.docker.com/reference/dockerfile, "Here-Documents"), P
 from __future__ import annotations
 
 import json
+import re
+from pathlib import PurePath
 
 from bnbenv.export.model import Exported, Package
 
@@ -99,7 +101,12 @@ def pylock(text: str) -> str:
 
 def _options(given: Exported, folders: tuple[str, ...]) -> list[str]:
     index = [f"--extra-index-url {given.index}"] if given.index else []
-    return [*index, *(f"--find-links {folder}" for folder in folders)]
+    return [*index, *(f"--find-links {_place(folder)}" for folder in folders)]
+
+
+def _place(folder: str) -> str:
+    """A folder as pip and uv read it in a file of options: with spaces and the like it has to be an address."""
+    return folder if re.fullmatch(r"[\w./:\\+-]+", folder) else PurePath(folder).as_uri()
 
 
 def _pin(package: Package) -> str:

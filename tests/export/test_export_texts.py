@@ -74,6 +74,14 @@ def test_a_wheel_in_a_folder_is_told_and_belongs_beside_the_dockerfile(tmp_path:
     assert any("torch: in folders of this machine" in note for note in local.notes())
 
 
+def test_a_folder_with_any_name_is_one_word_for_pip(tmp_path: Path) -> None:
+    """pip splits options as a shell does, takes ``#`` for a comment, and puts variables in."""
+    folder = tmp_path / "my 'own' #1 ${HOME}\nwheels"
+    text = requirements(given("local", f"{folder.as_uri()}/torch-2.9.1+cu126-cp312.whl"))
+    assert f"--find-links {folder.as_uri()}\n" in text
+    assert not set(" '#$") & set(folder.as_uri())
+
+
 def test_what_lies_on_a_torch_that_is_there_says_so() -> None:
     kept = given("existing")
     assert "has torch 2.9.1+cu126, CUDA 12.6 already" in requirements(kept)

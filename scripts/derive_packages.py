@@ -6,7 +6,7 @@
 Source archives are loaded whole and read, nothing in them is executed; of wheels (for CPython 3.10 and newer) METADATA
 and kernels are read by range requests. Which torch the kernels can be loaded beside is read out of the libc10 of each
 torch series on the index. Known rows are told by their sha256 and kept, but for that: it is compared anew with --torch.
-Exits 1 where a file could not be read; the others are written all the same.
+Exits 1 where a file could not be read; the others are written all the same, and what was known of it stays.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def derive(given: argparse.Namespace) -> int:
             failed += 1
             said = result.message if isinstance(result, BnbenvError) else repr(result)
             print(f"failed {file.filename}: {said}", file=sys.stderr)
+            rows += [known[file.sha256]] if file.sha256 in known else []
             continue
         row, names = result
         if row.libraries and names and row.os in exports:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from bnbenv.doctor.families import KNOWN
 from bnbenv.doctor.fixes.model import Share, Split, Treatment
 from bnbenv.doctor.fixes.patient import Patient, done_by, shell
 from bnbenv.matrix.model import Family
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # What bitsandbytes is called through: where these are, they go with it, whatever else brought them in.
 CALLERS = ("transformers", "accelerate")
-FAMILIES: tuple[FamilyName, ...] = ("bitsandbytes", "gptq", "awq")
 
 
 def distribute(
@@ -37,7 +37,7 @@ def distribute(
 
     known = {one.name: one for one in dists}
     packages = {one.name: one.packages for one in families}
-    own = {name: tuple(one for one in packages.get(name, ()) if one in known) for name in FAMILIES}
+    own = {name: tuple(one for one in packages.get(name, ()) if one in known) for name in KNOWN}
     own = {name: there for name, there in own.items() if there}
     if len(own) < 2:
         return (), {}

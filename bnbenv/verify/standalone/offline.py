@@ -56,4 +56,5 @@ def offline(device: str, family: str) -> Iterator[Path | None]:
 def compiled_by_gptqmodel() -> Path:
     """The kernels that this user's gptqmodel has compiled: those are what its models run, so they are verified."""
     named = os.environ.get("GPTQMODEL_TORCH_EXTENSIONS_DIR")
-    return Path(named) if named else Path("~/.cache/gptqmodel/torch_extensions").expanduser()
+    # A user without a home, as in some containers, has none of them.
+    return Path(named or os.path.expanduser("~/.cache/gptqmodel/torch_extensions"))  # noqa: PTH111

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import bnbenv
+from bnbenv.errors import UsageError
+from bnbenv.hooks.caller import check_safe
+from bnbenv.hooks.kinds import Caller
+from bnbenv.hooks.place import changeable, closed, place_of
 
 ALL = ("apt", "dnf", "pacman", "zypper", "systemd", "profile")
 FILES = {
@@ -139,6 +146,19 @@ def test_a_project_is_forgotten(machine: Any, tmp_path: Path) -> None:
     assert (machine.root / "etc/systemd/system/bnbenv-sync@.service").exists()
 
 
+def test_what_an_earlier_bnbenv_wrote_under_another_name_goes(machine: Any) -> None:
+    machine("hook", "install", "apt")
+    folder, manifest = machine.root / "etc/apt/apt.conf.d", machine.root / "var/lib/bnbenv/installed.json"
+    earlier = folder / "98bnbenv"
+    shutil.copy(folder / "99bnbenv", earlier)
+    known = json.loads(manifest.read_text())
+    known["kinds"]["apt"][str(earlier)] = "0" * 64
+    manifest.write_text(json.dumps(known))
+    machine("hook", "install", "apt")
+    assert [path.name for path in folder.iterdir()] == ["99bnbenv"]
+    assert str(earlier) not in manifest.read_text()
+
+
 def test_wrong_usage_names_the_next_step(machine: Any) -> None:
     refused = machine("hook", "install", "--user", "apt", code=2)
     assert "what apt calls after its work is set for the whole system" in refused.stderr
@@ -160,6 +180,40 @@ def test_root_runs_nothing_that_others_may_change(machine: Any, tmp_path: Path) 
     assert done.returncode == 2 and "root's hooks would run" in done.stderr, done.stderr
     assert "user 12345 may change" in done.stderr and "bnbenv hook install --user" in done.stderr
     assert not (machine.root / "var/lib/bnbenv").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what others may change")
+def test_who_may_change_or_enter_what_root_runs(machine: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "opt"
+    program = folder / "bnbenv"
+    folder.mkdir(mode=0o755)
+    program.touch(mode=0o755)
+    assert changeable(program) is None
+    for path, group, mode in ((folder, 12345, 0o775), (folder, 0, 0o757), (program, 12345, 0o775)):
+        os.chown(path, 0, group)
+        path.chmod(mode)
+        found = changeable(program)
+        assert found is not None and found[0] == path
+        os.chown(path, 0, 0)
+        path.chmod(0o755)
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    os.chown(folder, 12345, 0)
+    assert changeable(link / "bnbenv") is not None
+    os.chown(folder, 0, 0)
+    (folder / "way").mkdir(mode=0o1777)  # as /tmp: only owners replace what is theirs
+    assert changeable(folder / "way") is None
+
+    # What its owner's unit starts has to be within the owner's reach.
+    folder.chmod(0o700)
+    assert closed(program) == program.parent
+    if changeable(Path(bnbenv.__file__).parent) is not None:
+        pytest.skip("others than root may change this bnbenv, which is refused first")
+    place = place_of({"BNBENV_SYSROOT": str(machine.root)}, user=False)
+    caller = Caller((str(program),), {}, "1", str(program))
+    check_safe(place, caller, [0])
+    with pytest.raises(UsageError, match=f"user 12345 owns the project and may not enter {folder}"):
+        check_safe(place, caller, [0, 12345])
 
 
 @pytest.mark.parametrize("command", ["install", "uninstall"])

@@ -63,7 +63,7 @@ def _of_file(row: PackageFile, archs: set[str], majors: set[str], releases: set[
 
 def _of_advisory(advisory: PackageAdvisory, matrix: Matrix) -> Iterator[str]:
     where = f"advisory {advisory.id}"
-    for text in (advisory.versions, advisory.torch):
+    for text in (advisory.versions, advisory.torch, advisory.capability):
         try:
             SpecifierSet("" if text in (None, "*") else str(text))
         except InvalidSpecifier:
@@ -79,7 +79,8 @@ def _of_advisory(advisory: PackageAdvisory, matrix: Matrix) -> Iterator[str]:
             yield f"{where} is about torch {advisory.torch}, of which there is no build"
     if advisory.requires and advisory.refuses:
         yield f"{where} adds requirements to what it refuses"
-    if advisory.requires and (advisory.os or advisory.backend):  # who asks for them says of what, and not on what
+    # Who asks for requirements says of what, and not on what.
+    if advisory.requires and (advisory.os or advisory.backend or advisory.capability):
         yield f"{where} adds requirements on some systems only"
     for requirement in advisory.requires:
         try:

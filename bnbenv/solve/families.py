@@ -299,4 +299,7 @@ def _system(advisory: PackageAdvisory, situation: Situation) -> bool:
     """Whether it is about this host."""
     if advisory.backend not in (None, situation.backend):
         return False
+    spec = advisory.capability
+    if spec and not any(admits(spec, gpu.compute_capability) for gpu in situation.gpus):
+        return False
     return not advisory.os or situation.facts.platform.os in advisory.os

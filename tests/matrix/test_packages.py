@@ -163,6 +163,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (changed("package_advisories", any_row, versions=">=9"), "of which no file is known"),
     (changed("package_advisories", any_row, torch="<1"), "of which there is no build"),
     (changed("package_advisories", any_row, torch="two"), '"two" is no specifier'),
+    (changed("package_advisories", any_row, capability="sm_70"), '"sm_70" is no specifier'),
     (changed("package_advisories", any_row, refuses=True), "adds requirements to what it refuses"),
     (changed("package_advisories", any_row, backend="cuda"), "on some systems only"),
     (changed("package_advisories", any_row, requires=("transformers=>4",)), "is no requirement"),

@@ -1,0 +1,88 @@
+"""What the unit of a project's owner does with each answer of a sync: try again, wait for the reboot, or leave it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from bnbenv.hooks.place import Place, place_of
+from bnbenv.hooks.registry import Registered, write_projects
+from bnbenv.hooks.work import BOOT, Port, Ran, run
+from bnbenv.process import Command, Finished
+from bnbenv.progress import Quiet
+
+
+@dataclass
+class Syncs:
+    """A runner that gives ``bnbenv sync`` these exit codes, one after another, and starts nothing."""
+
+    codes: list[int] = field(default_factory=list)
+    ran: int = 0
+    paused: list[float] = field(default_factory=list)
+
+    def run(self, command: Command) -> Finished:
+        assert "sync" in command.argv, command
+        self.ran += 1
+        code = self.codes.pop(0)
+        said = (
+            {"generations": [{"env": "bnb", "generation": 1}]} if code == 0 else {"error": {"message": f"exit {code}"}}
+        )
+        return Finished(command, code, json.dumps(said), "", False, 0.1)
+
+
+@dataclass
+class Owner:
+    """``owner(4, 0)`` runs the unit; the syncs that it starts end with these codes."""
+
+    machine: Any
+    place: Place
+
+    def __call__(self, *codes: int, **changes: str) -> tuple[Ran, Syncs]:
+        syncs = Syncs(list(codes))
+        environ = {name: value for name, value in self.machine.environ.items() if name != "BNBENV_OFFLINE"}
+        port = Port({**environ, **changes}, syncs, Quiet(), syncs.paused.append)
+        return run(self.place, BOOT, port), syncs
+
+
+@pytest.fixture
+def owner(machine: Any) -> Owner:
+    place = place_of(machine.environ, user=False)
+    box = place.box(os.geteuid())
+    box.mkdir(parents=True)
+    write_projects(place, [Registered(str(machine.project), os.geteuid()), Registered("/of/somebody/else", 12345)])
+    return Owner(machine, place)
+
+
+def test_a_source_that_is_silent_is_asked_again_and_offline_it_is_not(owner: Owner) -> None:
+    done, syncs = owner(7, 8, 0)
+    assert done.projects == [(str(owner.machine.project), "synced", "bnb is in generation 1")]
+    assert syncs.paused == [30.0, 120.0]
+    done, syncs = owner(7, BNBENV_OFFLINE="1")
+    assert (done.projects[0][1], syncs.paused) == ("failed", [])
+
+
+@pytest.mark.parametrize("code", [4, 5])
+def test_what_cannot_succeed_is_tried_once_for_the_same_host_and_wishes(owner: Owner, code: int) -> None:
+    for ran in (1, 0):
+        done, syncs = owner(*[code] * ran)
+        assert done.projects == [(str(owner.machine.project), "failed", f"exit {code}")]
+        assert syncs.ran == ran
+    (owner.machine.project / "bnbenv.toml").write_text('[envs.bnb]\ntorch = "<2.9"\n')
+    assert owner(0)[1].ran == 1
+    owner.machine.driver("580.65.06", "580.65.06")
+    assert owner(0)[1].ran == 1
+
+
+def test_what_may_pass_is_tried_at_each_start(owner: Owner) -> None:
+    assert [owner(1)[1].ran for _ in range(2)] == [1, 1]
+
+
+def test_before_the_reboot_no_sync_is_started(owner: Owner) -> None:
+    owner.machine.driver("570.124.06", "580.65.06")
+    done, syncs = owner()
+    assert [state for _, state, _ in done.projects] == ["waiting"]
+    assert syncs.ran == 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bnbenv.hooks import tell
 from bnbenv.hooks.place import Place, place_of
-from bnbenv.hooks.registry import Registered, write_projects
+from bnbenv.hooks.registry import Manifest, Registered, write_manifest, write_projects
 from bnbenv.hooks.work import BOOT, Port, Ran, run
 from bnbenv.process import Command, Finished
 from bnbenv.progress import Quiet
@@ -86,3 +88,45 @@ def test_before_the_reboot_no_sync_is_started(owner: Owner) -> None:
     done, syncs = owner()
     assert [state for _, state, _ in done.projects] == ["waiting"]
     assert syncs.ran == 0
+
+
+def test_root_has_the_owners_units_started_where_the_driver_is_whole(machine: Any) -> None:
+    (machine.root / "run/systemd/system").mkdir(parents=True)
+    place = place_of(machine.environ, user=False)._replace(uid=0)
+    write_manifest(place, Manifest("1", "package", ("bnbenv",), {}, {"systemd": {}}))
+    write_projects(place, [Registered("/a", 8), Registered("/b", 8), Registered("/c", 7)])
+    started: list[tuple[str, ...]] = []
+
+    class Systemd:
+        def run(self, command: Command) -> Finished:
+            started.append(command.argv)
+            return Finished(command, 0, "", "", False, 0.1)
+
+    for module, library, names in (
+        ("570.124.06", "570.124.06", []),  # as it was found
+        ("570.124.06", "580.65.06", []),  # before the reboot
+        ("580.65.06", "580.65.06", []),  # after it, when the units were started by themselves
+        ("580.95.05", "580.95.05", ["bnbenv-sync@7.service", "bnbenv-sync@8.service"]),  # the module was loaded anew
+    ):
+        machine.driver(module, library)
+        done = run(place, "apt", Port(machine.environ, Systemd(), Quiet()))
+        assert done.started is bool(names)
+    assert started == [("systemctl", "start", "--no-block", *names)]
+
+
+def test_a_message_is_one_line_that_no_terminal_obeys(tmp_path: Path) -> None:
+    tell.leave(tmp_path, "../event", "boot", "a \x1b[31mred\nand <b>bold</b> & \x9bmore", "")
+    assert tell.waiting(tmp_path, "boot") == ("a  [31mred and (b>bold(/b> +  more", False)
+    (message,) = tmp_path.iterdir()
+    assert message.read_text().splitlines()[0] == "---event"
+
+
+def test_what_was_told_is_forgotten_once_something_else_is_to_be_told(tmp_path: Path) -> None:
+    tell.leave(tmp_path, "one", "boot", "text", "")
+    (tmp_path / "told-one-now").touch()
+    tell.leave(tmp_path, "one", "boot", "text", "")
+    assert tell.waiting(tmp_path, "boot") == ("text", True)
+    tell.leave(tmp_path, "two", "boot", "another", "")
+    tell.leave(tmp_path, "one", "boot", "text", "")
+    assert tell.waiting(tmp_path, "boot") == ("text", False)
+    assert tell.waiting(tmp_path, "the next boot") is None

@@ -89,20 +89,29 @@ def _base(place: Place, caller: Caller) -> list[OwnFile]:
     return [OwnFile(place.hook_script, hook), OwnFile(place.tell_script, tell)]
 
 
+def _call(place: Place, kind: str) -> str:
+    """What a package manager has a shell do: it ends well, and where the script was taken away nothing is said."""
+    return f"if [ -r {place.hook_script} ]; then /bin/sh {place.hook_script} {kind} || :; fi"
+
+
 def _apt(place: Place, caller: Caller) -> list[OwnFile]:
-    script = place.hook_script
     text = f"""\
 {mark("apt", place, caller, "//")}
 // bnbenv then looks, in the background, whether the NVIDIA driver is another one.
-DPkg::Post-Invoke {{ "if [ -r {script} ]; then /bin/sh {script} apt || true; fi"; }};
+DPkg::Post-Invoke {{ "{_call(place, "apt")}"; }};
 """
     return [OwnFile(place.system_path("/etc/apt/apt.conf.d/99bnbenv"), text)]
 
 
 def _dnf(place: Place, caller: Caller) -> list[OwnFile]:
     line = mark("dnf", place, caller)
-    call = f"/bin/sh {place.hook_script} dnf"
-    five = f"{line}\n# dnf 5, with its plugin: dnf install libdnf5-plugin-actions\npost_transaction::::{call}\n"
+    call = _call(place, "dnf")
+    word = call.replace(" ", "\\ ")  # dnf 5 starts no shell by itself, and knows no quotes
+    five = f"""\
+{line}
+# dnf 5, with its plugin: dnf install libdnf5-plugin-actions
+post_transaction::::/bin/sh -c {word}
+"""
     plugin = "python3-dnf-plugin-post-transaction-actions"
     filters = "\n".join(f"{name}:any:{call}" for name in ("*nvidia*", "*cuda*", "kmod-*"))
     four = f"{line}\n# dnf 4, with its plugin: dnf install {plugin}\n{filters}\n"
@@ -127,7 +136,7 @@ Target = cuda*
 [Action]
 Description = Telling bnbenv that the NVIDIA driver may be another one...
 When = PostTransaction
-Exec = /bin/sh {place.hook_script} pacman
+Exec = /bin/sh -c "{_call(place, "pacman")}"
 """
     return [OwnFile(place.system_path("/etc/pacman.d/hooks/bnbenv.hook"), text)]
 
@@ -146,7 +155,7 @@ while IFS= read -r line; do
     esac
     case $line in *_DISCONNECT) break ;; esac
 done
-if [ -r {place.hook_script} ]; then /bin/sh {place.hook_script} zypper; fi
+{_call(place, "zypper")}
 exit 0
 """
     return [OwnFile(place.system_path(PLUGIN), text, 0o755)]

@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from bnbenv.hooks import tell
+from bnbenv.hooks.kinds import systemd_word
 from bnbenv.hooks.place import Place, place_of
-from bnbenv.hooks.registry import Manifest, Registered, write_manifest, write_projects
+from bnbenv.hooks.registry import (
+    Manifest,
+    Registered,
+    Result,
+    read_results,
+    write_manifest,
+    write_projects,
+    write_results,
+)
 from bnbenv.hooks.work import BOOT, Port, Ran, run
 from bnbenv.process import Command, Finished
 from bnbenv.progress import Quiet
@@ -130,3 +139,23 @@ def test_what_was_told_is_forgotten_once_something_else_is_to_be_told(tmp_path: 
     tell.leave(tmp_path, "one", "boot", "text", "")
     assert tell.waiting(tmp_path, "boot") == ("text", False)
     assert tell.waiting(tmp_path, "the next boot") is None
+
+
+def test_what_users_put_in_place_of_results_is_not_read(tmp_path: Path) -> None:
+    """Root reads them to say how the hooks stand."""
+    write_results(tmp_path, [Result("/a", "2026-11-21", 0, "said", "why")])
+    assert read_results(tmp_path)["/a"].said == "said"
+    file = tmp_path / "results.json"
+    file.rename(tmp_path / "other.json")
+    file.symlink_to("other.json")
+    assert read_results(tmp_path) == {}
+    file.unlink()
+    os.mkfifo(file)
+    writer = os.open(file, os.O_RDWR | os.O_NONBLOCK)
+    assert read_results(tmp_path) == {}
+    os.close(writer)
+
+
+def test_words_in_units_are_taken_as_they_stand() -> None:
+    """systemd.service(5): ``%`` begins a specifier, ``$`` a variable, and quotes and backslashes are C's."""
+    assert systemd_word('/o p/100%i$HOME"\\x') == '"/o p/100%%i$$HOME\\"\\\\x"'

@@ -68,7 +68,8 @@ class Place(NamedTuple):
 def place_of(environ: Mapping[str, str], user: bool) -> Place:
     """The system's place, below ``BNBENV_SYSROOT`` where that is set, or the user's own.
 
-    Raises UsageError where the user has no home, or the prefix has signs that not every package manager's file can
+    Raises UsageError where the user has no home, or root has another user's (sudo can leave HOME as it is): what root
+    wrote there its owner could not change. So too where the prefix has signs that not every package manager's file can
     hold.
     """
     root = Sysroot.from_environment(environ).prefix.absolute()
@@ -76,9 +77,13 @@ def place_of(environ: Mapping[str, str], user: bool) -> Place:
         message = f'the path {root} has other signs than letters, digits and "_./+,@-"'
         raise UsageError("odd-path", message, "Name another folder with BNBENV_SYSROOT.")
     home = user_home()
-    config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    config = Path(environ.get("XDG_CONFIG_HOME") or "")
+    config = config if config.is_absolute() else home / ".config"  # as its specification says
     folder = data_home(environ).absolute() / "hooks" if user else root / SYSTEM_FOLDER.lstrip("/")
-    return Place(user, root, folder, home, config, os.geteuid() if hasattr(os, "geteuid") else 0)
+    uid = os.geteuid() if hasattr(os, "geteuid") else 0
+    if user and uid == 0 and home.is_dir() and home.stat().st_uid != 0:
+        raise UsageError("not-yours", f"the home folder {home} is not root's", "Run it as its owner, without sudo.")
+    return Place(user, root, folder, home, config, uid)
 
 
 def changeable(path: Path) -> tuple[Path, os.stat_result] | None:

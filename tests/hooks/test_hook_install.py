@@ -216,6 +216,24 @@ def test_who_may_change_or_enter_what_root_runs(machine: Any, tmp_path: Path) ->
         check_safe(place, caller, [0, 12345])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in another user's home")
+def test_root_writes_nothing_into_the_home_of_another_user(machine: Any) -> None:
+    """sudo can leave HOME as it is: a ~/.bashrc that root wrote anew would be root's, and may lead anywhere."""
+    os.chown(machine.home, 12345, -1)
+    before = machine.listing()
+    for command in ("install", "uninstall"):
+        refused = machine("hook", command, "--user", "profile", code=2)
+        assert "is not root's" in refused.stderr and "without sudo" in refused.stderr
+    assert machine.listing() == before
+    assert "no hooks" in machine("hook", "status").stdout
+
+
+def test_a_relative_folder_of_the_configuration_counts_as_none(machine: Any) -> None:
+    machine("hook", "install", "--user", "systemd", "profile", XDG_CONFIG_HOME="conf")
+    assert (machine.home / ".config/systemd/user/bnbenv-sync.service").exists()
+    assert not (machine.project / "conf").exists()
+
+
 @pytest.mark.parametrize("command", ["install", "uninstall"])
 def test_killed_before_any_step_the_next_run_completes_it(machine: Any, command: str, tmp_path: Path) -> None:
     script = Path(__file__).with_name("kill_each_step.py")

@@ -75,6 +75,10 @@ def as_link(rows: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     rows[2][0].type, rows[2][0].linkname, rows[2][0].size = tarfile.SYMTYPE, "/etc/passwd", 0
 
 
+def as_sparse(rows: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    rows[2][0].type = tarfile.GNUTYPE_SPARSE
+
+
 def renamed(rows: list[tuple[tarfile.TarInfo, bytes]]) -> None:
     rows[1][0].name = "../../outside"
 
@@ -101,6 +105,7 @@ def first_is_other(rows: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         (added("files/link", tarfile.SYMTYPE, "/etc/passwd"), "does not belong"),
         (added("files/device", tarfile.CHRTYPE), "does not belong"),
         (as_link, "does not belong"),
+        (as_sparse, "does not belong"),
         (renamed, "does not belong"),
         (doubled, "does not belong"),
         (shortened, "has another size than in the manifest"),
@@ -117,7 +122,13 @@ def test_members_that_do_not_belong_are_refused(
     assert not (tmp_path / "out").exists() and not (tmp_path.parent / "outside").exists()
 
 
-@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//x", "con\\x", "files/.", "a/b/c/d/e/f/g", "x\n", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../x", "/x", "a/../../x", "a//x", "con\\x", "files/.", "a/b/c/d/e/f/g", "x\n", ""),
+        "Locks/1/pylock.bnb.toml",  # the same file where case counts for nothing
+    ],
+)
 def test_a_manifest_names_nothing_outside(name: str, tmp_path: Path) -> None:
     bad = msgspec.structs.replace(manifest(), files=(*manifest().files, File(name, 1, "0" * 64)))
     with pytest.raises(InputError, match="expected a name inside the bundle"):
@@ -127,9 +138,10 @@ def test_a_manifest_names_nothing_outside(name: str, tmp_path: Path) -> None:
 def test_what_a_manifest_claims_is_there_and_is_text(tmp_path: Path) -> None:
     for bad in (
         msgspec.structs.replace(manifest(), config=True),
+        msgspec.structs.replace(manifest(), files=manifest().files[:1]),
         msgspec.structs.replace(manifest(), files=(File("files/x.whl", 1, "0" * 64, unpacked=10**400),)),
     ):
-        with pytest.raises(InputError, match=r"bundle\.json: (config|files)"):
+        with pytest.raises(InputError, match=r"bundle\.json: (config|classes|files)"):
             decode_manifest(bad.encode(), "lab.tar")
     texts = {**TEXTS, "locks/1/pylock.bnb.toml": b"\xff"}
     write(tmp_path / "lab.tar", manifest(texts), texts)

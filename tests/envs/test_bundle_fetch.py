@@ -59,6 +59,40 @@ def test_what_does_not_arrive_is_told(
         read(Piece(place, SHA256, len(DATA)), **environ)
 
 
+class Blockwise:
+    """A session of a server that breaks off after ``first`` bytes, and goes on from the start of that block."""
+
+    def __init__(self, first: int, block: int) -> None:
+        self.first, self.block = first, block
+        self.status_code, self.headers, self.raw = 200, {"Content-Range": ""}, self
+
+    def get(self, url: str, headers: dict[str, str], **options: Any) -> Any:
+        self.start = int(headers.get("Range", "bytes=0-")[6:-1]) // self.block * self.block
+        if self.start:
+            self.status_code, self.headers = 206, {"Content-Range": f"bytes {self.start}-{len(DATA) - 1}/{len(DATA)}"}
+        return self
+
+    def stream(self, size: int, decode_content: bool) -> Any:
+        yield DATA[self.start : None if self.start else self.first]
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_server_that_goes_on_from_further_back_is_understood() -> None:
+    server: Any = Blockwise(100_000, 4096)
+    piece = Piece("https://index.invalid/x.whl", SHA256, len(DATA))
+    with Stream(piece, lambda: server, {}, lambda size: None, sleep=lambda seconds: None) as stream:
+        assert stream.read() == DATA
+    assert server.start == 98304
+
+
 def test_sizes_are_asked_without_loading(place: str, index: Any, tmp_path: Path) -> None:
     local = tmp_path / "own.whl"
     local.write_bytes(b"12345")

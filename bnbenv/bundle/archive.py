@@ -153,7 +153,6 @@ class Reader:
     def _look(self) -> dict[str, tarfile.TarInfo]:
         """The members, all of them plain files of the manifest, and all of the manifest's."""
         known, found = self.manifest.by_path, {}
-        length = os.fstat(self._stream.fileno()).st_size
         while True:
             try:
                 info = self._tar.next()
@@ -167,8 +166,6 @@ class Reader:
                 raise InputError(self.name, "", expected, AGAIN)
             if info.size != file.size:
                 raise InputError(self.name, info.name, "has another size than in the manifest", AGAIN)
-            if info.offset_data + info.size > length:
-                raise InputError(self.name, info.name, "cut off", AGAIN)
             found[info.name] = info
         missing = sorted(set(known) - set(found))
         if missing:

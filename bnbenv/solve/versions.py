@@ -61,7 +61,9 @@ def admits(spec: str, candidate: str, pre: bool = False) -> bool:
 
     By PEP 440 ``2.6.0a0+ecf3bae40a.nv25.1`` is then one of ``>=2.4,<3``, and none of ``>=2.6``.
     """
-    return specifier(spec).contains(version(candidate), prereleases=True if pre else None)
+    found = specifier(spec)
+    # Left open, packaging takes every pre-release from 26 on.
+    return found.contains(version(candidate), prereleases=pre or bool(found.prereleases))
 
 
 @lru_cache(maxsize=4096)

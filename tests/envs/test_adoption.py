@@ -153,7 +153,7 @@ def test_an_environment_is_taken_in_and_watched(
         "0.50.2",
         "libbitsandbytes_cpu.so",
     )
-    assert (empty.root / ".venv-bnb").resolve() == prefix
+    assert (empty.root / ".venv-bnb").readlink() == prefix  # also where the project is moved later
     text = (empty.root / "bnbenv.toml").read_text()
     assert text.startswith('# ours\n[policy]\nprefer = "newest"  # yes\n')
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -402,6 +402,7 @@ def test_nothing_deletes_what_was_adopted(empty: Any, others: Others) -> None:
     zero = adopted(Place(empty.root, empty.root / "bnbenv.toml"), "bnb")
     assert zero is not None
     remove(zero)
+    assert adopted(Place(empty.root, empty.root / "bnbenv.toml"), "bnb") == zero
     remove(zero._replace(record=zero.record._replace(adopted=None) if zero.record else None))
     assert tree(prefix) == before
 

@@ -23,7 +23,7 @@ from bnbenv.hooks.planned import (
     take_stale,
     write_down,
 )
-from bnbenv.hooks.registry import Manifest, Registered, read_manifest, read_projects, write_projects
+from bnbenv.hooks.registry import Manifest, Registered, check_root_project, read_manifest, read_projects, write_projects
 from bnbenv.hooks.units import read_again
 from bnbenv.hooks.writing import make_folders, put, refuse_foreign, sweep
 from bnbenv.paths import Sysroot
@@ -69,14 +69,17 @@ def install(
 ) -> Did:
     """Install these kinds beside those that are there, which are renewed, and register projects.
 
-    Raises UsageError (no rights; a bnbenv that root must not run), Failed (a file that is not ours is in the way),
-    Busy, OSError.
+    Raises UsageError (no rights; a bnbenv or a project that root must not run), Failed (a file that is not ours is in
+    the way), Busy, OSError.
     """
     from bnbenv.envs.hold import hold
 
+    projects = tuple(projects)
     caller = caller_of(place, environ, runner)
     registered = _together(place, projects)
     check_safe(place, caller, (one.uid for one in registered))
+    for one in projects:
+        check_root_project(place, one)
     known = read_manifest(place)
     plan = plan_files(place, caller, _wanted(known, kinds), registered, known)
     otherwise = ", or for yourself alone: bnbenv hook install --user"

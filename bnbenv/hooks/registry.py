@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bnbenv.hooks.place import Place
+from bnbenv.errors import UsageError
+from bnbenv.hooks.place import Place, changeable
 from bnbenv.paths import write_atomically
 
 SCHEMA = "bnbenv.hooks/1"
@@ -79,6 +80,22 @@ def read_projects(place: Place) -> tuple[Registered, ...]:
         if isinstance(uid, int) and (path is None or isinstance(path, str)):
             found.append(Registered(path, uid))
     return tuple(dict.fromkeys(found))
+
+
+def check_root_project(place: Place, one: Registered) -> None:
+    """What root's unit syncs nobody else may be able to change: a project's files are run.
+
+    Raises UsageError, OSError.
+    """
+    if place.user or one.uid != 0 or one.path is None:
+        return
+    config = Path(one.path) / "bnbenv.toml"
+    found = changeable(config if config.exists() else config.parent)
+    if found is not None:
+        part, status = found
+        who = owner_name(status.st_uid) if status.st_uid else "others than root"
+        step = "Give the project to the user who works in it (chown), or move it where only root may write."
+        raise UsageError("unsafe-project", f"root would sync {one.path}, and {who} may change {part}", step)
 
 
 def write_projects(place: Place, projects: Iterable[Registered]) -> None:

@@ -23,6 +23,7 @@ from bnbenv.hooks.place import Place
 from bnbenv.hooks.registry import (
     Registered,
     Result,
+    check_root_project,
     read_manifest,
     read_projects,
     read_results,
@@ -88,7 +89,7 @@ def run(place: Place, event: str, port: Port) -> Ran:
             _announce(place, (place.uid,), before, noted, boot, units_there=True)
         if event in (BOOT, MANUAL) or not _by_units(place, port):
             return _follow(place, event, quick, boot, port)._replace(changes=noted.changes if news else [])
-        pending = [one for one in read_projects(place) if _reasons(one, port)[0]]
+        pending = [one for one in read_projects(place) if _reasons(place, one, port)[0]]
         started = bool(pending) and quick.state == "ok" and units.start(place, (), port.runner)
         return Ran(event, quick.state, noted.changes if news else [], [], started)
     return _as_root(place, before, noted, news, port, boot)
@@ -139,7 +140,7 @@ def _follow(place: Place, event: str, quick: Quick, boot: str, port: Port) -> Ra
     mine = [one for one in read_projects(place) if one.uid == place.uid]
     rows = []
     for one in mine:
-        reasons, trouble, why = _reasons(one, port)
+        reasons, trouble, why = _reasons(place, one, port)
         if trouble is not None:
             rows.append((one.path, "waiting" if trouble.exit == Exit.REBOOT else "failed", trouble.message))
         elif not reasons:
@@ -152,7 +153,7 @@ def _follow(place: Place, event: str, quick: Quick, boot: str, port: Port) -> Ra
     return Ran(event, quick.state, [], rows)
 
 
-def _reasons(one: Registered, port: Port) -> tuple[list[str], BnbenvError | None, str]:
+def _reasons(place: Place, one: Registered, port: Port) -> tuple[list[str], BnbenvError | None, str]:
     """Why a project has to follow, what hinders the answer, and a digest of what a sync would be made for."""
     import hashlib
 
@@ -162,6 +163,7 @@ def _reasons(one: Registered, port: Port) -> tuple[list[str], BnbenvError | None
     try:
         project = _project(one, port.environ)
         check_trust(project, port.environ)
+        check_root_project(place, one)
         host = observe_host(port.environ, port.runner)
         if host.state == "mismatch":
             from bnbenv.errors import RebootRequired

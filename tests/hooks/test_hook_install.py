@@ -228,6 +228,25 @@ def test_root_writes_nothing_into_the_home_of_another_user(machine: Any) -> None
     assert "no hooks" in machine("hook", "status").stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is refused what others may change")
+@pytest.mark.parametrize("part", [".", "bnbenv.toml", ".."])
+def test_root_syncs_no_project_that_others_may_change(machine: Any, tmp_path: Path, part: str) -> None:
+    """Its unit would run what they put there, at each start of the machine."""
+    project = tmp_path / "group" / "train"
+    project.mkdir(parents=True)
+    (project / "bnbenv.toml").touch()
+    machine("hook", "install", "profile", "--project", str(project))
+    path = project / part
+    path.chmod(0o775)
+    os.chown(path, 0, 12345)
+    ran = machine.document("hook", "run", "--event", "boot")
+    assert "others than root may change" in ran["projects"][0]["said"]
+    machine("hook", "uninstall")
+    refused = machine("hook", "install", "profile", "--project", str(project), code=2)
+    assert f"root would sync {project}, and others than root may change" in refused.stderr
+    assert "chown" in refused.stderr
+
+
 def test_a_relative_folder_of_the_configuration_counts_as_none(machine: Any) -> None:
     machine("hook", "install", "--user", "systemd", "profile", XDG_CONFIG_HOME="conf")
     assert (machine.home / ".config/systemd/user/bnbenv-sync.service").exists()

@@ -16,6 +16,10 @@ from bnbenv.matrix.model import Family, Matrix
 from bnbenv.solve.model import Choice
 
 MIX = "mixed-families"  # the code of errors and of what status says
+# transformers names the oldest torch that it works with in this extra alone, and beside an older one it goes without
+# torch. What works through it, as all packages of gptq and awq do, needs accelerate too: the rest of the extra.
+WITH_TORCH = "transformers[torch]"
+_THROUGH = frozenset(("transformers", "peft", "trl"))
 OWN_BUILD = {"BUILD_CUDA_EXT": "0"}  # auto-gptq's: its setup.py compiles kernels unless told otherwise
 
 
@@ -99,11 +103,12 @@ def mix_note(family: str, packages: Iterable[str], families: Iterable[Family]) -
 
 def asked_for(matrix: Matrix, choice: Choice, requirements: Iterable[str]) -> tuple[str, ...]:
     """What an environment is to hold beside its choice: what that needs and does not say itself, and people's own."""
-    if not choice.packages:
-        return tuple(requirements)
     from bnbenv.solve.families import extra_requirements
 
-    return (*extra_requirements(matrix, choice), *requirements)
+    requirements = tuple(requirements)
+    named = {canonicalize_name(Requirement(text).name) for text in requirements}
+    bound = (WITH_TORCH,) if choice.packages or named & _THROUGH else ()
+    return (*extra_requirements(matrix, choice), *bound, *requirements)
 
 
 def requirement_lines(choice: Choice, package: str) -> list[str]:

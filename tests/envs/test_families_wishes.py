@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from bnbenv.envs.families import requirement_lines
+from bnbenv.envs.families import asked_for, requirement_lines
 from bnbenv.envs.project import Project
 from bnbenv.envs.reach import check_reach
 from bnbenv.envs.sources import PackageSources, Source
 from bnbenv.envs.wishes import decode_wishes, edited
 from bnbenv.errors import InputError, UsageError
+from bnbenv.matrix.load import load_matrix
 from bnbenv.solve.model import Choice, PackageChoice, TorchChoice
 
 
@@ -47,6 +48,16 @@ def test_two_families_in_one_environment_are_refused_with_the_reason(family: str
     assert read(f"{text}[policy]\nmix = true\n").policy.mix
 
 
+def test_transformers_is_bound_to_the_torch_of_the_choice() -> None:
+    """It names the torch that it needs in an extra alone. Where nothing comes through it, it is not brought in."""
+    torch, matrix = TorchChoice(version="2.6.0", cuda="12.4", source="default-index"), load_matrix()
+    awq = Choice("3.12", torch, {}, packages=(PackageChoice("autoawq", "0.2.9", "sdist", "", ""),))
+    assert "transformers[torch]" in asked_for(matrix, awq, ())
+    alone = Choice("3.12", torch, {})
+    assert asked_for(matrix, alone, ["einops"]) == ("einops",)
+    assert asked_for(matrix, alone, ["PEFT>=0.14"]) == ("transformers[torch]", "PEFT>=0.14")
+
+
 def test_an_address_is_no_wish_for_a_package() -> None:
     with pytest.raises(InputError, match="without an address or a marker"):
         read('[envs.q]\nfamily = "gptq"\npackage = "gptqmodel @ https://host.example/x.whl"\n')
@@ -56,6 +67,13 @@ def test_where_there_is_no_file_one_is_begun_for_the_new_environment_alone(tmp_p
     text = edited(Project(tmp_path, tmp_path / "bnbenv.toml"), "gptq", {"family": "gptq"}, alone=True)
     assert list(read(text).envs) == ["gptq"]
     assert ".venv-gptq" in text and "# torch = " in text and ".venv-bnb" not in text
+
+
+def test_a_new_environment_stands_apart_from_what_follows(tmp_path: Path) -> None:
+    config = tmp_path / "bnbenv.toml"
+    config.write_text("[envs.bnb]\n\n[policy]\n")
+    text = edited(Project(tmp_path, config), "gptq", {"family": "gptq"})
+    assert text == '[envs.bnb]\n\n[envs.gptq]\nfamily = "gptq"\n\n[policy]\n'
 
 
 def test_extras_go_with_their_package_but_for_that_which_has_to_be_compiled() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,15 @@ def test_what_torch_requires_or_is_built_for_is_not_hidden(empty: Any, base: Pat
     assert ended.code == 4, ended
     assert ended.document["error"]["message"].endswith(f"as it is: {stays}")
     assert not (empty.root / ".venv-bnb").exists()
+
+
+def test_transformers_that_goes_without_this_torch_is_not_taken(empty: Any, base: Path) -> None:
+    """5.23 switches off every torch before 2.6, and a container's 2.6.0a0 is one; only its extra says so."""
+    (empty.root / "bnbenv.toml").write_text(f'{KEEP}requirements = ["transformers"]\n')
+    empty.done("lock", VIRTUAL_ENV=str(base))
+    lock = (empty.root / "pylock.bnb.toml").read_text()
+    found = re.search(r'name = "transformers"\nversion = "(\d+)\.(\d+)', lock)
+    assert found and (int(found[1]), int(found[2])) < (5, 23), found
 
 
 def test_a_cluster_modules_folder(empty: Any, tmp_path: Path) -> None:

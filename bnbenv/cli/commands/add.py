@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import (
@@ -21,12 +21,13 @@ from bnbenv.envs.check import Host, observe_host
 from bnbenv.envs.project import Project, check_env_name, find_project
 from bnbenv.envs.trust import check_trust
 from bnbenv.errors import Exit, UsageError
+from bnbenv.solve.model import FamilyName
 
 if TYPE_CHECKING:
     from bnbenv.envs.sync import Done
     from bnbenv.envs.wishes import Wishes
 
-FAMILIES = ("bitsandbytes", "gptq", "awq", "none")
+FAMILIES = get_args(FamilyName)
 
 SUMMARY = """\
 Add an environment of another family: bitsandbytes, gptq (gptqmodel, auto-gptq),

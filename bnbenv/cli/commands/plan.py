@@ -87,9 +87,9 @@ def _run(args: argparse.Namespace, ctx: Context, project: Project, bundle: Reade
         try:
             with (
                 about(env, len(wishes.envs) > 1 and len(names) == 1),
-                as_if_supplied(bundle, setting, env, ctx) as setting,
+                as_if_supplied(bundle, setting, env, ctx) as own,
             ):
-                _add(document, setting, env, host, args.driver)
+                _add(document, own, env, host, args.driver)
         except RebootRequired:
             raise
         except BnbenvError as error:  # of one of several: what is to be said of the others is said all the same

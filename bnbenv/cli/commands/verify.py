@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.errors import Exit, Failed, RebootRequired, UsageError
 from bnbenv.paths import expand
-
-FAMILIES = ("bitsandbytes", "gptq", "awq", "none")
+from bnbenv.solve.model import FamilyName
 
 if TYPE_CHECKING:
     from bnbenv.facts.model import HostFacts
-    from bnbenv.solve.model import FamilyName
 
 SUMMARY = """\
 Run the kernels of torch and bitsandbytes, and compare each result with a
@@ -46,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--python", metavar="PATH", help="an environment's Python, or its folder")
     parser.add_argument(
         "--family",
-        choices=FAMILIES,
+        choices=get_args(FamilyName),
         help="what to verify (default: what the environment is for; with --python, what is installed there)",
     )
     parser.add_argument(

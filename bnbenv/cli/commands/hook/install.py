@@ -50,8 +50,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.hooks.install import check_kinds, install, kinds_here
     from bnbenv.hooks.place import place_of
 
-    check_kinds(place_of(ctx.environ, args.user), args.kinds)
     place = place_of(ctx.environ, args.user)
+    check_kinds(place, args.kinds)
     kinds = tuple(dict.fromkeys(args.kinds)) or kinds_here(place)
     did = install(place, kinds, projects_of(args.project, place, ctx), ctx.environ, ctx.runner, ctx.progress.say)
     document = {

@@ -407,6 +407,17 @@ def test_nothing_deletes_what_was_adopted(empty: Any, others: Others) -> None:
     assert tree(prefix) == before
 
 
+def test_what_a_killed_adoption_left_is_cleared(empty: Any, others: Others) -> None:
+    """The record alone, without its lines in bnbenv.toml and without the link."""
+    config, link = empty.root / "bnbenv.toml", empty.root / ".venv-train"
+    config.write_text("[policy]\n")
+    empty.done("adopt", str(others.venv("train", *PAIR)), "--env", "train", "--no-verify")
+    config.write_text("[policy]\n")
+    link.unlink()
+    empty.done("gc")
+    assert not (empty.root / ".bnbenv" / "generations" / "train").exists()
+
+
 def test_killed_before_any_of_its_effects_nothing_is_half_done(empty: Any, others: Others) -> None:
     """Before bnbenv.toml is written there is no such environment; afterwards the next sync sets the link."""
     prefix = others.venv("train", *PAIR)

@@ -225,9 +225,9 @@ class PackageAdvisory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What the metadata of a quantization package does not say. All conditions that are set must hold.
 
     ``versions`` and ``torch`` are version specifiers, ``os`` operating systems, ``backend`` is what it is used on,
-    ``capability`` a comparison such as ``<7.0`` that one of the GPUs meets. ``requires`` are requirements that the
-    environment needs beside the package's own; ``refuses``: it does not work at all, whatever is added. With neither it
-    is a note.
+    ``capability`` a comparison such as ``<7.0`` that one of the GPUs meets, ``without`` a package beside which it does
+    not hold. ``requires`` are requirements that the environment needs beside the package's own; ``refuses``: it does not
+    work at all, whatever is added. With neither it is a note.
     """
 
     id: str
@@ -237,6 +237,7 @@ class PackageAdvisory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     os: tuple[str, ...] = ()
     backend: Literal["cuda", "cpu"] | None = None
     capability: str | None = None
+    without: str | None = None
     requires: tuple[str, ...] = ()
     refuses: bool = False
     summary: str

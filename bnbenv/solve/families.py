@@ -290,7 +290,7 @@ def extra_requirements(matrix: Matrix, choice: Choice) -> tuple[str, ...]:
 def _applies(advisory: PackageAdvisory, versions: dict[str, str], torch: str | None) -> bool:
     """Whether it is about one of the packages and this torch; ``torch`` None: whether it is, whatever torch is."""
     version = versions.get(advisory.package)
-    if version is None or not admits(advisory.versions, version, pre=True):
+    if version is None or advisory.without in versions or not admits(advisory.versions, version, pre=True):
         return False
     return advisory.torch is None or (torch is not None and admits(advisory.torch, torch, pre=True))
 

@@ -241,16 +241,21 @@ def edited(
         if alone:
             text = text.replace("[envs.bnb] ", f"[envs.{env}] ", 1).replace(".venv-bnb;", f".venv-{env};", 1)
     document = tomlkit.parse(text)
+    new = False
     if changes:
         envs = document.setdefault("envs", tomlkit.table(is_super_table=True))
         inline = isinstance(envs, tomlkit.items.InlineTable)
         for name in (env,) if envs or alone else dict.fromkeys((DEFAULT_ENV, env)):
             if name not in envs:
                 envs[name] = tomlkit.inline_table() if inline else tomlkit.table()
+        new = not envs[env] and not inline
         envs[env].update(changes)
+        if new:
+            envs[env].add(tomlkit.nl())  # what follows begins after an empty line
     if policy:
         document.setdefault("policy", tomlkit.table()).update(policy)
-    return tomlkit.dumps(document)
+    edited = tomlkit.dumps(document)
+    return edited[:-1] if new and edited.endswith("\n\n") and not text.endswith("\n\n") else edited
 
 
 def write_template(path: Path) -> None:

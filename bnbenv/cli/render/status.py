@@ -116,8 +116,10 @@ def _verification(row: dict[str, Any]) -> str:
 def _others(row: dict[str, Any], at_work: bool) -> list[str]:
     lines = []
     if row["others"]:
-        numbers = listed([str(number) for number in row["others"]])
-        lines += wrap(f"other generations: {numbers} (bnbenv rollback goes back, bnbenv gc deletes)", "  ")
+        several = "s" if row["others"][1:] else ""
+        numbers = listed([f"{number}, the adopted one" if number == 0 else str(number) for number in row["others"]])
+        what = "bnbenv rollback goes back" + (", bnbenv gc deletes" if any(row["others"]) else "")
+        lines += wrap(f"also kept: generation{several} {numbers} ({what})", "  ")
     if row["unfinished"]:
         numbers = listed([str(number) for number in row["unfinished"]])
         what = "unfinished" if at_work else "unusable"

@@ -226,8 +226,8 @@ class PackageAdvisory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     ``versions`` and ``torch`` are version specifiers, ``os`` operating systems, ``backend`` is what it is used on,
     ``capability`` a comparison such as ``<7.0`` that one of the GPUs meets, ``without`` a package beside which it does
-    not hold. ``requires`` are requirements that the environment needs beside the package's own; ``refuses``: it does not
-    work at all, whatever is added. With neither it is a note.
+    not hold. ``requires`` are requirements that the environment needs beside the package's own; ``refuses``: it does
+    not work at all, whatever is added. With neither it is a note.
     """
 
     id: str

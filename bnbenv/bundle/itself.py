@@ -125,15 +125,23 @@ if [ -z "$list" ]; then
   exit 4
 fi
 
+# Whether a file's sha256 stands in the list. Nothing of a file is run before.
+listed() {
+  "$python" -I -c 'import hashlib, sys
+sys.exit(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() not in open(sys.argv[2]).read())' "$1" "$list"
+}
+
 work=$folder.new
 rm -rf "$work"
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 for wheel in "$here"/files/uv-*"$machine"*.whl; do
-  case $system:$wheel in linux:*linux*|macos:*macos*) ;; *) continue ;; esac
-  "$python" -I -m zipfile -e "$wheel" "$work"
+  if listed "$wheel"; then "$python" -I -m zipfile -e "$wheel" "$work"; fi
 done
-uv=$(ls "$work"/uv-*.data/scripts/uv)
+uv=$(ls "$work"/uv-*.data/scripts/uv 2>/dev/null) || {
+  echo "error: the uv of this bundle is missing or was changed: none has a sha256 that $list names" >&2
+  exit 1
+}
 chmod +x "$uv"
 "$uv" venv --quiet --no-config --allow-existing --python "$python" "$folder"
 "$uv" pip install --quiet --no-config --no-cache --offline --no-index --require-hashes \\

@@ -16,6 +16,12 @@ ALONE = ("unshare", "-n") if os.name != "nt" and os.geteuid() == 0 else ("unshar
 SCRIPT = """\
 set -eu
 tar -xf lab.tar -C unpacked
+uv=$(ls unpacked/files/uv-*.whl)
+mv "$uv" aside
+cat aside > "$uv"; echo >> "$uv"
+if sh unpacked/install.sh tool 2> said; then echo "installed with another uv"; exit 9; fi
+grep -q "the uv of this bundle is missing or was changed" said
+mv aside "$uv"
 sh unpacked/install.sh tool
 cd place
 ../tool/bin/bnbenv sync --offline --bundle ../lab.tar --json > ../sync.json

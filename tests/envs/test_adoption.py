@@ -18,7 +18,7 @@ import msgspec._core
 import pytest
 
 from bnbenv.envs.fitness import measure
-from bnbenv.envs.foreign import Dist, read_foreign, roots
+from bnbenv.envs.foreign import Dist, read_distributions, read_foreign, roots
 from bnbenv.envs.generations import adopted, remove
 from bnbenv.envs.project import Project as Place
 from bnbenv.errors import BnbenvError
@@ -392,6 +392,29 @@ def test_what_people_asked_for() -> None:
         Dist("transformers", "1", ("numpy",)),
     )
     assert roots(dists, ("torch", "bitsandbytes", "pip")) == ("peft", "ring-a")
+
+
+def test_distributions_are_read_as_they_lie(tmp_path: Path) -> None:
+    """What an extra needs is not required; where one was installed from counts, unless conda built it there."""
+
+    def lay(folder: str, name: str, *lines: str, **files: str) -> None:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("\n".join(("Metadata-Version: 2.1", *lines, "", "Requires-Dist: nobody")))
+        for file, text in files.items():
+            (tmp_path / folder / file.replace("_json", ".json")).write_text(text)
+
+    needs = ("numpy>=1; python_version > '3'", "Foo.Bar", "peft; extra == 'train'")
+    url = '{"url": "file:///src/app"}'
+    lay("My_App-1.2.dist-info", "METADATA", *(f"Requires-Dist: {one}" for one in needs), direct_url_json=url)
+    lay("numpy-2.0.dist-info", "METADATA", "Version: 2.0", INSTALLER="conda\n", direct_url_json=url)
+    (tmp_path / "PyYAML-6.0-py3.11.egg-info").write_text("Metadata-Version: 2.1\nName: PyYAML\n")
+    (tmp_path / "broken-1.0.dist-info").mkdir()
+    assert read_distributions(tmp_path) == (
+        Dist("broken", "1.0"),
+        Dist("my-app", "1.2", ("numpy", "foo-bar"), "file:///src/app"),
+        Dist("numpy", "2.0"),
+        Dist("pyyaml", "6.0"),
+    )
 
 
 def test_nothing_deletes_what_was_adopted(empty: Any, others: Others) -> None:

@@ -81,10 +81,13 @@ def test_every_fault_is_found_in_its_step(families_python: Path, bytecode: Envir
         "wrong zero point": ["gptq-pack"],
         "a column is off by 5%": [kernel],
         "one bit of one code": [kernel],
+        "bias left out": [kernel],
+        "scales of two groups exchanged": [kernel],
         "awq: none": [],
         "awq: wrong zero point": ["awq-quantize"],
         "awq: columns in another order": ["awq-quantize"],
         "awq: scale of one group": ["awq-gemm-torch"],
+        "awq: bias left out": ["awq-gemm-torch"],
     }
 
 
@@ -223,6 +226,22 @@ with offline("cpu", "gptq"):
     with instead(kernel, "post_init", bit):
         run("one bit of one code", prove)
 
+    def before(change):
+        def wrap(post_init):
+            def run(self):
+                change(self)
+                post_init(self)
+            return run
+        return wrap
+
+    def exchange(layer):
+        layer.scales = layer.scales.flip(0)
+
+    with instead(kernel, "post_init", before(lambda layer: layer.bias.zero_())):
+        run("bias left out", prove)
+    with instead(kernel, "post_init", before(exchange)):
+        run("scales of two groups exchanged", prove)
+
     class MarlinLinear:
         def __init__(self, **options):
             cpp_extension.load(name="gptqmodel_marlin_fp16_ops", sources=["marlin.cu"])
@@ -269,5 +288,11 @@ with offline("cpu", "gptq"):
 
     with instead(gemm, "dequantize_gemm", regrouped):
         run("awq: scale of one group", prove)
+
+    def unbiased(forward):
+        return lambda self, x: forward(self, x) - self.bias
+
+    with instead(WQLinear_GEMM, "forward", unbiased):
+        run("awq: bias left out", prove)
 out.write(json.dumps(found))
 """

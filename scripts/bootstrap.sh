@@ -15,6 +15,9 @@
 # HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, REQUESTS_CA_BUNDLE). The exit codes are those of bnbenv.
 { # read to the end before anything is run: half a download does nothing
 set -euo pipefail
+unset CDPATH
+
+# Python is run isolated (-I), so that no file of the current folder, such as venv.py, is taken for a module.
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 
@@ -77,7 +80,7 @@ find_python() {
   set -- python3 python3.13 python3.12 python3.11 python3.10 python3.14 python
   [ -z "${BNBENV_PYTHON:-}" ] || set -- "$BNBENV_PYTHON"
   for name in "$@"; do
-    found=$("$name" -c 'import sys; sys.version_info >= (3, 10) or sys.exit(1); print(sys.executable)' 2>/dev/null) &&
+    found=$("$name" -I -c 'import sys; sys.version_info >= (3, 10) or sys.exit(1); print(sys.executable)' 2>/dev/null) &&
       [ -n "$found" ] && { printf '%s\n' "$found"; return 0; }
   done
   [ -z "${BNBENV_PYTHON:-}" ] && uv python find --no-project --no-python-downloads '>=3.10' 2>/dev/null
@@ -95,7 +98,7 @@ no_python() {
 # read; "pip FOLDER" gets a wheel of pip from the places that pip is set up with, for a Python that has none.
 sources_program() {
   cat <<'PY'
-import configparser, hashlib, html, os, re, shlex, ssl, sys, urllib.parse, urllib.request
+import configparser, hashlib, html, http.client, os, re, shlex, ssl, sys, urllib.parse, urllib.request
 
 def pip_options():
     """pip's own: its files, the weakest first, then its variables."""
@@ -169,7 +172,7 @@ def read(url, options):
     if options.get("proxy"):
         handlers.append(urllib.request.ProxyHandler({"http": options["proxy"], "https": options["proxy"]}))
     parts = urllib.parse.urlsplit(url)
-    if parts.username:
+    if "@" in parts.netloc:
         manager = urllib.request.HTTPPasswordMgrWithPriorAuth()
         bare = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         login = [urllib.parse.unquote(part or "") for part in (parts.username, parts.password)]
@@ -210,8 +213,9 @@ def fetch_pip(folder):
                 continue
             _, url, name = found[-1]
             data = read(url.partition("#")[0], options)
-        except (OSError, ValueError) as error:
-            print("passed over a source of packages: %s" % (getattr(error, "reason", None) or error), file=sys.stderr)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            shown = error if isinstance(error, OSError) else type(error).__name__  # others quote the address
+            print("passed over a source of packages: %s" % (getattr(error, "reason", None) or shown), file=sys.stderr)
             continue
         digest = url.partition("#sha256=")[2]
         if digest and digest != hashlib.sha256(data).hexdigest():
@@ -230,10 +234,10 @@ pip_wheel() {
   local python
   cp /usr/share/python-wheels/pip-*.whl "$1/" 2>/dev/null && return 0 # Debian's python3-pip-whl
   python=$(find_python)
-  "$python" -m pip download --quiet --no-deps --dest "$1" pip >/dev/null 2>&1 && return 0
+  "$python" -I -m pip download --quiet --no-deps --dest "$1" pip >/dev/null 2>&1 && return 0
   (
-    eval "$("$python" -c "$(sources_program)" settings)"
-    "$python" -c "$(sources_program)" pip "$1"
+    eval "$("$python" -I -c "$(sources_program)" settings)"
+    "$python" -I -c "$(sources_program)" pip "$1"
   ) 2>>"$1/log" && return 0
   command -v apt-get dpkg-deb >/dev/null || return 1
   # This takes no rights and changes nothing: it needs apt's lists alone.
@@ -244,20 +248,20 @@ pip_wheel() {
 # make_env FOLDER: a virtual environment with pip, where there is none yet. What a killed run left is made anew.
 make_env() {
   local python work wheel
-  [ -x "$1/bin/python" ] && "$1/bin/python" -c 'import pip' 2>/dev/null && return 0
+  [ -x "$1/bin/python" ] && "$1/bin/python" -I -c 'import pip' 2>/dev/null && return 0
   python=$(find_python) || { [ -z "${install_python_too:-}" ] || install_python; python=$(find_python) || no_python; }
   mkdir -p "$1"
   find "$1" -mindepth 1 -maxdepth 1 ! -name .bnbenv-tool -exec rm -rf {} +
-  "$python" -m venv "$1" >/dev/null 2>&1 && "$1/bin/python" -c 'import pip' 2>/dev/null && return 0
+  "$python" -I -m venv "$1" >/dev/null 2>&1 && "$1/bin/python" -I -c 'import pip' 2>/dev/null && return 0
   if [ -n "${install_python_too:-}" ]; then # Debian has the rest in a package of its own
     install_python
     python=$(find_python) || no_python
-    "$python" -m venv --clear "$1" && return 0
+    "$python" -I -m venv --clear "$1" && return 0
   fi
   work=$1/pip-wheel
   mkdir "$work"
-  if "$python" -m venv --without-pip "$1" >"$work/log" 2>&1 && pip_wheel "$work" && wheel=$(echo "$work"/pip-*.whl) &&
-    "$1/bin/python" "$wheel/pip" install -q --no-index --disable-pip-version-check "$wheel" >>"$work/log" 2>&1; then
+  if "$python" -I -m venv --without-pip "$1" >"$work/log" 2>&1 && pip_wheel "$work" && wheel=$(echo "$work"/pip-*.whl) &&
+    "$1/bin/python" -I "$wheel/pip" install -q --no-index --disable-pip-version-check "$wheel" >>"$work/log" 2>&1; then
     rm -rf "$work"
     return 0
   fi
@@ -273,9 +277,9 @@ install() {
   local env=$1 log=$1/install.log
   shift
   (
-    eval "$("$env/bin/python" -c "$(sources_program)" settings)"
-    unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX
-    PIP_USER=0 exec "$env/bin/python" -m pip install --quiet --no-input --disable-pip-version-check "$@"
+    eval "$("$env/bin/python" -I -c "$(sources_program)" settings)"
+    unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX # of what pip starts, too
+    PIP_USER=0 exec "$env/bin/python" -I -m pip install --quiet --no-input --disable-pip-version-check "$@"
   ) >"$log" 2>&1 && { rm -f "$log"; return 0; }
   cat "$log" >&2
   case $(cat "$log") in
@@ -293,7 +297,7 @@ stamp_of() {
   if [ "$1" = --editable ]; then
     printf '%s %s\n' "$*" "$(cksum <"$2/pyproject.toml")"
   elif [ "${1#/}" = "$1" ]; then
-    printf '%s\n' "$1"
+    printf '%s' "$1" | cksum # not the words: an address can hold a password
   elif [ -f "$1" ]; then
     printf '%s %s\n' "$1" "$(cksum <"$1")"
   fi
@@ -329,8 +333,9 @@ install_tool() {
 
 # link_tool PREFIX FOLDER: bnbenv's command in a folder that is on the PATH, unless something else is there.
 link_tool() {
-  local link=$2/bnbenv
-  if [ -L "$link" ] || [ ! -e "$link" ]; then
+  local link=$2/bnbenv tool
+  tool=$(readlink -f "$link" 2>/dev/null) || true # pipx and uv make links of that name, too
+  if [ ! -e "$link" ] || { [ -L "$link" ] && [ -e "${tool%/bin/bnbenv}/.bnbenv-tool" ]; }; then
     mkdir -p "$2" 2>/dev/null && ln -sfn "$1/bin/bnbenv" "$link" 2>/dev/null && return 0
   fi
   say "not linked: $link is something else, or cannot be written; use $1/bin/bnbenv"
@@ -361,7 +366,7 @@ made() {
 }
 
 main() {
-  local dir=. prefix='' tool_only='' bnbenv code=0 rest=()
+  local dir=. prefix='' tool_only='' bnbenv mask code=0 rest=()
   install_python_too=''
   while [ $# -gt 0 ]; do
     case $1 in
@@ -388,8 +393,11 @@ main() {
     install_tool "$prefix" "${what[@]}"
   elif [ "$(id -u)" = 0 ]; then
     prefix=/opt/bnbenv
+    mask=$(umask)
+    umask 022 # for all users of the machine
     install_tool "$prefix" "${what[@]}"
     link_tool "$prefix" /usr/local/bin
+    umask "$mask"
   else
     [ -n "${HOME:-}" ] || fail 2 "this user has no home folder" "Name a folder with --prefix."
     prefix=${BNBENV_HOME:-${XDG_DATA_HOME:-$HOME/.local/share}/bnbenv}/tool

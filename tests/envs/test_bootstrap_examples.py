@@ -173,8 +173,8 @@ def test_the_dockerfile(clean: Callable[[], Debian], tmp_path: Path) -> None:
     for file in (ROOT / "scripts/bootstrap.sh", EXAMPLES / "entrypoint.sh", FACTS):
         shutil.copy(file, tmp_path)
     (tmp_path / "bnbenv.toml").write_text("[envs.bnb]\n")
-    entry, *default = build(debian, tmp_path)
-    assert default == ["python"]
+    *entry, default = build(debian, tmp_path)
+    assert default == "python"
     assert debian.path("/srv/train/.venv-bnb").is_symlink()
 
     # Pushed and pulled: the times of the files are whole seconds now.
@@ -183,19 +183,19 @@ def test_the_dockerfile(clean: Callable[[], Debian], tmp_path: Path) -> None:
         os.utime(file, (int(stat.st_atime), int(stat.st_mtime)), follow_symlinks=False)
 
     use = "import bitsandbytes as b, torch; print('used', b.functional.quantize_4bit(torch.ones(64, 64))[0].shape)"
-    first = debian([entry, "python", "-c", use])
+    first = debian([*entry, "python", "-c", use])
     assert "bnb: first start of what was made from recorded facts" in first
     assert "bnb: running kernels on cpu" in first
     assert "kept generation 1" in first
     assert "used" in first
-    again = debian([entry, "cat", "bnbenv.toml"])
+    again = debian([*entry, "cat", "bnbenv.toml"])
     assert "running kernels" not in again
     assert "[envs.bnb]" in again
 
     # On a machine for which it was not made it starts nothing.
     lock = debian.path("/srv/train/pylock.bnb.toml")
     lock.write_text(lock.read_text().replace('backend = "cpu"', 'backend = "cuda"'))
-    refused = debian([entry, "echo", "started"], code=4)
+    refused = debian([*entry, "echo", "started"], code=4)
     assert "entrypoint: not started" in refused
     assert "\nstarted" not in refused
 

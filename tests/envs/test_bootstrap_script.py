@@ -37,10 +37,11 @@ def environ(tmp_path: Path, tool_environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"}
 
 
-def run(script: Path, *words: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", str(script), *words], env=environ, capture_output=True, text=True, timeout=120, check=False
-    )
+def run(
+    script: Path, *words: str, environ: Mapping[str, str], cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(script), *words]
+    return subprocess.run(command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
@@ -75,8 +76,14 @@ def test_it_installs_through_a_proxy_and_completes_what_a_killed_run_left(
     served.requests.clear()
     of_uv = {"UV_DEFAULT_INDEX": "http://index.invalid/simple", "UV_INSECURE_HOST": "index.invalid"}
     proxied = {**environ, **of_uv, "http_proxy": served.url("").rstrip("/")}
-    ended = run(alone, *words, environ=proxied)
+    # Whoever may write into the folder that it is started in has none of its files run.
+    crowded = tmp_path / "crowded"
+    crowded.mkdir()
+    for name in ("venv", "pip", "ensurepip", "hashlib", "configparser", "subprocess", "random"):
+        (crowded / f"{name}.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    ended = run(alone, *words, environ=proxied, cwd=crowded)
     assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "was-run").exists()
     assert "/simple/bnbenv/" in [path for path, _ in served.requests]
     asked = subprocess.run([prefix / "bin/bnbenv"], capture_output=True, text=True, check=True, timeout=60)
     assert asked.stdout == "bnbenv 9.9\n"
@@ -84,7 +91,7 @@ def test_it_installs_through_a_proxy_and_completes_what_a_killed_run_left(
     # Again: nothing is asked for, nothing is done.
     served.requests.clear()
     before = {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")}
-    ended = run(alone, *words, environ=proxied)
+    ended = run(alone, *words[:-1], "tool", environ={**proxied, "CDPATH": str(tmp_path)}, cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, f"bootstrap: bnbenv is installed: {prefix}/bin/bnbenv\n")
     assert not served.requests
     assert {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")} == before
@@ -96,6 +103,12 @@ def test_it_installs_through_a_proxy_and_completes_what_a_killed_run_left(
     assert ended.returncode == 7
     assert "next: Check the network" in ended.stderr
     assert run(alone, *words, environ=proxied).returncode == 0
+
+    # A password in an address is neither told nor kept.
+    private = served.url("files").replace("://", "://me:pass-word@") + "/bnbenv-9.9-py3-none-any.whl"
+    ended = run(alone, *words, environ={**environ, "BNBENV_INSTALL": private, "PIP_NO_INDEX": "1"})
+    assert ended.returncode == 0 and "pass-word" not in ended.stderr, ended.stderr
+    assert not [path for path in prefix.rglob("*") if path.is_file() and b"pass-word" in path.read_bytes()]
 
 
 def test_what_it_refuses(alone: Path, environ: dict[str, str], tmp_path: Path) -> None:

@@ -122,8 +122,19 @@ def test_only_what_is_missing_comes_on_top(empty: Any, base: Path, tmp_path: Pat
     assert empty.drift()["base-changed"].endswith("torch was 2.9.1 and is 2.10.0")
     assert synced(empty)["choice"]["torch"]["version"] == "2.10.0"
     assert empty.generation() == 3
-    (other / SITE / "torch" / "lib" / "libtorch_python.so").touch()
+    library = other / SITE / "torch" / "lib" / "libtorch_python.so"
+    library.touch()
     assert "was replaced" in empty.drift()["base-changed"]
+
+    def since() -> str:
+        return str([one["what"] for one in empty("plan", "--json").document["actions"] if one["action"] == "lock"])
+
+    assert since() == "[]"  # the same bytes
+    library.write_bytes(ELF + b"\0\0")
+    assert "the torch that is there is another build of 2.10.0 than it was" in since()
+    library.write_bytes(ELF + b"\0")
+    (other / SITE / "numpy-1.26.4.dist-info" / "METADATA").write_text("Name: numpy\nVersion: 1.26.5\n")
+    assert "below it numpy was 1.26.4 and is 1.26.5" in since()
 
     shutil.rmtree(other)
     assert "is gone" in empty.drift()["base-gone"]

@@ -237,11 +237,21 @@ def _package_reasons(
             changed.append(f"{name} {version} was installed anew")
     if changed:
         shown = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
-        return [Reason(env, "packages-changed", f"changed behind bnbenv's back: {shown}")]
+        return [Reason(env, "packages-changed", _changed(env, record, shown))]
     different = [name for name, stamp in record.files.items() if not same_stamp(stamp, files.get(name))]
     if different:
-        return [Reason(env, "files-changed", f"changed behind bnbenv's back: {', '.join(sorted(different)[:4])}")]
+        return [Reason(env, "files-changed", _changed(env, record, ", ".join(sorted(different)[:4])))]
     return []
+
+
+def _changed(env: str, record: Record, what: str) -> str:
+    """An adopted environment is somebody else's, who may have meant it."""
+    if record.adopted is None:
+        return f"changed behind bnbenv's back: {what}"
+    import shlex
+
+    again = f"bnbenv adopt {shlex.quote(record.adopted)} --env {env}"
+    return f"changed since it was adopted: {what} (if that was on purpose: {again})"
 
 
 def _host_reasons(env: str, host: Host, record: Record) -> list[Reason]:

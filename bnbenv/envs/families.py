@@ -6,6 +6,7 @@ Why they are kept apart stands in the matrix (families.toml).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -57,6 +58,9 @@ def check_package(text: str, family: str, families: Iterable[Family], file: str,
         raise InputError(file, where, expected)
     if requirement.url is not None or requirement.marker is not None:
         raise InputError(file, where, "expected a package and its version alone, without an address or a marker")
+    for extra in sorted(requirement.extras - {"kernels"}):  # installers pass over an extra that nobody has
+        if get_close_matches(extra, ("kernels",)):
+            raise InputError(file, where, f'expected the extra "kernels", found "{shown(extra)}"')
 
 
 def check_requirement(name: str, family: str, mix: bool, families: Iterable[Family], file: str, where: str) -> None:

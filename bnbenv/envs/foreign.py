@@ -113,6 +113,9 @@ def _prefix(word: str, cwd: Path) -> Path:
             )
         if not path.is_dir() and path.name.startswith("python"):  # its link is not followed: it leads out of a venv
             path = path.parent.parent
+        if not path.is_dir():
+            message = f"{word[:200]} is no Python environment: it is no folder"
+            raise UsageError("not-an-environment", message, "Name the folder of a venv or conda environment.")
         real = Path(os.path.realpath(path))
         str(real).encode()  # it is written into a record
         os.listdir(real)

@@ -55,7 +55,7 @@ def check_kinds(place: Place, kinds: Iterable[str]) -> None:
         raise UsageError("no-hooks", "hooks are for Linux", "After a change of the driver run: bnbenv sync")
     for kind in kinds:
         if place.user and kind not in USER_KINDS:
-            step = "For one user there are systemd and profile: bnbenv hook install --user"
+            step = "For one user there are systemd and profile; for the system leave out --user."
             raise UsageError("not-for-users", f"what {kind} calls after its work is set for the whole system", step)
 
 

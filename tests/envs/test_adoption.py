@@ -190,7 +190,10 @@ def test_what_changes_behind_it_is_told(empty: Any, others: Others) -> None:
     others.install(prefix, "another")  # people install more
     assert set(empty.drift()) == {"unverified"}
     others.install(prefix, "torch==2.14.0+cpu")
-    assert "torch 2.13.0+cpu is now 2.14.0+cpu" in empty.drift()["packages-changed"]
+    assert empty.drift()["packages-changed"] == (
+        "changed since it was adopted: torch 2.13.0+cpu is now 2.14.0+cpu "
+        f"(if that was on purpose: bnbenv adopt {prefix} --env bnb)"
+    )
     # On purpose: read anew, it is what it is.
     done = empty.done("adopt", str(prefix), "--no-verify")
     assert (done["choice"]["torch"]["version"], done["wrote"]) == ("2.14.0+cpu", False)
@@ -280,6 +283,7 @@ def test_what_is_no_environment_is_refused(empty: Any, others: Others) -> None:
     for path, word, name in [
         (others.folder / "nothing", "does not exist", "no-environment"),
         (others.folder / "wheels", "neither pyvenv.cfg nor conda-meta", "not-an-environment"),
+        (below / "pyvenv.cfg", "it is no folder", "not-an-environment"),
         (Path(sys.base_prefix), "is a Python installation", "not-an-environment"),
         (generation, "is generation 3 of the environment bnb", "of-bnbenv"),
         (bare, "there is no torch in", "no-torch"),

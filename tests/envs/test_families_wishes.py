@@ -63,6 +63,11 @@ def test_an_address_is_no_wish_for_a_package() -> None:
         read('[envs.q]\nfamily = "gptq"\npackage = "gptqmodel @ https://host.example/x.whl"\n')
 
 
+def test_an_extra_that_is_mistyped_is_not_passed_over() -> None:
+    with pytest.raises(InputError, match='expected the extra "kernels", found "kernel"'):
+        read('[envs.q]\nfamily = "awq"\npackage = "autoawq[kernel]"\n')
+
+
 def test_where_there_is_no_file_one_is_begun_for_the_new_environment_alone(tmp_path: Path) -> None:
     text = edited(Project(tmp_path, tmp_path / "bnbenv.toml"), "gptq", {"family": "gptq"}, alone=True)
     assert list(read(text).envs) == ["gptq"]

@@ -162,7 +162,7 @@ def test_what_an_earlier_bnbenv_wrote_under_another_name_goes(machine: Any) -> N
 def test_wrong_usage_names_the_next_step(machine: Any) -> None:
     refused = machine("hook", "install", "--user", "apt", code=2)
     assert "what apt calls after its work is set for the whole system" in refused.stderr
-    assert "next: For one user there are systemd and profile: bnbenv hook install --user" in refused.stderr
+    assert "next: For one user there are systemd and profile; for the system leave out --user." in refused.stderr
     assert 'found "yum"' in machine("hook", "install", "yum", code=2).stderr
     assert "is not a folder" in machine("hook", "install", "apt", "--project", "nowhere", code=2).stderr
     assert list(machine.root.rglob("*bnbenv*")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from typing import Any
 
@@ -25,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     try:
-        found = _run(args, ctx)
-        trouble = None
+        found, trouble = _run(args, ctx), None
     except BnbenvError as error:
         found, trouble = {}, f"{error.message}. {error.next_step}".strip()
     except OSError as error:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     except Exception as error:
         found, trouble = {}, f"this is a fault of bnbenv itself: {type(error).__name__}: {error}"
     empty: dict[str, Any] = {"state": None, "changes": [], "started": False, "projects": []}
-    document = {"schema": "bnbenv.hook-run/1", "event": "manual", **empty, **found, "trouble": trouble}
+    document = {"schema": "bnbenv.hook-run/1", "event": "manual", **empty, "trouble": trouble, **found}
     return Outcome(Exit.DONE, document)
 
 
@@ -47,6 +47,10 @@ def _run(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
     place = place_of(ctx.environ, args.user)
     event = args.event if args.event in EVENTS else MANUAL
     if not place.folder.is_dir():
+        with contextlib.suppress(BnbenvError):  # a user without a home has no hooks
+            if not args.user and place_of(ctx.environ, True).folder.is_dir():
+                message = "the hooks that are installed here are your own. Run: bnbenv hook run --user"
+                return {"event": event, "trouble": message}
         return {"event": event}
     ran = run(place, event, Port(ctx.environ, ctx.runner, ctx.progress))
     rows = [{"path": path, "state": state, "said": said} for path, state, said in ran.projects]

@@ -21,13 +21,13 @@ EXITS = "0 all is as it was written, or nothing is installed, 2 wrong usage, 3 s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("--user", action="store_true", help="those in your home alone")
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.hooks.place import place_of
 
-    places = [place_of(ctx.environ, False)]
+    places = [] if args.user else [place_of(ctx.environ, False)]
     with contextlib.suppress(BnbenvError):  # a user without a home has no hooks
         places.append(place_of(ctx.environ, True))
     rows = [row for place in places if (row := _row(place)) is not None]

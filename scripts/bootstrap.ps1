@@ -26,7 +26,7 @@
         $names = if ($env:BNBENV_PYTHON) { @($env:BNBENV_PYTHON) } else { @('python', 'python3', 'py') }
         foreach ($name in $names) {
             if (-not (Get-Command $name)) { continue }
-            $found = & $name -c $probe 2>$null
+            $found = & $name -I -c $probe 2>$null
             if ($LASTEXITCODE -eq 0 -and $found) { return [string]$found }
         }
     }
@@ -52,13 +52,13 @@
             }
             $null = New-Item -ItemType Directory -Force $Prefix
             Set-Content -Path $marker -Value ''
-            & $base -m venv $Prefix | Out-Host
+            & $base -I -m venv $Prefix | Out-Host
             if ($LASTEXITCODE -ne 0) { Stop-Here 1 "$base cannot make a virtual environment" 'Install Python anew.' }
         }
         Set-Content -Path $marker -Value ''
         $index = $env:PIP_INDEX_URL
         if (-not $index -and $env:UV_DEFAULT_INDEX) { $env:PIP_INDEX_URL = $env:UV_DEFAULT_INDEX }
-        & $python -m pip install --quiet --no-input --disable-pip-version-check @What | Out-Host
+        & $python -I -m pip install --quiet --no-input --disable-pip-version-check @What | Out-Host
         $code = $LASTEXITCODE
         $env:PIP_INDEX_URL = $index
         if ($code -ne 0) {
@@ -93,6 +93,7 @@
         }
         elseif ($stamp -match '[\\/]' -and (Test-Path $stamp -PathType Container)) { $stamp = '' }
         elseif ($stamp -match '\.whl$' -and (Test-Path $stamp)) { $stamp = (Get-FileHash $stamp).Hash }
+        elseif ($stamp -match '://.*@') { $stamp = '' } # an address can hold a password
         if ($prefix) { $place = $prefix }
         Install-Tool $place $what $stamp
         $bnbenv = Join-Path $place 'Scripts\bnbenv.exe'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
@@ -102,7 +103,7 @@ def _run(args: argparse.Namespace, ctx: Context, project: Project, bundle: Reade
     steps = {env: meaning(env, error.next_step) for env, error in refused.items()}
     ends = next((error.exit for error in refused.values()), Exit.DONE if document["in_sync"] else Exit.PENDING)
     option = {"always": " --build", "never": " --no-build"}.get(args.build, "")
-    option = option if args.bundle is None else f" --bundle {args.bundle}"
+    option = option if args.bundle is None else f" --bundle {shlex.quote(args.bundle)}"
     return Outcome(ends, document, {"refused": steps, "option": option})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import PurePath
 from typing import Any
 
@@ -20,7 +21,7 @@ def render(document: dict[str, Any]) -> str:
         for one in group["environments"]:
             lines += wrap(f"{one['env']}: {one['title']}, Python {one['python']}", "    ", "        ")
     lines += [line for note in document["notes"] for line in wrap(f"warning: {note}", "  ", "      ")]
-    name = PurePath(document["path"]).name
+    name = shlex.quote(PurePath(document["path"]).name)
     lines.append(f"  sha256 {document['sha256']}")
     lines.append(f"  where bnbenv is missing: tar -xf {name} -C DIR && sh DIR/install.sh")
     return "\n".join([*lines, f"next: bnbenv sync --offline --bundle {name} (on those machines)"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bnbenv.cli.render.verify import render
 from bnbenv.matrix.load import load_families
 from bnbenv.process import Command, Finished, SystemRunner
 from bnbenv.verify.devices import CPU
-from bnbenv.verify.families import family_decided, installed_families
+from bnbenv.verify.families import PROBE, family_decided, installed_families
 from bnbenv.verify.report import Report, Step, explain_failure
 from bnbenv.verify.run import LIMITS, SCRIPT, verify_environment
 
@@ -125,6 +126,20 @@ def test_the_family_is_told_by_what_is_installed_or_recorded() -> None:
     assert family_decided({"torch": torch, "bitsandbytes": {"version": "0.50.2"}}, families) == "bitsandbytes"
     assert family_decided({"torch": torch, "bitsandbytes": None, "packages": []}, families) == "none"
     assert family_decided({}, families) is None
+
+
+def test_what_lies_in_the_current_folder_is_not_installed(tmp_path: Path) -> None:
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        (folder / "awq.py").touch()
+        (folder / "gptqmodel").mkdir()  # of models, such as people keep them
+    command = [sys.executable, "-c", PROBE, "awq", "gptqmodel"]
+    for place, found in (("", "here:"), (str(tmp_path / "there"), "here: awq")):
+        environ = {**os.environ, "PYTHONPATH": place}
+        done = subprocess.run(
+            command, cwd=tmp_path / "here", env=environ, capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.strip() == found
 
 
 FAULTS = """

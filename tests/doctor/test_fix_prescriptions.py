@@ -110,6 +110,12 @@ def test_every_code_has_a_fix_with_and_without_an_environment(code: str) -> None
             assert "-U " not in line, "what is newest need not fit"
 
 
+def test_what_an_environment_of_bnbenvs_own_lacks_of_another_family_is_not_taken_out_of_it() -> None:
+    target = Target(kind="bnbenv", env="bnb", python="/env/bin/python", version="3.12.4", prefix="/env", writable=True)
+    fix = prescribe("quant-library-mix", "quant_lib_conflict", environment(target=target), None, None)
+    assert "bnbenv run --env NAME" in fix.summary and "bnbenv add gptq" in fix.steps[0]
+
+
 def test_what_was_checked_is_automatic_and_what_failed_is_said_with_the_reason() -> None:
     examination = environment(bitsandbytes="0.46.0")
     chosen = decide(examination, None, load_matrix())

@@ -200,6 +200,8 @@ def test_what_changes_behind_it_is_told(empty: Any, others: Others) -> None:
     assert set(empty.drift()) == {"unverified"}
     shutil.move(prefix, f"{prefix}-moved")
     assert empty.drift() == {"adopted-gone": f"the environment that was adopted is gone: {prefix} was moved or deleted"}
+    unknown = empty("doctor", "--json").document["unknown"]
+    assert any(f"{prefix} was moved or deleted" in one["reason"] for one in unknown)
     shutil.move(f"{prefix}-moved", prefix)
     assert set(empty.drift()) == {"unverified"}
     # It is the exception for just that folder.

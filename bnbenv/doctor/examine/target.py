@@ -76,7 +76,7 @@ def _candidates(where: Where, ports: Ports, gaps: list[Unknown]) -> Iterator[Lay
     """The Pythons that may be meant, in order. What is activated comes before the user's own environment."""
     project = where.project
     if project is not None and not project.user:
-        yield from _of_project(project, ports)
+        yield from _of_project(project, ports, gaps)
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         named = ports.environ.get(variable)
         layout = of_prefix(where.cwd / expand(named), ports.runner) if named else None
@@ -85,18 +85,20 @@ def _candidates(where: Where, ports: Ports, gaps: list[Unknown]) -> Iterator[Lay
         elif named:
             gaps.append(Unknown(f"target {variable}", f"{variable} is set to {named}, where no Python is"))
     if project is not None and project.user:
-        yield from _of_project(project, ports)
+        yield from _of_project(project, ports, gaps)
     for python in _on_path(where.cwd, ports):
         layout = of_interpreter(python, ports.runner)
         if layout is not None:
             yield layout
 
 
-def _of_project(project: Project, ports: Ports) -> Iterator[Layout]:
+def _of_project(project: Project, ports: Ports, gaps: list[Unknown]) -> Iterator[Layout]:
     for env in sorted(project.envs_made(), key=lambda name: (name != DEFAULT_ENV, name)):
         layout = _of_env(project, env, ports)
         if layout is not None:
             yield layout
+        elif problem := in_use(project, env).problem:
+            gaps.append(Unknown(f"target {env}", f"{problem.because} (to make it: bnbenv sync --env {env})"))
 
 
 def _of_env(project: Project, env: str, ports: Ports) -> Layout | None:

@@ -226,6 +226,9 @@ def two_environments(patient: Patient) -> Treatment:
     families = dict.fromkeys("awq" if "awq" in name else "gptq" for name in others if re.search("awq|gptq", name))
     added = [f"bnbenv add {family}" for family in families] or ["bnbenv add gptq"]
     steps = [f"An environment of its own for each family, beside the others of this project: {' && '.join(added)}"]
+    if patient.own is not None and not (others and any(one.name == "bitsandbytes" for one in packages)):
+        summary = "Run it where that library is (bnbenv run --env NAME), or add it to requirements in bnbenv.toml."
+        return told(summary, "bnbenv add gptq, or bnbenv add awq, makes that environment beside this one.")
     if patient.own is not None:
         summary = "Take the packages of the other families out of it, and give them environments of their own."
         steps.append(f"Where {', '.join(others)} stands in [envs.{patient.own}] of bnbenv.toml, take it out first.")

@@ -30,7 +30,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     except BnbenvError as error:
         found, trouble = {}, f"{error.message}. {error.next_step}".strip()
     except OSError as error:
-        found, trouble = {}, f"{error.filename or 'a file'}: {(error.strerror or type(error).__name__).lower()}"
+        where = f"{error.filename}: " if error.filename else ""
+        found, trouble = {}, where + (error.strerror or type(error).__name__).lower()
     except Exception as error:
         found, trouble = {}, f"this is a fault of bnbenv itself: {type(error).__name__}: {error}"
     empty: dict[str, Any] = {"state": None, "changes": [], "started": False, "projects": []}

@@ -67,11 +67,16 @@ class Machine(msgspec.Struct, frozen=True):
     @property
     def title(self) -> str:
         """``v100.json: Linux x86_64, 2 x Tesla V100, driver 570.133.20``."""
+        return f"{self.facts or 'the machine it was made on'}: {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """``Linux x86_64, 2 x Tesla V100, driver 570.133.20``."""
         counted = {name: self.gpus.count(name) for name in self.gpus}
         cards = [f"{number} x {name}" if number > 1 else name for name, number in counted.items()]
         words = [f"{SYSTEMS.get(self.os, self.os)} {self.machine}", *(cards or ["no GPU"])]
         words += [f"driver {self.driver}"] if self.driver else []
-        return f"{self.facts or 'the machine it was made on'}: {', '.join(words)}"
+        return ", ".join(words)
 
 
 class Class(msgspec.Struct, frozen=True):

@@ -6,9 +6,10 @@ import shlex
 from pathlib import PurePath
 from typing import Any
 
-from bnbenv.cli.render.text import wrap
+import msgspec
 
-_SYSTEMS = {"linux": "Linux", "windows": "Windows", "macos": "macOS"}
+from bnbenv.bundle.manifest import Machine
+from bnbenv.cli.render.text import wrap
 
 
 def render(document: dict[str, Any]) -> str:
@@ -28,11 +29,7 @@ def render(document: dict[str, Any]) -> str:
 
 
 def _machine(machine: dict[str, Any]) -> str:
-    counted = {name: machine["gpus"].count(name) for name in machine["gpus"]}
-    cards = [f"{number} x {name}" if number > 1 else name for name, number in counted.items()]
-    words = [f"{_SYSTEMS.get(machine['os'], machine['os'])} {machine['machine']}", *(cards or ["no GPU"])]
-    words += [f"driver {machine['driver']}"] if machine["driver"] else []
-    return f"{machine['facts'] or 'machines like this one'}: {', '.join(words)}"
+    return f"{machine['facts'] or 'machines like this one'}: {msgspec.convert(machine, Machine).kind}"
 
 
 def _size(size: int) -> str:

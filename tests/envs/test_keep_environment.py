@@ -84,8 +84,10 @@ def test_only_what_is_missing_comes_on_top(empty: Any, base: Path, tmp_path: Pat
     """Of a container's packages those that fit stay; one that a requirement needs newer is hidden, and that is said.
     Then the base is upgraded, another venv is activated, and the base goes."""
     (empty.root / "bnbenv.toml").write_text(f'{KEEP}requirements = ["packaging>=24"]\n')
+    (base / SITE / "ipykernel_launcher.py").touch()
     before = tree(base)
     done = synced(empty, VIRTUAL_ENV=str(base))
+    assert empty.done("jupyter", JUPYTER_DATA_DIR=str(tmp_path / "jupyter"))["installed"]  # by what is below
     assert tree(base) == before
     assert done["choice"]["torch"]["source"] == "existing"
     lock = (empty.root / "pylock.bnb.toml").read_text()

@@ -98,8 +98,9 @@ def _install(project: Project, env: str, called: str, folder: Path) -> bool:
     if use.problem is not None or use.prefix is None:
         because = use.problem.because if use.problem else f"there is no environment {env}"
         raise Failed("no-environment", because, f"Make it with: bnbenv sync --env {env}")
-    site = site_packages(use.prefix)
-    if site is None or not (site / "ipykernel_launcher.py").exists():
+    below = use.record.base["folders"] if use.record and use.record.base else ()  # a container may bring one
+    folders = (site_packages(use.prefix), *map(Path, below))
+    if not any(folder and (folder / "ipykernel_launcher.py").exists() for folder in folders):
         message = f"the environment {env} has no ipykernel, which every Jupyter kernel of Python needs"
         step = f'Add "ipykernel" to requirements in [envs.{env}] of {project.config}, then run: bnbenv sync --env {env}'
         raise Failed("no-ipykernel", message, step)

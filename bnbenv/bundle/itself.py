@@ -147,4 +147,5 @@ chmod +x "$uv"
 "$uv" pip install --quiet --no-config --no-cache --offline --no-index --require-hashes \\
   --find-links "$here/files" --python "$folder/bin/python" -r "$list"
 echo "installed: $folder/bin/bnbenv"
+echo "next, in the folder of the project: $(cd "$folder" && pwd)/bin/bnbenv sync --offline --bundle THE.tar"
 """

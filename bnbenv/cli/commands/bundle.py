@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnbenv.cli.command import Context, Outcome
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.paths import check_output
 
     project = project_of(args, ctx)
-    out = ctx.cwd / args.out
+    out = Path(os.path.normpath(ctx.cwd / args.out))
     if out.is_dir() or not args.out or not out.parent.is_dir():
         what = f"{out.parent} is no folder" if not out.parent.is_dir() else f"{out} is a folder"
         raise UsageError("no-file", what, "Name the file to write, such as: bnbenv bundle lab.tar")

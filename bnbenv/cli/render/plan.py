@@ -27,7 +27,10 @@ def render(document: dict[str, Any], refused: Mapping[str, str] = {}, option: st
     for action in document["actions"]:
         lines += wrap(f"{action['env']}: {action['action']}: {action['what']}", "  ")
     for row in document["decisions"]:
-        lines += in_short(row["decision"], "bnbenv solve")
+        short = in_short(row["decision"], "bnbenv solve")
+        if len(document["decisions"]) > 1:
+            lines.append(f"{row['env']}:")
+        lines += short
     for note in dict.fromkeys(document["notes"]):
         lines += wrap(f"note: {note}")
     lines.append(f"project: {document['project']}")

@@ -16,13 +16,18 @@ from typing import Any
 
 import msgspec._core
 import pytest
+from msgspec.structs import replace
 
-from bnbenv.envs.fitness import measure
-from bnbenv.envs.foreign import Dist, read_distributions, read_foreign, roots
+from bnbenv.envs.fitness import Held, judge, measure
+from bnbenv.envs.foreign import Dist, Foreign, read_distributions, read_foreign, roots
 from bnbenv.envs.generations import adopted, remove
 from bnbenv.envs.project import Project as Place
+from bnbenv.envs.wishes import EnvWish
 from bnbenv.errors import BnbenvError
+from bnbenv.facts.model import decode_facts
+from bnbenv.matrix.load import load_matrix
 from bnbenv.process import SystemRunner
+from bnbenv.solve.model import Request
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the folders are those of Linux and macOS")
 
@@ -421,6 +426,36 @@ def test_distributions_are_read_as_they_lie(tmp_path: Path) -> None:
         Dist("numpy", "2.0"),
         Dist("pyyaml", "6.0"),
     )
+
+
+def test_what_would_have_to_be_set_in_it_is_against_it() -> None:
+    """bnbenv writes nothing into an environment of others, so nothing there leaves the other card out."""
+    matrix = load_matrix()
+    linux = ("linux", "x86_64")
+    wheel = next(row for row in matrix.bitsandbytes if row.version == "0.50.2" and (row.os, row.machine) == linux)
+    torch = next(row for row in matrix.torch if row.version == "2.10.0" and (row.os, row.machine) == linux)
+    gpus = [
+        {"index": n, "uuid": f"GPU-{n}", "name": "A100", "compute_capability": "8.0", "memory_total": 1}
+        for n in range(2)
+    ]
+    facts = decode_facts(
+        json.dumps(
+            {
+                "schema": "bnbenv.facts/1",
+                "platform": {"os": "linux", "machine": "x86_64", "libc": {"name": "glibc", "version": "2.36"}},
+                "driver": {"state": "ok", "version": "580.65.06"},
+                "gpus": gpus,
+            }
+        ),
+        "the host",
+    )
+    dists = (Dist("bitsandbytes", "0.50.2"), Dist("torch", "2.10.0"))
+    found = Foreign(Path("/venv"), "venv", "3.12", "3.12.3", Path("/venv/lib/python3.12/site-packages"), dists)
+    held = Held("2.10.0", replace(torch, source="existing", sha256=None), replace(wheel, sha256="0" * 64))
+    for wanted, against in ((("all",), None), (("0",), "it needs CUDA_VISIBLE_DEVICES=GPU-0, and nothing in it sets")):
+        fitness = judge(found, held, EnvWish(), Request(gpus=wanted), facts, matrix)
+        assert fitness.against is None if against is None else (fitness.against or "").startswith(against)
+        assert fitness.solution.choice.torch.source == "existing"
 
 
 def test_nothing_deletes_what_was_adopted(empty: Any, others: Others) -> None:

@@ -20,7 +20,7 @@ MIX = "mixed-families"  # the code of errors and of what status says
 # transformers names the oldest torch that it works with in this extra alone, and beside an older one it goes without
 # torch. What works through it, as all packages of gptq and awq do, needs accelerate too: the rest of the extra.
 WITH_TORCH = "transformers[torch]"
-_THROUGH = frozenset(("transformers", "peft", "trl"))
+_THROUGH = frozenset(("peft", "trl"))
 OWN_BUILD = {"BUILD_CUDA_EXT": "0"}  # auto-gptq's: its setup.py compiles kernels unless told otherwise
 
 
@@ -109,10 +109,13 @@ def asked_for(matrix: Matrix, choice: Choice, requirements: Iterable[str]) -> tu
     """What an environment is to hold beside its choice: what that needs and does not say itself, and people's own."""
     from bnbenv.solve.families import extra_requirements
 
-    requirements = tuple(requirements)
-    named = {canonicalize_name(Requirement(text).name) for text in requirements}
-    bound = (WITH_TORCH,) if choice.packages or named & _THROUGH else ()
-    return (*extra_requirements(matrix, choice), *bound, *requirements)
+    wished = [Requirement(text) for text in requirements]
+    named = {canonicalize_name(one.name) for one in wished}
+    for one in wished:
+        if canonicalize_name(one.name) == "transformers":
+            one.extras.add("torch")
+    bound = (WITH_TORCH,) if "transformers" not in named and (choice.packages or named & _THROUGH) else ()
+    return (*extra_requirements(matrix, choice), *bound, *map(str, wished))
 
 
 def requirement_lines(choice: Choice, package: str) -> list[str]:

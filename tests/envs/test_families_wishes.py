@@ -56,6 +56,7 @@ def test_transformers_is_bound_to_the_torch_of_the_choice() -> None:
     alone = Choice("3.12", torch, {})
     assert asked_for(matrix, alone, ["einops"]) == ("einops",)
     assert asked_for(matrix, alone, ["PEFT>=0.14"]) == ("transformers[torch]", "PEFT>=0.14")
+    assert asked_for(matrix, alone, ["trl", "transformers[vision]>=5"]) == ("trl", "transformers[torch,vision]>=5")
 
 
 def test_an_address_is_no_wish_for_a_package() -> None:

@@ -45,6 +45,7 @@ class Parts:
     origins: dict[str, str] = field(default_factory=dict)  # sha256 of a wheel: that of the sdist it was built from
     classes: list[Class] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    private: bool = False  # there is a login in it
 
     def add(self, one: LockedFile, folder: str = FILES) -> str:
         """A file of a lock; returns its name in the bundle. Raises Failed where two have one name."""
@@ -96,7 +97,9 @@ def _collect(setting: Setting, groups: Sequence[Group], parts: Parts, work: Path
     parts.texts["install.sh"] = INSTALL.encode()
     if setting.project.config.is_file():
         parts.texts[CONFIG] = setting.project.config.read_bytes()
-        if redact(parts.texts[CONFIG].decode(errors="replace")) != parts.texts[CONFIG].decode(errors="replace"):
+        text = parts.texts[CONFIG].decode(errors="replace")
+        if redact(text) != text:
+            parts.private = True
             parts.notes.append("bnbenv.toml is in the bundle as it is, with a login in an address: keep it private")
     wheel = write_wheel(work)
     with wheel.open("rb") as stream:
@@ -241,7 +244,7 @@ def _write(setting: Setting, manifest: Manifest, parts: Parts, out: Path, sessio
             last = time.monotonic()
             setting.progress.at(f"{shown}: {_gb(passed)} of {_gb(total)}")
 
-    with written_beside(out) as stream:
+    with written_beside(out, 0o600 if parts.private else 0o644) as stream:
         hashing = _Hashing(stream)
         writer = Writer(hashing, manifest)  # type: ignore[arg-type]
         for file in manifest.files:

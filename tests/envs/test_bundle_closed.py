@@ -125,8 +125,13 @@ def facts_of(lab: Any, name: str, machine: str = MACHINE, **changes: Any) -> str
 
 
 def test_from_a_bundle_to_an_environment_without_any_source(lab: Any, closed: Any, index: Any) -> None:
+    with (lab.root / "bnbenv.toml").open("a") as config:
+        config.write(f'[sources]\nindexes = ["{index.url("simple").replace("://", "://me:pass-word@")}"]\n')
     done = lab.done("bundle", "lab.tar", "--for", facts_of(lab, "a.json"))
     bundle = lab.root / "lab.tar"
+    # The login is in bnbenv.toml alone, and for nobody else to read.
+    assert any("keep it private" in note for note in done["notes"])
+    assert (bundle.stat().st_mode & 0o777, bundle.read_bytes().count(b"pass-word")) == (0o600, 1)
     assert done["sha256"] == hashlib.sha256(bundle.read_bytes()).hexdigest()
     assert done["size"] == bundle.stat().st_size
     index.requests.clear()

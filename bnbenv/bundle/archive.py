@@ -60,7 +60,7 @@ def tar_size(files: Iterable[File], manifest: int) -> int:
 
 @contextlib.contextmanager
 def written_beside(out: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """A new file beside ``out``, which takes its place when the body ends well; ``mode`` is less what the umask says."""
+    """A new file beside ``out``, which takes its place when the body ends well. The umask takes from ``mode``."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)

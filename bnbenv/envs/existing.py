@@ -58,7 +58,9 @@ def first_torch(looked_in: Iterable[Place], facts: HostFacts) -> tuple[Existing 
             return None, place, f"the torch in {place.folder} cannot be judged ({error})"
         if build is not None:
             return Existing(build, _python_of(build.pythons, place.python, facts)), place, ""
-    return None, None, f"looked in {', '.join(looked)}" if looked else "there is no Python to look beside"
+    seen = f"looked in {', '.join(looked)}" if looked else "there is no Python to look beside"
+    named = {"VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH"} & set(looked)
+    return None, None, seen if named else f"{seen} (VIRTUAL_ENV, CONDA_PREFIX or PYTHONPATH can name another place)"
 
 
 def _python_of(tags: tuple[str, ...], hint: str | None, facts: HostFacts) -> str:

@@ -178,6 +178,8 @@ def test_an_environment_is_taken_in_and_watched(
     assert faults_of(status) == []
     (row,) = status["environments"]
     assert (row["generation"], row["adopted"], row["disk"]) == (0, str(prefix), {"bytes": 0, "own": 0})
+    why = empty("status", "--why").stdout
+    assert "why this one: it was adopted as it was" in why and "pylock" not in why
     assert empty.done("gc", "--keep", "0")["environments"] == [{"env": "bnb", "removed": [], "kept": [0]}]
     assert empty("guard", "on").code == 1
     assert empty("guard", "off").code == 0

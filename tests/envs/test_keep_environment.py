@@ -104,6 +104,8 @@ def test_only_what_is_missing_comes_on_top(empty: Any, base: Path, tmp_path: Pat
         assert (numpy, torch) == ("1.26.4", NVIDIA)
         assert str(empty.root.resolve()) in packaging
     assert list(empty.drift()) == ["unverified"]
+    (row,) = empty("status", "--json").document["environments"]
+    assert row["notes"] == [f"its torch is the one in {base / SITE / 'torch'}"]
 
     # It stays with this torch while another one would be found first; lock looks anew.
     other = make_base(tmp_path / "other", "2.9.1")

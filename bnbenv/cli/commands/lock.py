@@ -63,9 +63,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                 stop_on_loss(setting, env, in_use(project, env))
         failed: dict[str, BnbenvError] = {}
         for env in names:
+            use = in_use(project, env)
             try:
                 with about(env, len(wishes.envs) > 1):
-                    locked, solution = new_lock(setting, env, in_use(project, env), anew=True)
+                    locked, solution = new_lock(setting, env, use, anew=True)
             except BnbenvError as error:
                 if len(names) == 1 or config is not None or isinstance(error, RebootRequired):
                     raise
@@ -78,6 +79,9 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
                 write_atomically(path, locked.text)
             choice = msgspec.to_builtins(solution.choice)
             packages = locked.packages
+            if use.record is not None and use.record.adopted is not None:  # it needs no lock, so sync leaves it in use
+                made = f"what is locked is made with: bnbenv sync --fresh --env {env}"
+                ctx.progress.say(f"{env}: {use.record.adopted} stays in use; {made}")
             rows.append({"env": env, "path": str(path), "changed": changed, "choice": choice, "packages": packages})
     if failed:
         raise of_several(failed, [f"pylock.{row['env']}.toml" for row in rows], "written")

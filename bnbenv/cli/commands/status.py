@@ -180,10 +180,15 @@ def _row(project: Project, seen: status.Seen, args: argparse.Namespace) -> dict[
         "unfinished": [one.number for one in seen.others if not (one.usable or one.newer or one.adopted)],
         "newer": [one.number for one in seen.others if one.newer],
         "guard": guard.is_there(seen.use.prefix),
-        "notes": notes(record) if record else [],
+        "notes": [*_below(record), *notes(record)] if record else [],
         "disk": {"bytes": space.total, "own": space.own} if space else None,
         "decision": status.decision(record) if args.why and record else None,
     }
+
+
+def _below(record: Record) -> list[str]:
+    """Where the torch is that an environment lies on top of."""
+    return [f"its torch is the one in {record.base['torch']}"] if record.base else []
 
 
 def _recorded(record: Record | None) -> dict[str, Any]:

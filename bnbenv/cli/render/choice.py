@@ -22,7 +22,8 @@ def details(solution: dict[str, Any]) -> list[str]:
     """Where torch is from, the library that bitsandbytes loads or what another family's packages are, and what runs on
     which GPU."""
     choice = solution["choice"]
-    lines = wrap(f"torch is from {_origin(choice['torch'])}", "  ")
+    existing = choice["torch"]["source"] == "existing"
+    lines = wrap(f"torch is {'' if existing else 'from '}{_origin(choice['torch'])}", "  ")
     if choice["bitsandbytes"]:
         lines += wrap(f"bitsandbytes {_made(solution)}loads {choice['bitsandbytes']['library']}", "  ")
     for package in choice.get("packages", []):

@@ -137,16 +137,17 @@ def _why(row: dict[str, Any], prefer: str, everything: bool) -> list[str]:
     solution = row["decision"]
     if solution is None:
         return [] if row["generation"] is None else ["  no decision is recorded that can be read"]
+    if row["adopted"] is not None:  # nobody chose it, and it has no lock
+        lines = [*details(solution), "why this one: it was adopted as it was", *rests_on(solution, everything)]
+        return lines + _verified(row)
     lines = [*details(solution), *why(solution, prefer or None), *passed_over(solution["rejected"], everything)]
-    return lines + rests_on(solution, everything) + _this_host(row)
+    resolved = f"resolved: a full set of packages with their hashes, in pylock.{row['env']}.toml"
+    return lines + rests_on(solution, everything) + wrap(resolved, "  ") + _verified(row)
 
 
-def _this_host(row: dict[str, Any]) -> list[str]:
-    """What it rests on beyond the matrix: uv's lock, and the kernels that ran here."""
-    lines = wrap(f"resolved: a full set of packages with their hashes, in pylock.{row['env']}.toml", "  ")
-    return lines + (
-        wrap(f"verified: {_verification(row).removeprefix('verified').strip()}", "  ") if row["verified"] else []
-    )
+def _verified(row: dict[str, Any]) -> list[str]:
+    """What it rests on beyond the matrix: the kernels that ran here."""
+    return wrap(f"verified: {_verification(row).removeprefix('verified').strip()}", "  ") if row["verified"] else []
 
 
 def _now_and_before(document: dict[str, Any]) -> list[str]:

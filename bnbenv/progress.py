@@ -56,3 +56,8 @@ def during(progress: Progress, text: str) -> Iterator[None]:
         yield
     finally:
         progress.at("")
+
+
+def shown_size(size: int) -> str:
+    """A number of bytes for people: ``293.8 MB``, ``1.4 GB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

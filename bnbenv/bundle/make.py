@@ -30,6 +30,7 @@ from bnbenv.envs.plan import describe
 from bnbenv.envs.resolve import Setting, sources_of, user_matrix
 from bnbenv.envs.supply import installable
 from bnbenv.errors import BnbenvError, Failed
+from bnbenv.progress import shown_size
 from bnbenv.redact import redact
 
 SPARE = 16 << 20  # bytes that are to stay free
@@ -206,12 +207,8 @@ def check_space(out: Path, manifest: Manifest) -> None:
     needed = tar_size(manifest.files, len(manifest.encode())) + SPARE
     free = shutil.disk_usage(out.parent).free
     if free < needed:
-        message = f"the bundle takes {_gb(needed)}, and {_gb(free)} are free in {out.parent}"
+        message = f"the bundle takes {shown_size(needed)}, and {shown_size(free)} are free in {out.parent}"
         raise Failed("no-space", message, "Free some space there, or name another folder.")
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 class _Hashing(io.RawIOBase):
@@ -242,7 +239,7 @@ def _write(setting: Setting, manifest: Manifest, parts: Parts, out: Path, sessio
         passed += size
         if time.monotonic() - last > _EVERY or passed == total:
             last = time.monotonic()
-            setting.progress.at(f"{shown}: {_gb(passed)} of {_gb(total)}")
+            setting.progress.at(f"{shown}: {shown_size(passed)} of {shown_size(total)}")
 
     with written_beside(out, 0o600 if parts.private else 0o644) as stream:
         hashing = _Hashing(stream)

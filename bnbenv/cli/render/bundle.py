@@ -10,13 +10,14 @@ import msgspec
 
 from bnbenv.bundle.manifest import Machine
 from bnbenv.cli.render.text import wrap
+from bnbenv.progress import shown_size
 
 
 def render(document: dict[str, Any]) -> str:
     """The text for people."""
     files = document["files"]
     wheels = sum(one["path"].startswith("files/") for one in files)
-    lines = [f"wrote {document['path']}: {_size(document['size'])}, {wheels} packages"]
+    lines = [f"wrote {document['path']}: {shown_size(document['size'])}, {wheels} packages"]
     for group in document["classes"]:
         lines += [line for machine in group["machines"] for line in wrap(f"for {_machine(machine)}", "  ", "      ")]
         for one in group["environments"]:
@@ -30,7 +31,3 @@ def render(document: dict[str, Any]) -> str:
 
 def _machine(machine: dict[str, Any]) -> str:
     return f"{machine['facts'] or 'machines like this one'}: {msgspec.convert(machine, Machine).kind}"
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bnbenv.cli.render.text import listed, wrap
+from bnbenv.progress import shown_size
 
 
 def render(document: dict[str, Any]) -> str:
@@ -12,8 +13,8 @@ def render(document: dict[str, Any]) -> str:
     for row in document["environments"]:
         lines.append(f"{row['env']}: deleted {_generations(row['removed'])}; kept {_generations(row['kept'])}")
     for one in document["builds"]["deleted"]:
-        shared = f"; {_size(one['shared'])} more are in uv's cache as well" if one["shared"] else ""
-        lines += wrap(f"source builds: deleted {_called(one['name'])} ({_size(one['freed'])} freed{shared})")
+        shared = f"; {shown_size(one['shared'])} more are in uv's cache as well" if one["shared"] else ""
+        lines += wrap(f"source builds: deleted {_called(one['name'])} ({shown_size(one['freed'])} freed{shared})")
     if document["builds"]["kept"]:
         kept = listed([_called(name) for name in document["builds"]["kept"]])
         lines += wrap(f"source builds: kept {kept} (bnbenv gc --builds deletes what no build is using)")
@@ -24,10 +25,6 @@ def _called(name: str) -> str:
     """``cu130-cusparse`` is the compiler of CUDA 13.0."""
     digits = name.partition("-")[0].removeprefix("cu")
     return f"the compiler of CUDA {digits[:-1]}.{digits[-1]}" if digits.isdigit() else "CMake and Ninja"
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
 
 
 def _generations(numbers: list[int]) -> str:

@@ -81,6 +81,8 @@ def test_the_hooks_of_one_user(machine: Any) -> None:
     # What the user writes after it stays.
     with (machine.home / ".bashrc").open("a") as stream:
         stream.write("alias la='ls -a'\n")
+    assert [one["user"] for one in machine.document("hook", "status", "--user")["places"]] == [True]
+    assert "bnbenv hook run --user" in machine.document("hook", "run")["trouble"]
     done = machine.document("hook", "uninstall", "--user")
     states = {file["path"]: file["state"] for file in done["files"]}
     assert states[str(machine.home / ".bashrc")] == "taken out of"

@@ -45,14 +45,14 @@ def test_gpus_that_are_alike_share_a_line() -> None:
 @pytest.mark.parametrize(
     ("torch", "said"),
     [
-        ({"source": "default-index"}, "the default index"),
-        ({"source": "pytorch-index", "index": "cu126"}, "PyTorch's own index (cu126)"),
-        ({"source": "local"}, "a local wheel"),
+        ({"source": "default-index"}, "from the default index"),
+        ({"source": "pytorch-index", "index": "cu126"}, "from PyTorch's own index (cu126)"),
+        ({"source": "local"}, "from a local wheel"),
         ({"source": "existing"}, "the one that is there"),
     ],
 )
 def test_where_torch_is_from(torch: dict[str, str], said: str) -> None:
-    assert f"  torch is from {said}" in chosen(solution(torch=torch))
+    assert f"  torch is {said}" in chosen(solution(torch=torch))
 
 
 def test_the_reasons_stand_in_the_order_of_preference() -> None:

@@ -27,7 +27,7 @@ TORCH = "torch-2.13.0+cu130-cp311-cp311-manylinux_2_28_x86_64.whl"
 BITSANDBYTES = "bitsandbytes-0.50.2-py3-none-manylinux_2_24_x86_64.whl"
 _TABLES = (
     *("loaders.toml", "drivers.toml", "gpus.toml", "advisories.toml", "sources.toml", "families.toml"),
-    *("toolkits.json", "source-releases.json"),
+    *("toolkits.json", "source-releases.json", "packages.json", "package-advisories.toml"),
 )
 
 

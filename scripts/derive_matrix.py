@@ -16,9 +16,9 @@ import os
 import sys
 from pathlib import Path
 
+from deriving import ended
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from bnbenv.errors import BnbenvError, Exit
 from bnbenv.matrix.index import index_endpoint, index_session
 from bnbenv.matrix.load import load_matrix
 from bnbenv.matrix.model import TorchBuild
@@ -81,13 +81,8 @@ def main() -> int:
     parser.add_argument("--index", metavar="URL", help="a simple index (default: as uv or pip is configured)")
     parser.add_argument("--pytorch-index", metavar="URL", help="PyTorch's own index, whose builds are measured too")
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="wheels at a time (%(default)s)")
-    try:
-        return derive(parser.parse_args())
-    except BnbenvError as error:
-        print(f"{error.message} {error.next_step}", file=sys.stderr)
-        return error.exit
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+    given = parser.parse_args()
+    return ended(lambda: derive(given))
 
 
 if __name__ == "__main__":

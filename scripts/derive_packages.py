@@ -21,10 +21,11 @@ from pathlib import Path
 
 import msgspec
 import requests
+from deriving import ended
 from packaging.version import Version
 from pypi_simple import ACCEPT_JSON_PREFERRED, RepositoryPage
 
-from bnbenv.errors import BnbenvError, Exit
+from bnbenv.errors import BnbenvError
 from bnbenv.matrix.index import IndexFile, index_endpoint, index_session, list_project
 from bnbenv.matrix.load import PACKAGES, PackageTable
 from bnbenv.matrix.measure import wheel_name
@@ -172,13 +173,8 @@ def main() -> int:
     parser.add_argument("--index", metavar="URL", help="a simple index (default: as uv or pip is configured)")
     parser.add_argument("--torch", action="store_true", help="hold all kernels against the torch series anew")
     parser.add_argument("--jobs", type=int, default=3, metavar="N", help="files at a time (%(default)s)")
-    try:
-        return derive(parser.parse_args())
-    except BnbenvError as error:
-        print(f"{error.message} {error.next_step}", file=sys.stderr)
-        return error.exit
-    except KeyboardInterrupt:
-        return Exit.INTERRUPTED
+    given = parser.parse_args()
+    return ended(lambda: derive(given))
 
 
 if __name__ == "__main__":

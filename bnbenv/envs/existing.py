@@ -75,7 +75,7 @@ def places(environ: Mapping[str, str], facts: HostFacts, runner: Runner, project
     """Where torch may lie, in the order in which it is looked for."""
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if environ.get(name):
-            yield from _of_prefix(expand(environ[name]), name)
+            yield from of_prefix(expand(environ[name]), name)
     for entry in environ.get("PYTHONPATH", "").split(os.pathsep):
         if entry:
             yield Place(expand(entry), "PYTHONPATH")
@@ -83,10 +83,10 @@ def places(environ: Mapping[str, str], facts: HostFacts, runner: Runner, project
         yield from _of_interpreter(python, environ, runner)
     if project is not None:
         for env in project.envs_made():
-            yield from _of_prefix(project.link(env), f"the environment {env}")
+            yield from of_prefix(project.link(env), f"the environment {env}")
 
 
-def _of_prefix(prefix: Path, called: str) -> Iterator[Place]:
+def of_prefix(prefix: Path, called: str) -> Iterator[Place]:
     """The packages of an environment, then those of the Python below it where it lets them in."""
     config = _text(prefix / "pyvenv.cfg")
     match = _VERSION.search(config)

@@ -1,0 +1,1 @@
+"""What runs in the environment: quantize a checkpoint, one tensor after another. bnbenv is not importable here."""

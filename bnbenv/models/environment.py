@@ -1,91 +1,105 @@
-"""Which environment a model is loaded in, and which releases are installed there. No process is started."""
+"""Which environment loads the model, and what is installed in it: read from files, no Python is started."""
 
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final
+
+import msgspec
 
 from bnbenv.envs.check import in_use
-from bnbenv.envs.keep.observe import versions_below
-from bnbenv.envs.project import DEFAULT_ENV, Project, env_python, site_packages
+from bnbenv.envs.project import DEFAULT_ENV, Project, env_python
 from bnbenv.errors import Failed, UsageError
 
+PACKAGES: Final = ("torch", "bitsandbytes", "transformers", "accelerate", "safetensors", "peft")
 
-class Environment(NamedTuple):
-    """An environment's Python and the versions of what is installed, by normalized name.
 
-    ``closed``: nothing but what lies in it can be imported there, so what is missing in ``versions`` is not there.
-    ``env`` is its name in the project, None for one that was named by its path. ``changes`` are for processes of it.
+class Environment(msgspec.Struct, frozen=True):
+    """An environment that models are loaded in.
+
+    ``python`` is its interpreter, ``called`` what it is in words ("the environment bnb"), ``versions`` those of
+    ``PACKAGES`` that are installed. ``untouched``: nothing is to be written into it, not even bytecode.
     """
 
     python: Path
+    called: str
     versions: Mapping[str, str]
-    closed: bool
-    env: str | None = None
-    changes: Mapping[str, str | None] = {}
+    untouched: bool = False
 
-    def version(self, name: str) -> str | None:
-        return self.versions.get(name)
+    @property
+    def transformers(self) -> str | None:
+        return self.versions.get("transformers")
+
+    def require(self, *packages: str) -> None:
+        """Raises Failed (``missing-packages``) where one of these is not installed in it."""
+        missing = [name for name in packages if name not in self.versions]
+        if missing:
+            step = f"Add to requirements in bnbenv.toml: {', '.join(missing)}; then run: bnbenv sync"
+            raise Failed("missing-packages", f"{self.called} has no {' and no '.join(missing)}", step)
 
 
-def environment(
-    project: Project | None, env: str | None, python: Path | None, environ: Mapping[str, str]
-) -> Environment:
-    """The environment that was named by its Python (or folder), else the project's.
+def find_environment(
+    project: Project, cwd: Path, environ: Mapping[str, str], env: str | None = None, python: str | None = None
+) -> Environment | None:
+    """The environment that is meant, or None where there is none.
 
-    Raises UsageError (no such Python), Failed ``no-environment`` where the project has none yet.
+    ``python`` names an interpreter or a folder, ``env`` an environment of the project. With neither: the project's
+    ``bnb``, else the environment that is activated (VIRTUAL_ENV, CONDA_PREFIX), else the one that bnbenv runs in,
+    where transformers is installed there.
+    Raises UsageError (``no-such-python``), Failed (``no-environment``, for one that was asked for).
     """
+    from bnbenv.paths import expand
+
     if python is not None:
-        return _named(python, environ)
-    assert project is not None
-    name = env or DEFAULT_ENV
-    use = in_use(project, name)
-    if use.record is None or use.prefix is None:
-        because = use.problem.because if use.problem else f"there is no environment {name}"
+        path = cwd / expand(python)
+        if path.is_dir():
+            path = env_python(path)
+        if not path.is_file():
+            message = f"there is no Python {path}"
+            raise UsageError("no-such-python", message, "Give the path of an environment's Python.")
+        return _environment(path, str(path))
+    use = in_use(project, env or DEFAULT_ENV)
+    if use.record is not None:
+        untouched = bool(use.record.adopted or use.record.base)
+        name = env or DEFAULT_ENV
+        return _environment(env_python(project.link(name)), f"the environment {name}", untouched)
+    if env is not None:
+        because = use.problem.because if use.problem else f"there is no environment {env}"
         raise Failed("no-environment", because, "Make it with: bnbenv sync, or name another one with --python PATH")
-    below = [str(folder) for folder in (use.record.base or {}).get("folders", ())]
-    # Nothing is written into one that was adopted, not even bytecode.
-    changes: dict[str, str | None] = {"PYTHONDONTWRITEBYTECODE": "1"} if use.record.adopted or use.record.base else {}
-    versions = _versions([*map(str, _sites(use.prefix)), *below])
-    closed = not below and use.record.adopted is None and not environ.get("PYTHONPATH")
-    return Environment(env_python(project.link(name)), versions, closed, name, changes)
+    for prefix in _active(environ):
+        found = _environment(env_python(prefix), str(prefix), untouched=True)
+        if found.transformers is not None:
+            return found
+    return None
 
 
-def _named(path: Path, environ: Mapping[str, str]) -> Environment:
-    """Links are kept: a virtual environment's Python is one."""
-    if path.is_dir():
-        path = env_python(path)
-    if not path.is_file():
-        raise UsageError("no-such-python", f"there is no Python {path}", "Give the path of an environment's Python.")
-    prefix = path.parent if os.name == "nt" and path.parent.name.lower() != "scripts" else path.parent.parent
-    return Environment(path, _versions(map(str, _sites(prefix))), _is_closed(prefix, environ))
+def _active(environ: Mapping[str, str]) -> Iterator[Path]:
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        if environ.get(name) and env_python(Path(environ[name])).is_file():
+            yield Path(environ[name])
+    yield Path(sys.prefix)
 
 
-def _is_closed(prefix: Path, environ: Mapping[str, str]) -> bool:
-    """Whether it is a virtual environment that shows nothing of the Python below it."""
-    try:
-        text = (prefix / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    open_ = re.search(r"^\s*include-system-site-packages\s*=\s*true\s*$", text, re.M | re.I)
-    return open_ is None and not environ.get("PYTHONPATH")
+def _environment(python: Path, called: str, untouched: bool = False) -> Environment:
+    return Environment(python, called, _versions(python.parent.parent), untouched)
 
 
-def _sites(prefix: Path) -> Iterator[Path]:
-    """The folders of packages of a Python; Debian's own has two of another name."""
-    found = site_packages(prefix)
-    if found is not None:
-        yield found
-    for folder in (prefix / "local" / "lib", prefix / "lib"):
-        yield from sorted(folder.glob("python3*/dist-packages"))
+def _versions(prefix: Path) -> dict[str, str]:
+    """The first of each in the order in which its Python finds them: its own, then those of the Python below it."""
+    from bnbenv.envs.existing import of_prefix
 
-
-def _versions(folders: Iterator[str] | list[str]) -> dict[str, str]:
-    """By normalized name; what is found first counts, as in an import."""
-    found = versions_below(folders, "")
-    if found["torch"] == "of no known version":
-        del found["torch"]
+    found: dict[str, str] = {}
+    for place in of_prefix(prefix, ""):
+        try:
+            names = sorted(os.listdir(place.folder))
+        except OSError:
+            continue
+        for name in names:
+            stem, _, ending = name.rpartition(".")
+            package, _, version = stem.partition("-")
+            if ending == "dist-info" and package.lower() in PACKAGES and version:
+                found.setdefault(package.lower(), version)
     return found

@@ -26,7 +26,10 @@ class Holder(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A GPU, or a MIG slice of one. ``ours`` is what the watched process and its children use, None if unknown."""
+    """A GPU, or a MIG slice of one. ``ours`` is what the watched process and its children use, None if unknown.
+
+    ``capability`` is the GPU's compute capability (``9.0``), None if unknown.
+    """
 
     gpu: int
     uuid: str
@@ -36,6 +39,7 @@ class Place(NamedTuple):
     used: int
     holders: tuple[Holder, ...] = ()
     ours: int | None = None
+    capability: str | None = None
 
     @property
     def title(self) -> str:
@@ -74,7 +78,7 @@ def watch_memory(
 ) -> Background:
     """Have ``take`` told every so many ``seconds``, from ``delay`` on, until ``stop()``; in a thread of its own.
 
-    The last sample has a ``failure``, should the asking end by itself.
+    0 seconds: one sample alone. The last sample has a ``failure``, should the asking end by itself.
     """
     from bnbenv.process.background import Background
 
@@ -112,6 +116,7 @@ def read_sample(line: str) -> Sample:
                 int(one["used"]),
                 tuple(Holder(holder["pid"], holder["bytes"], holder["program"]) for holder in one["holders"]),
                 one["ours"],
+                one.get("capability"),
             )
             for one in found["places"]
         )

@@ -1,7 +1,7 @@
 """Tells how much GPU memory is used, as a process of its own: ``python -m bnbenv.facts.memory_probe SECONDS [PID]``.
 
-Every SECONDS it prints one JSON line, until nobody reads it. With PID it also says how much that process and those that
-it started use. NVML is started once: where no process holds the driver, that takes a second each time.
+Every SECONDS it prints one JSON line, until nobody reads it; with 0 one line alone. With PID it also says how much that
+process and those that it started use. NVML is started once: where no process holds the driver, that takes a second.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def sample(pynvml: Any, family: Family | None) -> dict[str, Any]:
     for index in range(count):
         for handle in _handles(pynvml, index):
             try:
-                places.append(_place(pynvml, index, handle, family))
+                places.append(_place(pynvml, index, handle, family) | {"capability": _capability(pynvml, index)})
             except Exception:  # NVMLError: this one cannot be read now, the others can
                 continue
     return {"failure": None, "places": places}
@@ -71,6 +71,14 @@ def _place(pynvml: Any, index: int, handle: Any, family: Family | None) -> dict[
         # Unknown where the driver does not say how much a process uses (WSL2), or lists none of ours (containers).
         "ours": sum(size or 0 for size in ours) if ours and None not in ours else None,
     }
+
+
+def _capability(pynvml: Any, index: int) -> str | None:
+    """Of the whole GPU: a slice has the same, and not every driver tells it."""
+    with contextlib.suppress(Exception):
+        whole = pynvml.nvmlDeviceGetHandleByIndex(index)
+        return "{}.{}".format(*pynvml.nvmlDeviceGetCudaComputeCapability(whole))
+    return None
 
 
 def _holders(pynvml: Any, handle: Any) -> list[tuple[int, int | None]]:
@@ -126,6 +134,8 @@ def main(interval: float, root: int | None) -> None:
     family = None if root is None else Family(root)
     while True:
         _tell(sample(pynvml, family))
+        if not interval:
+            return
         time.sleep(interval)
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 LIMIT = 8.0  # seconds; NVML's start takes up to a few where no process holds the driver
 
-# What the driver keeps of a GPU for itself, in thousandths of what NVML calls its memory; used only where it is not known
-# how much is free now. Printed by real machines: "Reserved" of nvidia-smi -q is 328 to 516 of 81559 MiB on an H100 (4 to
-# 6), and CUDA has 24082 of the 24564 MiB of an RTX 4090 (20).
+# What the driver keeps of a GPU for itself, in thousandths of what NVML calls its memory; used only where the memory that
+# is free now is not known. Printed by real machines: "Reserved" of nvidia-smi -q is 328 to 516 of 81559 MiB on an H100
+# (4 to 6), and CUDA has 24082 of the 24564 MiB of an RTX 4090 (20).
 DRIVER_KEEPS = 20
 
 NO_DRIVER = "no NVIDIA driver is here"
@@ -163,6 +163,3 @@ def _held(place: Place) -> str | None:
         for one in largest
     )
     return f"{place.title}: {shown_size(place.used)} in use{f' by {who}' if who else ''}"
-    found = [place for place in visible(tuple(places), shown) if place.total]
-    gpus = tuple(msgspec.structs.replace(_device(place), free=None) for place in found)
-    missing = None if gpus

@@ -29,6 +29,7 @@ from bnbenv.matrix.model import (
     SourceTag,
     Toolkit,
     TorchBuild,
+    TransformersApi,
 )
 from bnbenv.matrix.rows import check_row
 
@@ -45,6 +46,7 @@ SOURCE_RELEASES = "source-releases.json"
 FAMILIES = "families.toml"
 PACKAGES = "packages.json"
 PACKAGE_ADVISORIES = "package-advisories.toml"
+HUGGINGFACE = "huggingface.json"
 _REINSTALL = "Install bnbenv again: its own data is incomplete or damaged."
 _ANEW = "Move it away; what it held is measured anew by: bnbenv matrix update"
 
@@ -84,6 +86,13 @@ class PackageTable(msgspec.Struct, frozen=True):
 
     schema: Literal["bnbenv.matrix.packages/1"]
     rows: tuple[PackageFile, ...]
+
+
+class HuggingfaceTable(msgspec.Struct, frozen=True):
+    """The document ``huggingface.json``: a row for each minor release of transformers, the oldest first."""
+
+    schema: Literal["bnbenv.matrix.huggingface/1"]
+    rows: tuple[TransformersApi, ...]
 
 
 class _PackageAdvisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +144,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     FAMILIES: _Families,
     PACKAGES: PackageTable,
     PACKAGE_ADVISORIES: _PackageAdvisories,
+    HUGGINGFACE: HuggingfaceTable,
 }
 
 
@@ -192,6 +202,11 @@ def load_hardware(data: Path | None = None) -> tuple[tuple[CudaDriver, ...], tup
 def load_families(data: Path | None = None) -> tuple[Family, ...]:
     """Which quantization packages share an environment, alone: a file of forty lines. Raises InputError."""
     return _table((data or find_data()) / FAMILIES, _Families).family
+
+
+def load_huggingface(data: Path | None = None) -> tuple[TransformersApi, ...]:
+    """What releases of transformers take, alone, the oldest first. Raises InputError."""
+    return _table((data or find_data()) / HUGGINGFACE, HuggingfaceTable).rows
 
 
 def wheel_keys(wheel: BitsandbytesWheel) -> tuple[Hashable, ...]:

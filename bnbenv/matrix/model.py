@@ -271,6 +271,31 @@ class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refuses: bool = True
 
 
+class TransformersApi(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``from_pretrained`` and ``BitsAndBytesConfig`` of one release of transformers take.
+
+    ``dtype_argument`` is the name of the argument for the type to load in; ``default_dtype`` is the type that loading
+    with a BitsAndBytesConfig takes without it: ``auto`` is that of config.json, else the checkpoint's. ``parameters``
+    are BitsAndBytesConfig's and their defaults; ``loose_arguments`` says that from_pretrained itself takes
+    ``load_in_4bit=``. ``saves_4bit`` is the first bitsandbytes with which 4-bit weights can be saved, null where
+    they cannot. ``bitsandbytes`` and ``accelerate`` are the first releases that it works with, null where it names
+    none. ``cpu`` says that it quantizes without a GPU, ``checkpointing_kwargs`` that gradient checkpointing can be
+    told ``use_reentrant``.
+    """
+
+    version: str
+    dtype_argument: Literal["dtype", "torch_dtype"]
+    default_dtype: Literal["auto", "float16"]
+    parameters: dict[str, bool | float | str | None]
+    loose_arguments: bool
+    saves_4bit: str | None
+    bitsandbytes: str | None
+    accelerate: str | None
+    cpu: bool
+    checkpointing_kwargs: bool
+    evidence: Evidence
+
+
 class Matrix(msgspec.Struct, frozen=True):
     """Everything the solver judges on, and where packages and sources come from.
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 LIMIT = 8.0  # seconds; NVML's start takes up to a few where no process holds the driver
 
-# What the driver keeps of a GPU for itself, in thousandths of what NVML calls its memory; used only where the memory that
-# is free now is not known. Printed by real machines: "Reserved" of nvidia-smi -q is 328 to 516 of 81559 MiB on an H100
-# (4 to 6), and CUDA has 24082 of the 24564 MiB of an RTX 4090 (20).
+# What the driver keeps of a GPU for itself, in thousandths of what NVML calls its memory; for where it is not known how
+# much is free now. Printed by real machines: "Reserved" of nvidia-smi -q is 328 to 516 of 81559 MiB on an H100 (4 to 6),
+# and CUDA has 24082 of the 24564 MiB of an RTX 4090 (20).
 DRIVER_KEEPS = 20
 
 NO_DRIVER = "no NVIDIA driver is here"
@@ -117,11 +117,10 @@ def recorded(facts: HostFacts, cpu: Device, shown: str | None) -> Devices:
         parts = [(one.uuid, one.name or gpu.name, one.memory_total or 0) for one in slices]
         for uuid, name, total in parts or [(gpu.uuid, gpu.name, gpu.memory_total)]:
             places.append(Place(gpu.index, uuid, name, total, 0, 0, capability=gpu.compute_capability))
-    gpus = tuple(
-        msgspec.structs.replace(_device(place), free=None) for place in visible(tuple(places), shown) if place.total
-    )
-    why = None if gpus else "the recorded facts name no GPU whose memory is known"
-    return Devices(gpus, cpu, why, recorded=True)
+    found = [place for place in visible(tuple(places), shown) if place.total]
+    gpus = tuple(msgspec.structs.replace(_device(place), free=None) for place in found)
+    missing = None if gpus else "the recorded facts name no GPU whose memory is known"
+    return Devices(gpus, cpu, missing, recorded=True)
 
 
 def with_free(devices: Devices, free: int) -> Devices:

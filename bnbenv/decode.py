@@ -38,10 +38,10 @@ _LOGIN = re.compile(r"(?<=://)[^\s/]{1,16384}@")
 _TOKEN = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
 
 
-def shown(value: object) -> str:
+def shown(value: object, longest: int = LONGEST) -> str:
     """A value that somebody wrote, as an error quotes it: not more of it than one can read."""
     text = _LOGIN.sub("****@", str(value))  # the end of what is cut short could be all that tells a password
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def load_toml(text: str) -> dict[str, Any]:

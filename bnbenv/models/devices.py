@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 LIMIT = 8.0  # seconds; NVML's start takes up to a few where no process holds the driver
 
 # What the driver keeps of a GPU for itself, in thousandths of what NVML calls its memory; for where it is not known how
-# much is free now. Printed by real machines: "Reserved" of nvidia-smi -q is 328 to 516 of 81559 MiB on an H100 (4 to 6),
-# and CUDA has 24082 of the 24564 MiB of an RTX 4090 (20).
+# much is free now. Printed by real machines: "Reserved" of nvidia-smi -q is 328 to 516 of 81559 MiB on an H100 (4 to
+# 6), and CUDA has 24082 of the 24564 MiB of an RTX 4090 (20).
 DRIVER_KEEPS = 20
 
 NO_DRIVER = "no NVIDIA driver is here"

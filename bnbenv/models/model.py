@@ -175,7 +175,8 @@ class Setting(msgspec.Struct, frozen=True):
     """A way to load the model, and the bytes that it needs.
 
     ``load_peak`` is the most that is held while loading and converting, ``prequantized_peak`` the same for a
-    checkpoint that is quantized already (None where that makes no sense).
+    checkpoint that is quantized already (None where that makes no sense). ``forward`` is what computing with a whole
+    prompt at once takes beside weights and KV cache.
     """
 
     quantization: Quantization
@@ -184,6 +185,7 @@ class Setting(msgspec.Struct, frozen=True):
     prequantized_peak: int | None
     kv_cache: int
     training: Training
+    forward: int = 0
 
 
 class Device(msgspec.Struct, frozen=True):

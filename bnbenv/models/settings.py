@@ -1,0 +1,81 @@
+"""All ways to load a model, each with the bytes that it needs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from bnbenv.models.cache import kv_cache
+from bnbenv.models.layout import weights
+from bnbenv.models.model import QUANTIZATIONS, SIZES, Config, Quantization, Setting, Skeleton, Workload
+from bnbenv.models.peak import load_peak, prequantized_peak
+from bnbenv.models.training import training
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A model and how it would be loaded.
+
+    ``dtypes`` is the loading type of each quantization, ``stored_as`` that of the checkpoint's tensors, None unknown;
+    all are safetensors' names. ``own``: the checkpoint is in bitsandbytes' own form of that quantization already.
+    """
+
+    config: Config
+    skeleton: Skeleton
+    dtypes: Mapping[Quantization, str]
+    device: Literal["cuda", "cpu"]
+    stored_as: str | None = None
+    own: Quantization | None = None
+
+
+def settings(subject: Subject, workload: Workload) -> tuple[Setting, ...]:
+    """A setting of each quantization; of a checkpoint that is in bitsandbytes' own form that one alone."""
+    kinds = QUANTIZATIONS if subject.own is None else (subject.own,)
+    return tuple(_setting(subject, kind, workload) for kind in kinds)
+
+
+def for_workload(subject: Subject, known: Sequence[Setting], workload: Workload) -> tuple[Setting, ...]:
+    """The same settings for another use: weights and loading are the same."""
+    return tuple(_used_for(subject, setting, workload) for setting in known)
+
+
+def _setting(subject: Subject, kind: Quantization, workload: Workload) -> Setting:
+    skeleton, dtype, device = subject.skeleton, subject.dtypes[kind], subject.device
+    converted = prequantized_peak(skeleton, kind, dtype, device)
+    if subject.own is not None and converted is not None:
+        peak = converted
+    else:
+        peak = load_peak(skeleton, kind, dtype, device, subject.stored_as)
+    nothing = training(skeleton, subject.config, kind, dtype, workload)
+    setting = Setting(kind, weights(skeleton, kind, dtype), peak, converted, 0, nothing)
+    return _used_for(subject, setting, workload)
+
+
+def _used_for(subject: Subject, setting: Setting, workload: Workload) -> Setting:
+    kind = setting.quantization
+    dtype = subject.dtypes[kind]
+    return msgspec.structs.replace(
+        setting,
+        kv_cache=kv_cache(subject.config, workload, dtype),
+        training=training(subject.skeleton, subject.config, kind, dtype, workload),
+        forward=forward(subject, kind, workload),
+    )
+
+
+def forward(subject: Subject, kind: Quantization, workload: Workload) -> int:
+    """Bytes that computing takes at its peak while a whole prompt is read, beside weights and KV cache.
+
+    By reading the code, not measured: bitsandbytes decodes a 4-bit weight as a whole where there is more than one token
+    (``MatMul4Bit``), and has the int32 product of an int8 one (``int8_linear_matmul``); beside that the inputs and
+    outputs of the widest layer and the residual stream, and the logits of the last token in float32.
+    """
+    dtype = SIZES[subject.dtypes[kind]]
+    tokens = workload.context * workload.batch
+    linears = [one for one in subject.skeleton.parameters if one.kind in ("linear", "expert") and len(one.shape) > 1]
+    largest = max((one.elements for one in linears if one.converted), default=0)
+    widest = max((max(one.shape[-2:]) for one in linears), default=0)
+    narrow = max((min(one.shape[-2:]) for one in linears), default=0)
+    decoded = 0 if kind == "none" else 4 * tokens * widest if kind == "int8" else largest * dtype
+    vocabulary = max((one.shape[0] for one in subject.skeleton.parameters if one.kind == "embedding"), default=0)
+    return decoded + tokens * (2 * widest + 4 * narrow) * dtype + 4 * workload.batch * vocabulary

@@ -19,6 +19,7 @@ from bnbenv.models.mistaken import HEAD, mistaken
 from bnbenv.models.model import Checkpoint, CheckpointError, Config, Tensor
 from bnbenv.models.safetensors import read_header
 from bnbenv.models.strictjson import NotJson, load
+from bnbenv.paths import exists
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
@@ -37,7 +38,7 @@ def read_local(folder: Path) -> Checkpoint:
     names = _names(folder)
     refuse_adapter(names, lambda name: _read(folder, name, LARGEST), str(folder))
     if CONFIG not in names:
-        raise no_config(names, str(folder))
+        raise no_config(names, str(folder), _below(folder, names))
     config = read_config(_read(folder, CONFIG, LARGEST), str(folder / CONFIG))
     main = main_file(config, names, str(folder))
     if main is None:
@@ -47,7 +48,7 @@ def read_local(folder: Path) -> Checkpoint:
         tensors, size = _header(folder, main)
         return Checkpoint(str(folder), config, some(tensors, main), {main: size})
     where = read_index(_read(folder, main, LARGEST_INDEX), main)
-    shards = list(dict.fromkeys(where.values()))
+    shards = sorted(set(where.values()))  # the order in which transformers loads them
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise missing_shards(missing, len(shards), str(folder))
@@ -203,8 +204,8 @@ def refuse_adapter(names: Collection[str], read: Any, source: str) -> None:
     raise CheckpointError("adapter", message, step)
 
 
-def no_config(names: Collection[str], source: str) -> CheckpointError:
-    """The error for a place without a config.json, by what is there instead."""
+def no_config(names: Collection[str], source: str, below: str = "") -> CheckpointError:
+    """The error for a place without a config.json, by what is there instead; ``below`` is a folder that has one."""
     kinds, shown_source = _kinds(names), _told(source)
     if "model_index.json" in names:
         message = f"{shown_source} is a pipeline of diffusers and no language model"
@@ -214,7 +215,8 @@ def no_config(names: Collection[str], source: str) -> CheckpointError:
     except CheckpointError as error:
         return error
     message = f"{shown_source} has no {CONFIG}, so it is no model of transformers"
-    step = "Name the folder that holds it." if not any(kinds.values()) else f"Download {CONFIG} too."
+    step = f"Download {CONFIG} too." if any(kinds.values()) else "Name the folder that holds it."
+    step = f"Name the folder that holds it, such as {_told(below)}" if below else step
     return CheckpointError("no-config", message, step)
 
 
@@ -234,10 +236,19 @@ def _names(folder: Path) -> list[str]:
         what = "is a link to what is not there" if broken else "is not there"
         raise CheckpointError("no-folder", f"the folder {_told(folder)} {what}", "Check the path.") from None
     except NotADirectoryError:
+        if folder.suffix == ".gguf":
+            _refuse_formats({**_kinds(()), "gguf": [folder.name]}, _told(folder.parent))
         message = f"{_told(folder)} is a file, and a model is a folder with a {CONFIG}"
         raise CheckpointError("no-folder", message, f"Name its folder: {_told(folder.parent)}") from None
     except (OSError, ValueError) as error:
         raise _unreadable(folder, error) from None
+
+
+def _below(folder: Path, names: list[str]) -> str:
+    """The last folder below that holds a model, such as the checkpoints of a training; empty where there is none."""
+    return next(
+        (str(folder / name) for name in sorted(names, reverse=True)[:1000] if exists(folder / name / CONFIG)), ""
+    )
 
 
 def _read(folder: Path, name: str, limit: int) -> bytes:

@@ -48,6 +48,7 @@ COMMANDS: dict[str, str] = {
     "path": "print the path of the environment in use",
     "export": "print the environment for pip, conda, Docker or other installers",
     "jupyter": "install a Jupyter kernel that follows the environment",
+    "prequantize": "write a checkpoint that needs no conversion",
     "hook": "have the environments follow a change of the driver",
     "completion": "print what makes bash, zsh or fish complete commands",
 }

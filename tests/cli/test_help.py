@@ -39,6 +39,7 @@ EXITS = {
     "export": {0, 1, 2},
     "jupyter": {0, 1, 2},
     "completion": {0, 2},
+    "prequantize": {0, 1, 2, 8},
     "guard": {0, 1, 2, 8},
     "hook install": {0, 1, 2, 8},
     "hook uninstall": {0, 1, 2, 8},

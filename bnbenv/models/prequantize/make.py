@@ -18,7 +18,7 @@ from bnbenv.models.prequantize.finish import all_files, check_result, copy_other
 from bnbenv.models.prequantize.inputs import changed, sources
 from bnbenv.models.prequantize.note import NOTE, Note, complete, encode
 from bnbenv.models.prequantize.order import Job, Order, difference
-from bnbenv.models.prequantize.run import AGAIN, Follower, OtherPackages, Plan, run
+from bnbenv.models.prequantize.run import AGAIN, SCRIPT, Follower, OtherPackages, Plan, run
 from bnbenv.models.prequantize.staging import Staging, staged, sync_files
 from bnbenv.models.prequantize.target import check_room, check_target, no_space
 from bnbenv.paths import write_atomically
@@ -29,13 +29,17 @@ REQUIRED = ("torch", "transformers", "accelerate", "bitsandbytes", "safetensors"
 
 
 class Ports(NamedTuple):
-    """The effects. ``changes`` are to the environment of the process, ``free`` is memory in bytes (None: unknown)."""
+    """The effects. ``changes`` are to the environment of the process, ``free`` is memory in bytes (None: unknown).
+
+    ``script`` is what the environment's Python runs.
+    """
 
     runner: Runner
     progress: Progress
     environ: Mapping[str, str]
     changes: Mapping[str, str | None] = {}
     free: int | None = None
+    script: Path = SCRIPT
 
 
 class Made(NamedTuple):
@@ -114,7 +118,8 @@ def _quantize(
     while True:
         follower = _follower(order, staging, predicted, ports)
         try:
-            run(order, environment.python, staging.out, staging.shards, follower, ports.runner, ports.changes)
+            program = (str(environment.python), str(ports.script))
+            run(order, program, staging.out, staging.shards, follower, ports.runner, ports.changes)
         except OtherPackages:
             ports.progress.say("begun anew, since it was begun with other packages")
             staging.anew(job)

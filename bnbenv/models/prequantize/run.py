@@ -135,14 +135,15 @@ def read_event(line: str) -> dict[str, Any] | None:
 
 def run(
     order: Order,
-    python: Path,
+    program: tuple[str, ...],
     out: Path,
     shards: Mapping[str, File],
     follower: Follower,
     runner: Runner,
     changes: Mapping[str, str | None],
 ) -> None:
-    """Quantize into ``out``. ``shards`` are finished. ``changes`` are to the process's environment.
+    """Quantize into ``out``. ``program`` is a Python and the script; ``shards`` are finished. ``changes`` are to the
+    process's environment.
 
     Raises CheckpointError, Failed (``no-space``, ``out-of-memory``, ``time-limit``, ``quantizing-died`` ...),
     UsageError where the Python cannot be started, and what the follower's ports raise.
@@ -155,7 +156,7 @@ def run(
         "done": {name: {"bytes": one.bytes, "sha256": one.sha256} for name, one in shards.items()},
     }
     command = Command(
-        (str(python), str(SCRIPT)),
+        program,
         order.limit or LIMIT,
         {**changes, **_ENVIRONMENT},
         stdin=json.dumps(job),
@@ -169,7 +170,7 @@ def run(
         if error.filename != command.argv[0]:
             raise
         reason = (error.strerror or str(error)).lower()
-        message = f"{python} cannot be started ({reason})"
+        message = f"{program[0]} cannot be started ({reason})"
         raise UsageError("no-such-python", message, "Give the path of an environment's Python.") from None
     finally:
         follower.progress.at("")

@@ -81,7 +81,7 @@ class Hub:
         if answer.size is None:
             raise self._odd(name, "its size is not told")
         body = answer.body
-        length = header_length(body[:8], name, answer.size, io.BytesIO(body[8:]))
+        length = header_length(body, name, answer.size)
         if 8 + length > len(body):
             rest = self._get(address, name, len(body), 8 + length)
             if self._lacks(rest, name) or rest.size != answer.size:

@@ -22,7 +22,7 @@ SIZES: Mapping[str, int] = {
     **{"F64": 8, "I64": 8, "U64": 8, "C64": 8},
     **{"F32": 4, "I32": 4, "U32": 4},
     **{"F16": 2, "BF16": 2, "I16": 2, "U16": 2},
-    **{"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1},
+    **{"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "I8": 1, "U8": 1, "BOOL": 1},
 }
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})  # what bitsandbytes can convert, after a cast to the loading type
 

@@ -27,32 +27,35 @@ def read_header(stream: IO[bytes], name: str, size: int) -> tuple[Tensor, ...]:
     ``stream`` stands at the beginning of the file, ``name`` is what errors and tensors call it, ``size`` its whole
     size. Raises CheckpointError for a file that is truncated, broken, or something else; OSError of the stream.
     """
-    head = stream.read(8)
-    length = header_length(head, name, size, stream)
-    text = stream.read(length)
+    head = stream.read(9)
+    if head[8:] != b"{":
+        head += stream.read(HEAD)
+    length = header_length(head, name, size)
+    text = head[8 : 8 + length]
+    text += stream.read(length - len(text))
     if len(text) < length:
         raise _truncated(name, f"{readable(8 + len(text))} are there, its header alone has {readable(8 + length)}")
     return _tensors(text, name, size)
 
 
-def header_length(head: bytes, name: str, size: int, rest: IO[bytes] | None = None) -> int:
-    """How many bytes the header has that follows the first eight. ``rest`` is what follows, to name another format.
+def header_length(head: bytes, name: str, size: int) -> int:
+    """How many bytes the header has that follows the first eight.
 
-    Raises CheckpointError.
+    ``head`` is the file's beginning: nine bytes are enough of a safetensors file, of others the format is named by
+    more. Raises CheckpointError.
     """
-    length = int.from_bytes(head[:8], "little")
-    if len(head) >= 8 and 2 <= length <= LONGEST:
-        if 8 + length <= size:
-            return length
-        raise _truncated(name, f"{readable(size)} are there, its header alone has {readable(8 + length)}")
-    more = head + (rest.read(HEAD) if rest else b"")
-    other = mistaken(more)
+    other = mistaken(head) if head[8:9] != b"{" else None
     if other:
         raise CheckpointError(other.code, f"{name} is {other.what}", other.step)
     if len(head) < 8:
         raise _truncated(name, f"{len(head)} bytes are there")
-    what = "its header has no bytes" if length < 2 else f"a header of {length} bytes is more than the format allows"
-    raise CheckpointError("not-safetensors", f"{name} is no safetensors file: {what}", _AGAIN)
+    length = int.from_bytes(head[:8], "little")
+    if not 2 <= length <= LONGEST:
+        what = "its header has no bytes" if length < 2 else f"a header of {length} bytes is more than the format allows"
+        raise CheckpointError("not-safetensors", f"{name} is no safetensors file: {what}", _AGAIN)
+    if 8 + length > size:
+        raise _truncated(name, f"{readable(size)} are there, its header alone has {readable(8 + length)}")
+    return length
 
 
 def _tensors(text: bytes, name: str, size: int) -> tuple[Tensor, ...]:

@@ -21,7 +21,8 @@ error. In this order:
               ``architecture``; ``dtype`` (what it is loaded in); ``tensors`` (of the output);
               ``converted`` (weights that are quantized); ``kept``; ``left_out`` (tensors of the checkpoint that the
               model does not use); ``read_bytes`` and ``bytes`` (all shards, files at most that large);
-              ``largest`` (the most memory that one tensor needs while it is quantized, beside the libraries);
+              ``largest`` (the largest weight in its loading type, with its result: what must be in memory beside the
+              libraries and what their kernel takes for itself);
               ``skipped_modules`` (names that the configuration keeps from being quantized);
               ``shards``: [{"name", "bytes", "tensors", "read_bytes", "done"}]. The real size of a shard is at most
               its ``bytes``, and less by a few bytes a weight at the most.
@@ -40,7 +41,8 @@ good. Codes of errors: ``unreadable-job``, ``package-missing``, ``package-too-ol
 ``unknown-architecture``, ``remote-code``, ``quantized-already``, ``no-safetensors``, ``cannot-build``,
 ``nothing-to-convert``, ``missing-tensors``, ``wrong-shape``, ``not-finite``, ``not-loadable``, ``no-device``,
 ``out-of-memory``, ``disk-full``, ``cannot-read``, ``cannot-write``, ``other-plan``, ``changed``, ``failed``.
-Codes of warnings: ``experts-not-converted``, ``left-out``, ``not-finite-kept``, ``load-with-dtype``, ``not-in-checkpoint``.
+Codes of warnings: ``experts-not-converted``, ``left-out``, ``not-finite-kept``, ``load-with-dtype``,
+``not-in-checkpoint``.
 """
 
 from __future__ import annotations

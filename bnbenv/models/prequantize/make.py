@@ -19,7 +19,7 @@ from bnbenv.models.prequantize.inputs import changed, sources
 from bnbenv.models.prequantize.note import NOTE, Note, complete, encode
 from bnbenv.models.prequantize.order import Job, Order, difference
 from bnbenv.models.prequantize.run import AGAIN, SCRIPT, Follower, OtherPackages, Plan, run
-from bnbenv.models.prequantize.staging import Staging, staged, sync_files
+from bnbenv.models.prequantize.staging import Staging, staged, staging_folder, sync_files
 from bnbenv.models.prequantize.target import check_room, check_target, no_space
 from bnbenv.paths import write_atomically
 from bnbenv.process import Runner
@@ -65,11 +65,11 @@ def prequantize(order: Order, checkpoint: Checkpoint, environment: Environment, 
     packages = {name: environment.versions[name] for name in REQUIRED}
     read = sources(order.model, checkpoint, order.trust_remote_code)
     job = Job(order.options(), read, packages)
-    if (there := _look(order, job)) is not None:
+    if (there := _look(order, job)) is not None and not staging_folder(order.out).exists():
         return there
     check_room(order.out, predicted, _begun(order.out))
     with staged(order.out, ports.environ, ports.progress.say) as staging:
-        if (there := _look(order, job)) is not None:  # while the lock was waited for
+        if (there := _look(order, job)) is not None:  # another run has just ended
             return there
         staging.begin(job, ports.progress)
         kept = len(staging.shards)
@@ -104,7 +104,7 @@ def _look(order: Order, job: Job) -> Made | None:
 
 def _begun(out: Path) -> int:
     """Bytes of the finished files of an earlier run, which need no room any more."""
-    folder = out.with_name(f".{out.name}.bnbenv-part") / "out"
+    folder = staging_folder(out) / "out"
     try:
         return sum(entry.stat().st_size for entry in os.scandir(folder))
     except OSError:

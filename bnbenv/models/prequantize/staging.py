@@ -116,8 +116,15 @@ class Staging:
         sync_folder(self.target.parent)
 
     def recover(self) -> None:
-        """Put back what was to be replaced when a run was killed between two renames. Raises OSError."""
-        if self.old.is_dir() and not os.path.lexists(self.target):
+        """After a kill while something was replaced: put it back, or, if the new one is there, delete it.
+
+        Raises OSError.
+        """
+        if not self.old.is_dir():
+            return
+        if os.path.lexists(self.target):
+            shutil.rmtree(self.old)
+        else:
             self.old.rename(self.target)
 
     def keep_finished(self) -> None:
@@ -153,6 +160,11 @@ class Staging:
             progress.at("")
 
 
+def staging_folder(target: Path) -> Path:
+    """On the same file system as the target."""
+    return target.with_name(f".{target.name}.bnbenv-part")
+
+
 @contextlib.contextmanager
 def staged(target: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> Iterator[Staging]:
     """Hold the folder beside a target. At the end it stays only if an error came after the first finished file.
@@ -161,7 +173,7 @@ def staged(target: Path, environ: Mapping[str, str], say: Callable[[str], None])
     """
     from bnbenv.envs.hold import hold
 
-    folder = target.with_name(f".{target.name}.bnbenv-part")
+    folder = staging_folder(target)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError("in-the-way", f"{folder} is there and is no folder of bnbenv's", "Move it away.")
     folder.mkdir(exist_ok=True)

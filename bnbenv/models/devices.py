@@ -91,7 +91,8 @@ def now(
         return Devices((), cpu, why)
     if not sample.places:
         said = sample.failure
-        why = said if said == NO_DRIVER else f"NVML says: {said}" if said else "the NVIDIA driver shows no GPU"
+        own = said == NO_DRIVER or (said or "").startswith("NVML ")
+        why = said if said and own else f"NVML says: {said}" if said else "the NVIDIA driver shows no GPU"
         return Devices((), cpu, why)
     places = visible(sample.places, shown)
     if not places:

@@ -1,0 +1,181 @@
+"""``bnbenv fit``: does a model fit into the memory that is free now, and if not, what would?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bnbenv.cli.command import Context, Outcome
+from bnbenv.cli.help import whole_number
+from bnbenv.cli.modelled import DTYPES, Release, add_devices, add_model, ask_devices, find_devices, release_of
+from bnbenv.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from bnbenv.models.devices import Devices
+    from bnbenv.models.environment import Environment
+    from bnbenv.models.model import Checkpoint, Skeleton, Workload
+
+SUMMARY = """\
+Say whether a model fits into the memory that is free now, loaded with
+bitsandbytes: the bytes of its weights as they are laid out, the peak while they
+are loaded and converted, the KV cache, and what training adapters takes. All
+six quantizations are shown; the answer is about one of them (--quant).
+
+It reads config.json and the headers of the safetensors files: no weights, no
+torch. --exact has the environment build the model without its weights.
+A GPU's free memory is NVML's; a MIG slice counts as itself; without a GPU it is
+the main memory, or what a container may use of it."""
+EXAMPLE = """\
+bnbenv fit ~/models/Llama-3.1-8B
+bnbenv fit org/name --quant int8 --context 32768
+bnbenv fit ~/models/big --train --rank 64 --facts h200.json"""
+EXITS = (
+    "0 it fits, in one way or another, 1 a broken checkpoint, 2 wrong usage or a model that cannot be read, "
+    "4 it does not fit, 7 the hub cannot be reached"
+)
+
+QUANTS = ("none", "int8", "nf4", "nf4-double", "fp4", "fp4-double")
+OPTIMIZERS = ("adamw", "adamw-8bit", "paged-adamw-8bit")
+MOST_TOKENS = 1 << 27  # of context times batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument("--quant", choices=QUANTS, help="the quantization in question (default: nf4-double)")
+    parser.add_argument("--dtype", choices=DTYPES, help="the type to load it in (default: what transformers takes)")
+    parser.add_argument("--context", metavar="N", type=_positive, default=4096, help="tokens (default: 4096)")
+    parser.add_argument("--batch", metavar="N", type=_positive, default=1, help="sequences at once (default: 1)")
+    parser.add_argument("--train", action="store_true", help="answer for training LoRA adapters (QLoRA)")
+    parser.add_argument("--rank", metavar="N", type=_positive, default=16, help="of the adapters (default: 16)")
+    what = "the modules that get adapters, such as q_proj,v_proj (default: all-linear)"
+    parser.add_argument("--target-modules", metavar="A,B", type=_names, help=what)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw")
+    parser.add_argument("--no-checkpointing", action="store_true", help="without gradient checkpointing")
+    parser.add_argument("--exact", action="store_true", help="build the model in the environment, without its weights")
+    parser.add_argument("--trust-remote-code", action="store_true", help="with --exact: run code of the checkpoint")
+    add_devices(parser)
+    parser.add_argument("--free", metavar="SIZE", type=_size, help="as if so much were free: 24GB, 22GiB")
+
+
+def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    """The answer as a document; exit 0 or 4. Raises InputError, CheckpointError, SourceUnreachable, UsageError."""
+    asked = ask_devices(args, ctx)
+    workload = _workload(args)
+    checkpoint = _open(args, ctx)
+    release = release_of(args, ctx)
+    from bnbenv.models import report
+
+    if report.method(checkpoint.config) not in (None, "bitsandbytes"):
+        devices = _devices(args, ctx, asked, release)
+        document = report.quantized_already(checkpoint, devices, workload, release.version, release.of)
+        return Outcome(Exit.DONE, document, _view(ctx))
+    skeleton = _skeleton(args, ctx, checkpoint, release)
+    devices = _devices(args, ctx, asked, release)
+    dtype = DTYPES.get(args.dtype)
+    question = report.Asked(args.quant, args.train, workload, dtype, release.version, release.of)
+    document = report.document(checkpoint, skeleton, devices, question)
+    done = Exit.NO_COMBINATION if document["answer"] == "does-not-fit" else Exit.DONE
+    return Outcome(done, document, _view(ctx))
+
+
+def _open(args: argparse.Namespace, ctx: Context) -> Checkpoint:
+    from bnbenv.models.hub import open_model
+    from bnbenv.progress import during
+
+    with during(ctx.progress, f"reading {args.model}"):
+        return open_model(args.model, ctx.environ, args.revision)
+
+
+def _skeleton(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, release: Release) -> Skeleton:
+    if not args.exact:
+        from bnbenv.models.skeleton import skeleton
+
+        return skeleton(checkpoint, release.version)
+    if release.environment is None:
+        message = "--exact builds the model in an environment, and there is none"
+        raise UsageError("no-environment", message, "Make it with: bnbenv sync, or name another one with --python PATH")
+    return _exact(args, ctx, checkpoint, release.environment)
+
+
+def _exact(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, environment: Environment) -> Skeleton:
+    """Of a model on the hub its config.json is all that is needed."""
+    import tempfile
+    from pathlib import Path
+
+    from bnbenv.models.dtype import loading_dtype
+    from bnbenv.models.exact import exact
+    from bnbenv.paths import expand
+    from bnbenv.progress import during
+
+    tensors, release = checkpoint.tensors, environment.version("transformers")
+    dtype = DTYPES.get(args.dtype) or loading_dtype(checkpoint.config, release, True, tensors)
+    with during(ctx.progress, "building the model without its weights"), tempfile.TemporaryDirectory() as place:
+        folder = ctx.cwd / expand(args.model)
+        if not folder.is_dir():
+            import json
+
+            folder = Path(place)
+            (folder / "config.json").write_text(json.dumps(checkpoint.config.fields))
+        return exact(
+            folder,
+            environment.python,
+            ctx.runner,
+            dtype=dtype,
+            tensors=tensors,
+            trust_remote_code=args.trust_remote_code,
+            environ=environment.changes,
+        )
+
+
+def _devices(args: argparse.Namespace, ctx: Context, asked: Any, release: Release) -> Devices:
+    from bnbenv.models.devices import with_free
+    from bnbenv.progress import during
+
+    with during(ctx.progress, "asking NVML how much memory is free"):
+        found = find_devices(args, ctx, asked, release.environment)
+    return found if args.free is None else with_free(found, args.free)
+
+
+def _workload(args: argparse.Namespace) -> Workload:
+    from bnbenv.models.model import Workload
+
+    if args.context * args.batch > MOST_TOKENS:
+        raise UsageError(
+            "usage", f"--context times --batch is more than {MOST_TOKENS} tokens", "See: bnbenv fit --help"
+        )
+    return Workload(args.context, args.batch, args.rank, args.target_modules, args.optimizer, not args.no_checkpointing)
+
+
+def _view(ctx: Context) -> dict[str, Any]:
+    """How the picture can be drawn here."""
+    if ctx.environ.get("BNBENV_PROGRESS") == "lines":
+        return {"picture": False}
+    try:
+        "█▓▒░".encode(sys.stdout.encoding or "ascii")
+        return {"blocks": sys.stdout.isatty()}
+    except (AttributeError, LookupError, UnicodeError, ValueError):
+        return {}
+
+
+def _positive(text: str) -> int:
+    number = whole_number(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f'expected a number of at least 1, found "{text}"')
+    return number
+
+
+def _names(text: str) -> tuple[str, ...] | None:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'expected names such as q_proj,v_proj, found "{text[:60]}"')
+    return None if names == ("all-linear",) else names
+
+
+def _size(text: str) -> int:
+    from bnbenv.doctor.running.sizes import read_size
+
+    try:
+        return read_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

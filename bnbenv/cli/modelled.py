@@ -1,0 +1,104 @@
+"""What commands about a model need: its options, the release of transformers that loads it, the devices."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from bnbenv.cli.command import Context
+from bnbenv.errors import Failed
+from bnbenv.paths import Sysroot, expand
+
+if TYPE_CHECKING:
+    from bnbenv.models.devices import Asked, Devices
+    from bnbenv.models.environment import Environment
+
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, and which environment loads it."""
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a model's name on the hub")
+    parser.add_argument("--revision", metavar="R", help="of a model on the hub: a branch, a tag or a commit")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--env", metavar="NAME", help="the environment that loads it (default: bnb, if it is there)")
+    which.add_argument("--python", metavar="PATH", help="another environment's Python, or its folder")
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """For which machine."""
+    parser.add_argument("--facts", metavar="FILE", help="for the GPUs of recorded facts (bnbenv facts --json)")
+
+
+class Release(NamedTuple):
+    """The transformers that is meant: ``version`` None is the newest known, ``of`` says in words where it was found."""
+
+    version: str | None
+    of: str
+    environment: Environment | None
+
+
+def release_of(args: argparse.Namespace, ctx: Context) -> Release:
+    """The transformers of the environment that was named, else of the project's, else the newest that is known.
+
+    Raises UsageError (no such Python or environment), Failed (an environment that was named is not there).
+    """
+    from bnbenv.cli.common import project_of
+    from bnbenv.models.environment import environment
+
+    if args.python is not None:
+        found = environment(None, None, ctx.cwd / expand(args.python), ctx.environ)
+        return _release(found, str(found.python))
+    project = project_of(args, ctx)
+    try:
+        found = environment(project, args.env, None, ctx.environ)
+    except Failed:
+        if args.env is not None:
+            raise
+        return Release(None, "the newest release that is known", None)
+    return _release(found, f"environment {found.env}")
+
+
+def _release(found: Environment, name: str) -> Release:
+    version = found.version("transformers")
+    if version is None:
+        return Release(None, f"the newest release that is known ({name} has no transformers)", found)
+    return Release(version, name, found)
+
+
+def ask_devices(args: argparse.Namespace, ctx: Context) -> Asked | None:
+    """Begin to ask NVML, unless recorded facts are meant."""
+    if args.facts is not None or ctx.environ.get("BNBENV_FACTS"):
+        return None
+    from bnbenv.models.devices import ask
+
+    return ask(ctx.environ, Sysroot.from_environment(ctx.environ))
+
+
+def find_devices(args: argparse.Namespace, ctx: Context, asked: Asked | None, found: Environment | None) -> Devices:
+    """The devices that a program in that environment would see. Raises InputError for facts that cannot be read."""
+    from bnbenv.models import devices
+
+    sysroot = Sysroot.from_environment(ctx.environ)
+    shown = ctx.environ.get("CUDA_VISIBLE_DEVICES", None if found is None else _selected(found))
+    if asked is None:
+        from bnbenv.cli.common import facts_of
+
+        return devices.recorded(facts_of(ctx, args.facts), devices.main_memory_device(sysroot), shown)
+    from bnbenv.facts.quick import quick_facts
+
+    state = quick_facts(ctx.environ, sysroot).state
+    return devices.now(asked.answer(), sysroot, shown, "CUDA_DEVICE_ORDER" not in ctx.environ, state)
+
+
+def _selected(found: Environment) -> str | None:
+    """CUDA_VISIBLE_DEVICES as the environment's own .pth sets it, where it was made for some of the GPUs alone."""
+    if found.env is None:
+        return None
+    from bnbenv.envs.record import read_record
+
+    prefix = Path(found.python).parent.parent.resolve()
+    record = read_record(prefix.with_suffix(".json"))
+    decided = record.decision.get("visible_devices") if record else None
+    return ",".join(decided) if decided else None

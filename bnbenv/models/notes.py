@@ -1,0 +1,109 @@
+"""What else matters about a model and its memory, as sentences. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from bnbenv.models.devices import Devices, room
+from bnbenv.models.fitting import Offload, Way, splittable
+from bnbenv.models.layout import held
+from bnbenv.models.model import Checkpoint, Setting, Workload
+from bnbenv.models.settings import Subject
+from bnbenv.progress import shown_size
+
+# What transformers lets device_map="auto" fill of the memory that is free on one GPU: 0.9 in get_balanced_memory and 0.9
+# again in the quantizers' adjust_max_memory (transformers 5.23.0, accelerate 1.15.0).
+AUTO = 0.81
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """All that notes are made of: the setting in question among the ``known`` ones, and how it fits."""
+
+    checkpoint: Checkpoint
+    subject: Subject
+    workload: Workload
+    setting: Setting
+    known: Sequence[Setting]
+    way: Way
+    devices: Devices
+    train: bool
+    spared: Offload | None = None
+
+
+def notes(of: Situation) -> list[str]:
+    """The sentences, what matters most first."""
+    return [*_about_model(of), *_about_loading(of), *_about_devices(of)]
+
+
+def _about_model(of: Situation) -> Iterator[str]:
+    skeleton, config = of.subject.skeleton, of.checkpoint.config
+    if of.subject.own is not None:
+        yield f"it is quantized already ({of.subject.own}, by bitsandbytes): nothing is converted while it is loaded"
+    if not skeleton.known:
+        yield (
+            "this architecture is not known: which layers are converted was judged by the names and shapes of its"
+            " tensors (--exact asks the environment)"
+        )
+    if config.remote_code:
+        yield "it has code of its own, which was not run"
+    yield from _experts(of)
+    if of.subject.stored_as == "F32" and of.subject.dtypes[of.setting.quantization] == "F32":
+        quantization = of.setting.quantization
+        saved = sum(
+            one.count * (held(one, quantization, "F32") - held(one, quantization, "BF16"))
+            for one in skeleton.parameters
+        )
+        if saved:
+            yield (
+                f"the checkpoint is in float32 and is loaded so; dtype=bfloat16 (bnbenv config prints it) takes"
+                f" {shown_size(saved)} less"
+            )
+    longest = config.text.get("max_position_embeddings")
+    if isinstance(longest, int) and 0 < longest < of.workload.context:
+        yield f"the model was made for {longest} tokens at most; {of.workload.context} were asked for"
+
+
+def _experts(of: Situation) -> Iterator[str]:
+    kept = [one for one in of.subject.skeleton.parameters if one.kind == "expert" and not one.converted]
+    if not kept or of.setting.quantization == "none":
+        return
+    size = sum(
+        one.count * held(one, of.setting.quantization, of.subject.dtypes[of.setting.quantization]) for one in kept
+    )
+    release = of.subject.skeleton.transformers
+    text = (
+        f"its experts, {shown_size(size)}, are not quantized: transformers {release} keeps them in one tensor a layer"
+    )
+    yield f"{text}, which bitsandbytes does not convert" + (
+        "; transformers<5 has them as linear layers and quantizes them" if release.startswith("5") else ""
+    )
+
+
+def _about_loading(of: Situation) -> Iterator[str]:
+    setting, gpus = of.setting, of.devices.gpus
+    if of.spared is not None:
+        yield (
+            f"with llm_int8_enable_fp32_cpu_offload=True {of.spared.on_gpu} layers would be on the GPU and"
+            f" {of.spared.on_cpu} in main memory, not quantized ({shown_size(of.spared.bytes)}): it runs, slowly"
+        )
+    if of.way.answer == "fits" and gpus and setting.quantization != "none":
+        usable = room(gpus[of.way.gpus[0]])
+        if setting.weights.total > AUTO * usable:
+            yield (
+                'device_map="auto" refuses it: it fills 81% of what is free. Load it with'
+                f' device_map={{"": {of.way.gpus[0]}}}'
+            )
+    if of.way.device_map is not None and of.train:
+        yield "over several GPUs the layers are trained one after the other: one GPU works at a time"
+    if len(gpus) > 1 and len(splittable(of.devices)) < len(gpus):
+        yield "a process can use one MIG slice: they cannot be put together"
+
+
+def _about_devices(of: Situation) -> Iterator[str]:
+    if of.devices.missing:
+        yield f"judged for main memory, since {of.devices.missing}"
+    if of.devices.recorded:
+        yield "what is free there is not known: all of its memory is counted, less what a driver keeps"
+    yield from of.devices.notes

@@ -42,6 +42,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "name what is broken, and with --fix mend it",
     "build": "compile bitsandbytes into a wheel, for exactly these GPUs",
     "bundle": "write one file with everything, for closed networks",
+    "fit": "say whether a model fits into memory, and if not, what would",
     "list": "list the generations of the environment",
     "rollback": "switch back to an earlier generation",
     "gc": "delete generations that are not needed",
@@ -79,7 +80,7 @@ def command_names() -> list[str]:
 ANSWERS = frozenset(
     {
         *("facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "build", "list", "path"),
-        *("export", "completion", "hook status"),
+        *("export", "completion", "hook status", "fit"),
     }
 )
 

@@ -18,7 +18,7 @@ SAMPLES = sorted(path.stem for path in SCREENS.glob("*.json"))
 # Names of documents: what "matrix show" prints is the matrix.
 DOCUMENTS = {name.replace("matrix show", "matrix").replace(" ", "-") for name in command_names()}
 # Objects whose keys are names that somebody chose.
-MAPS = {"environment", "packages", "figures"}
+MAPS = {"environment", "packages", "figures", "parts", "device_map", "max_memory"}
 
 
 def test_there_is_a_schema_for_every_command_and_for_errors(schemas: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from bnbenv.models.options import Question
 from bnbenv.models.placing import Block, blocks, place
 
 GB = 10**9
+PLAIN = Workload()
 CPU = Device(None, "main memory", 64 * GB, 32 * GB)
 BLOCKS = (Block("embed", GB, False), *(Block(f"layers.{n}", 2 * GB, True) for n in range(4)), Block("head", GB, False))
 
@@ -41,7 +42,7 @@ def again(known: Sequence[Setting], workload: Workload) -> tuple[Setting, ...]:
     return tuple(msgspec.structs.replace(one, kv_cache=size, training=training) for one in known)
 
 
-def asked(devices: Devices, *known: Setting, train: bool = False, workload: Workload = Workload()) -> Fit:
+def asked(devices: Devices, *known: Setting, train: bool = False, workload: Workload = PLAIN) -> Fit:
     known = again(known, workload)
     question = Question(known[0].quantization, train)
     return judge(question, known, workload, devices, lambda name: BLOCKS, again)

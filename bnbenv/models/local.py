@@ -25,7 +25,7 @@ CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.i
 ADAPTER = "adapter_config.json"
 LARGEST_INDEX = 100_000_000  # bytes
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_VARIANT = re.compile(r"model\.([\w-]+)(?:-\d+-of-\d+)?\.safetensors")
+_VARIANT = re.compile(r"model\.([\w-]+?)(?:-\d+-of-\d+)?\.safetensors")
 _CONVERT = "Convert it: load it with transformers' from_pretrained, and call save_pretrained with another folder."
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bnbenv.cli.command import Context
-from bnbenv.errors import Failed
-from bnbenv.paths import Sysroot, expand
+from bnbenv.paths import Sysroot
 
 if TYPE_CHECKING:
     from bnbenv.models.devices import Asked, Devices
@@ -42,29 +40,17 @@ class Release(NamedTuple):
 def release_of(args: argparse.Namespace, ctx: Context) -> Release:
     """The transformers of the environment that was named, else of the project's, else the newest that is known.
 
-    Raises UsageError (no such Python or environment), Failed (an environment that was named is not there).
+    Raises UsageError (no such Python or environment), Failed (the environment that was named was never made).
     """
     from bnbenv.cli.common import project_of
-    from bnbenv.models.environment import environment
+    from bnbenv.models.environment import find_environment
 
-    if args.python is not None:
-        found = environment(None, None, ctx.cwd / expand(args.python), ctx.environ)
-        return _release(found, str(found.python))
-    project = project_of(args, ctx)
-    try:
-        found = environment(project, args.env, None, ctx.environ)
-    except Failed:
-        if args.env is not None:
-            raise
+    found = find_environment(project_of(args, ctx), ctx.cwd, ctx.environ, args.env, args.python)
+    if found is None:
         return Release(None, "the newest release that is known", None)
-    return _release(found, f"environment {found.env}")
-
-
-def _release(found: Environment, name: str) -> Release:
-    version = found.version("transformers")
-    if version is None:
-        return Release(None, f"the newest release that is known ({name} has no transformers)", found)
-    return Release(version, name, found)
+    if found.transformers is None:
+        return Release(None, f"the newest release that is known ({found.called} has no transformers)", found)
+    return Release(found.transformers, found.called, found)
 
 
 def ask_devices(args: argparse.Namespace, ctx: Context) -> Asked | None:
@@ -94,11 +80,9 @@ def find_devices(args: argparse.Namespace, ctx: Context, asked: Asked | None, fo
 
 def _selected(found: Environment) -> str | None:
     """CUDA_VISIBLE_DEVICES as the environment's own .pth sets it, where it was made for some of the GPUs alone."""
-    if found.env is None:
-        return None
     from bnbenv.envs.record import read_record
 
-    prefix = Path(found.python).parent.parent.resolve()
+    prefix = found.python.parent.parent.resolve()
     record = read_record(prefix.with_suffix(".json"))
     decided = record.decision.get("visible_devices") if record else None
     return ",".join(decided) if decided else None

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from bnbenv.models.devices import Devices, room
-from bnbenv.models.fitting import Offload, Way, splittable
+from bnbenv.models.fitting import Offload, Way, in_use, overhead, splittable
 from bnbenv.models.layout import held
 from bnbenv.models.model import Checkpoint, Setting, Workload
 from bnbenv.models.settings import Subject
 from bnbenv.progress import shown_size
 
-# What transformers lets device_map="auto" fill of the memory that is free on one GPU: 0.9 in get_balanced_memory and 0.9
-# again in the quantizers' adjust_max_memory (transformers 5.23.0, accelerate 1.15.0).
+# What transformers lets device_map="auto" fill of what is free on one GPU: 0.9 in get_balanced_memory, and 0.9 of it in
+# the quantizers' adjust_max_memory (transformers 5.23.0, accelerate 1.15.0).
 AUTO = 0.81
 
 
@@ -83,6 +83,10 @@ def _experts(of: Situation) -> Iterator[str]:
 
 def _about_loading(of: Situation) -> Iterator[str]:
     setting, gpus = of.setting, of.devices.gpus
+    if of.way.answer == "does-not-fit":
+        device = gpus[0] if gpus else of.devices.cpu
+        needs = max(setting.load_peak, in_use(setting, of.train)) + overhead(device)
+        yield f"{'one GPU' if gpus else 'it'} would need {shown_size(needs)} free{' for it' if gpus else ''}"
     if of.spared is not None:
         yield (
             f"with llm_int8_enable_fp32_cpu_offload=True {of.spared.on_gpu} layers would be on the GPU and"

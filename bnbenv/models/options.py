@@ -84,7 +84,7 @@ def _uses(name: Quantization, train: bool, workload: Workload, fits: Fits) -> li
 def _changes(train: bool, workload: Workload) -> Iterator[Change]:
     replace = msgspec.structs.replace
     if train and not workload.checkpointing:
-        yield Change("gradient checkpointing", replace(workload, checkpointing=True), ())
+        yield Change("gradient checkpointing", replace(workload, checkpointing=True), ("--checkpointing",))
     if train and workload.optimizer != "paged-adamw-8bit":
         smaller = replace(workload, optimizer="paged-adamw-8bit")
         yield Change("the optimizer paged-adamw-8bit", smaller, ("--optimizer", "paged-adamw-8bit"))

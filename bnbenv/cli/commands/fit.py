@@ -51,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "the modules that get adapters, such as q_proj,v_proj (default: all-linear)"
     parser.add_argument("--target-modules", metavar="A,B", type=_names, help=what)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw")
-    parser.add_argument("--no-checkpointing", action="store_true", help="without gradient checkpointing")
+    parser.add_argument(
+        "--checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="gradient checkpointing, or none (default: with it)",
+    )
     parser.add_argument("--exact", action="store_true", help="build the model in the environment, without its weights")
     parser.add_argument("--trust-remote-code", action="store_true", help="with --exact: run code of the checkpoint")
     add_devices(parser)
@@ -69,14 +74,14 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if report.method(checkpoint.config) not in (None, "bitsandbytes"):
         devices = _devices(args, ctx, asked, release)
         document = report.quantized_already(checkpoint, devices, workload, release.version, release.of)
-        return Outcome(Exit.DONE, document, _view(ctx))
+        return Outcome(Exit.DONE, document, _view(args, ctx))
     skeleton = _skeleton(args, ctx, checkpoint, release)
     devices = _devices(args, ctx, asked, release)
     dtype = DTYPES.get(args.dtype)
     question = report.Asked(args.quant, args.train, workload, dtype, release.version, release.of)
     document = report.document(checkpoint, skeleton, devices, question)
     done = Exit.NO_COMBINATION if document["answer"] == "does-not-fit" else Exit.DONE
-    return Outcome(done, document, _view(ctx))
+    return Outcome(done, document, _view(args, ctx))
 
 
 def _open(args: argparse.Namespace, ctx: Context) -> Checkpoint:
@@ -108,7 +113,7 @@ def _exact(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, envir
     from bnbenv.paths import expand
     from bnbenv.progress import during
 
-    tensors, release = checkpoint.tensors, environment.version("transformers")
+    tensors, release = checkpoint.tensors, environment.transformers
     dtype = DTYPES.get(args.dtype) or loading_dtype(checkpoint.config, release, True, tensors)
     with during(ctx.progress, "building the model without its weights"), tempfile.TemporaryDirectory() as place:
         folder = ctx.cwd / expand(args.model)
@@ -124,7 +129,7 @@ def _exact(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, envir
             dtype=dtype,
             tensors=tensors,
             trust_remote_code=args.trust_remote_code,
-            environ=environment.changes,
+            environ={"PYTHONDONTWRITEBYTECODE": "1"} if environment.untouched else None,
         )
 
 
@@ -144,18 +149,28 @@ def _workload(args: argparse.Namespace) -> Workload:
         raise UsageError(
             "usage", f"--context times --batch is more than {MOST_TOKENS} tokens", "See: bnbenv fit --help"
         )
-    return Workload(args.context, args.batch, args.rank, args.target_modules, args.optimizer, not args.no_checkpointing)
+    return Workload(args.context, args.batch, args.rank, args.target_modules, args.optimizer, args.checkpointing)
 
 
-def _view(ctx: Context) -> dict[str, Any]:
-    """How the picture can be drawn here."""
+def _view(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
+    """How the picture can be drawn here, and what else was given, for the next step."""
+    given = {
+        **{f"--{name}": str(getattr(args, name)) for name in ("python", "env", "revision", "facts", "dtype")},
+        "--free": None if args.free is None else f"{args.free}B",
+        **{"--context": str(args.context), "--batch": str(args.batch), "--rank": str(args.rank)},
+        **{"--target-modules": ",".join(args.target_modules or ()), "--optimizer": args.optimizer},
+        **{"--train": "" if args.train else None, "--no-checkpointing": None if args.checkpointing else ""},
+        **{"--exact": "" if args.exact else None, "--quant": args.quant},
+    }
+    usual = {"--context": "4096", "--batch": "1", "--rank": "16", "--target-modules": "", "--optimizer": "adamw"}
+    called = {name: text for name, text in given.items() if text not in (None, "None") and usual.get(name) != text}
     if ctx.environ.get("BNBENV_PROGRESS") == "lines":
-        return {"picture": False}
+        return {"picture": False, "called": called}
     try:
         "█▓▒░".encode(sys.stdout.encoding or "ascii")
-        return {"blocks": sys.stdout.isatty()}
+        return {"blocks": sys.stdout.isatty(), "called": called}
     except (AttributeError, LookupError, UnicodeError, ValueError):
-        return {}
+        return {"called": called}
 
 
 def _positive(text: str) -> int:

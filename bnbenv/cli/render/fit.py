@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from bnbenv.cli.render.fitpicture import picture
@@ -12,8 +13,13 @@ from bnbenv.progress import shown_size
 _COLUMNS = "{:<11} {:>9} {:>9} {:>9} {:>9}  {:<12} {}"
 
 
-def render(document: dict[str, Any], picture: bool = True, blocks: bool = False) -> str:
-    """``picture``: with the bar; ``blocks``: the terminal has signs to draw it with."""
+def render(
+    document: dict[str, Any], picture: bool = True, blocks: bool = False, called: Mapping[str, str] | None = None
+) -> str:
+    """``picture``: with the bar; ``blocks``: the terminal has signs to draw it with.
+
+    ``called`` are the options that were given, with their values, for the next step.
+    """
     lines = wrap(_first(document))
     lines += _model(document)
     lines += _how(document)
@@ -25,7 +31,7 @@ def render(document: dict[str, Any], picture: bool = True, blocks: bool = False)
         lines += wrap(f"it would fit with {option['change']}", "  ")
     for note in document["notes"]:
         lines += wrap(f"note: {note}", "  ")
-    return "\n".join([*lines, f"next: {_next(document)}"])
+    return "\n".join([*lines, f"next: {_next(document, called or {})}"])
 
 
 def _first(document: dict[str, Any]) -> str:
@@ -150,19 +156,38 @@ def _way(how: dict[str, Any]) -> str:
     }[how["answer"]]
 
 
-def _next(document: dict[str, Any]) -> str:
-    model = shlex.quote(document["model"]["source"])
-    if document["answer"] == "quantized-already":
+def _next(document: dict[str, Any], called: Mapping[str, str]) -> str:
+    model, answer = document["model"]["source"], document["answer"]
+    where = {name: text for name, text in called.items() if name in ("--python", "--env", "--revision")}
+    if answer == "quantized-already":
         family = document["model"]["quantized"]
-        return f"bnbenv add {family}" if family in ("gptq", "awq") else f"bnbenv fit {model} with another checkpoint"
-    if document["answer"] == "fits-when-prequantized":
+        return f"bnbenv add {family}" if family in ("gptq", "awq") else "take a checkpoint of full precision"
+    if answer == "fits-when-prequantized":
         quant = document["asked"]["quantization"]
-        kind, double = quant.removesuffix("-double"), quant.endswith("-double")
-        plain = "" if double or kind == "int8" else " --no-double-quant"
-        return f"bnbenv prequantize {model} OUT --quant {kind}{plain}"
-    if document["answer"] == "does-not-fit":
+        kind = quant.removesuffix("-double")
+        plain = {} if quant != kind or kind == "int8" else {"--no-double-quant": ""}
+        return _command("prequantize", [model, "OUT"], {"--quant": kind, **plain, **where})
+    if answer == "does-not-fit":
         if not document["options"]:
-            return f"bnbenv fit {model} --facts FILE (for the GPUs of another machine)"
-        train = " --train" if document["asked"]["train"] else ""
-        return f"bnbenv fit {model}{train} {shlex.join(document['options'][0]['arguments'])}".rstrip()
-    return f"bnbenv config {model}{' --train' if document['asked']['train'] else ''}"
+            other = {name: text for name, text in called.items() if name not in ("--facts", "--free")}
+            return f"{_command('fit', [model], {**other, '--facts': 'FILE'})} (for the GPUs of another machine)"
+        return _command("fit", [model], _with(called, document["options"][0]["arguments"]))
+    for_config = ("--quant", "--train", "--context", "--facts", "--dtype")
+    return _command("config", [model], {**where, **{name: called[name] for name in for_config if name in called}})
+
+
+def _with(called: Mapping[str, str], words: list[str]) -> dict[str, str]:
+    """The options that were given, with those of ``words`` in their place."""
+    changed = dict(called)
+    for at, word in enumerate(words):
+        if word == "--checkpointing":
+            changed.pop("--no-checkpointing", None)
+        elif word.startswith("--"):
+            changed[word] = words[at + 1]
+    return changed
+
+
+def _command(name: str, words: list[str], options: Mapping[str, str]) -> str:
+    """A command to copy; an option without a value has an empty one."""
+    more = [word for option, text in options.items() for word in ((option, text) if text else (option,))]
+    return shlex.join(["bnbenv", name, *words, *more])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from bnbenv.cli.render.text import wrap
+from bnbenv.cli.render.text import WIDTH
 from bnbenv.progress import shown_size
 
 COLUMNS = 72
@@ -38,9 +38,20 @@ def picture(
         )
         if at > 50:
             lines[-1] = f"   {f'at the peak of loading {shown_size(peak)} ':>{at - 1}}^"
-    shown = ", ".join(f"{part.block if blocks else part.sign} {part.what} {shown_size(part.bytes)}" for part in parts)
+    shown = [f"{part.block if blocks else part.sign} {part.what} {shown_size(part.bytes)}" for part in parts]
     lack = sum(part.bytes for part in parts) - device["total"]
-    return [*lines, *wrap(shown + (f"; {shown_size(lack)} more than there is" if lack > 0 else ""), "  ", "")]
+    return lines + _packed([*shown, f"{shown_size(lack)} more than there is"] if lack > 0 else shown)
+
+
+def _packed(items: list[str]) -> list[str]:
+    """As many in a line as it has room for, each whole."""
+    lines = ["  "]
+    for number, item in enumerate(items):
+        item += "" if number == len(items) - 1 else ","
+        if len(lines[-1]) + 1 + len(item) > WIDTH and lines[-1].strip():
+            lines.append("  ")
+        lines[-1] += item if not lines[-1].strip() else f" {item}"
+    return lines
 
 
 def _parts(

@@ -241,6 +241,27 @@ def reading(bench: Bench) -> Iterator[Row]:
     yield Row("a wheel, reading its libraries", parse, "ms CPU", 300, remark=f"{found['libraries']} libraries")
 
 
+LARGE = {
+    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": 128256},
+    **{"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
+    **{"num_key_value_heads": 8, "max_position_embeddings": 131072, "tie_word_embeddings": False},
+}
+
+
+def fitting(bench: Bench) -> Iterator[Row]:
+    """Does a model of 70 billion parameters fit, from its config.json alone."""
+    folder = bench.folder / "large"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(LARGE))
+    start, fit = by_turns(
+        bench.rounds,
+        lambda: bench.run(sys.executable, "-c", "pass"),
+        bench.tool("fit", str(folder), "--free", "200GB"),
+    )
+    remark = f"{fit.cpu / start.cpu:.1f} x the CPU of a bare interpreter"
+    yield row("fit, a config.json of 70 billion parameters", fit, 300, remark)
+
+
 def script(bench: Bench, name: str, *words: str) -> dict[str, Any]:
     """What another script here measured."""
     command = (sys.executable, str(REPO / "scripts" / name), *words)
@@ -343,7 +364,7 @@ def main() -> int:
         (bench.project / "bnbenv.toml").touch()
         if not args.builds:
             bench.tool("sync")()
-        parts = (quick_commands, diagnosing, guarding, hooking, solving, reading, growth, syncing)
+        parts = (quick_commands, fitting, diagnosing, guarding, hooking, solving, reading, growth, syncing)
         for part in (compiling,) if args.builds else (families,) if args.families else parts:
             for one in part(bench):
                 rows.append(one)

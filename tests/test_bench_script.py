@@ -45,6 +45,7 @@ def test_one_round_measures_each_thing_and_writes_the_figures(project: Any, tmp_
     assert {row["what"] for row in rows.values() if row["limit"] is not None} >= {
         "check, nothing changed",
         "check, peak memory",
+        "fit, a config.json of 70 billion parameters",
         "doctor, nothing found",
         "doctor --log, 2 MB",
         "doctor --log, memory, 2 MB / 1 MB",

@@ -18,6 +18,7 @@ from bnbenv.models.model import (
     Checkpoint,
     Config,
     Device,
+    Parameter,
     Quantization,
     Setting,
     Skeleton,
@@ -27,6 +28,7 @@ from bnbenv.models.notes import Situation, notes
 from bnbenv.models.options import Question
 from bnbenv.models.placing import Block, blocks
 from bnbenv.models.settings import Subject, for_workload, settings
+from bnbenv.progress import shown_size
 
 SCHEMA = "bnbenv.fit/1"
 DEFAULT: Quantization = "nf4-double"
@@ -66,6 +68,14 @@ def _own(config: Config) -> Quantization | None:
     if fields.get("bnb_4bit_quant_type") == "nf4":
         return "nf4-double" if double else "nf4"
     return "fp4-double" if double else "fp4"
+
+
+def as_stored(checkpoint: Checkpoint) -> Skeleton:
+    """A checkpoint in bitsandbytes' own form whose architecture has no row: its tensors as they lie in its files."""
+    parameters = tuple(
+        Parameter(one.name, one.shape, "other", dtype=one.dtype, stored=one.bytes) for one in checkpoint.tensors or ()
+    )
+    return Skeleton(parameters, "", "its tensors as they are stored", known=False)
 
 
 def document(checkpoint: Checkpoint, skeleton: Skeleton, devices: Devices, asked: Asked) -> dict[str, Any]:
@@ -122,7 +132,7 @@ def quantized_already(
     largest = max(room(one) - overhead(one) for one in places)
     if size:
         fits = "less" if size <= largest else "more"
-        remarks.append(f"its tensors are {size} bytes as they are stored, {fits} than one device here has free")
+        remarks.append(f"its tensors take {shown_size(size)} as they are stored, {fits} than one device here has free")
     return {
         "schema": SCHEMA,
         "model": _model(checkpoint, None),

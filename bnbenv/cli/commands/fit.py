@@ -94,13 +94,29 @@ def _open(args: argparse.Namespace, ctx: Context) -> Checkpoint:
 
 def _skeleton(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, release: Release) -> Skeleton:
     if not args.exact:
-        from bnbenv.models.skeleton import skeleton
-
-        return skeleton(checkpoint, release.version)
+        return _by_rows(checkpoint, release.version)
     if release.environment is None:
         message = "--exact builds the model in an environment, and there is none"
         raise UsageError("no-environment", message, "Make it with: bnbenv sync, or name another one with --python PATH")
     return _exact(args, ctx, checkpoint, release.environment)
+
+
+def _by_rows(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
+    """Of a checkpoint that bitsandbytes quantized, its config.json tells what it was made from."""
+    import msgspec
+
+    from bnbenv.models import report
+    from bnbenv.models.model import CheckpointError
+    from bnbenv.models.skeleton import skeleton
+
+    if report.own(checkpoint.config) is None:
+        return skeleton(checkpoint, transformers)
+    try:
+        return skeleton(msgspec.structs.replace(checkpoint, tensors=None), transformers)
+    except CheckpointError:
+        if checkpoint.tensors is None:
+            raise
+        return report.as_stored(checkpoint)
 
 
 def _exact(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, environment: Environment) -> Skeleton:

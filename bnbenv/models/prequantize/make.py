@@ -153,7 +153,7 @@ def _follower(order: Order, staging: Staging, predicted: int, ports: Ports) -> F
                 f" {shown_size(ports.free)} are free on {where}"
             )
             raise Failed("out-of-memory", message, "Free memory there, or choose another device with --device.")
-        what = f"{plan.converted} of {plan.tensors} tensors"
+        what = f"{plan.converted} of {plan.converted + plan.kept} tensors"
         ports.progress.say(f"quantizing {what} to {order.quantization}, on {order.device}")
 
     packages = staging.journal.packages if staging.journal else None

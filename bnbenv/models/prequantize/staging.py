@@ -60,8 +60,8 @@ class Staging:
 
     def write(self, journal: Journal) -> None:
         """Raises OSError."""
-        write_atomically(self._file, msgspec.json.encode(journal))
         self.journal = journal
+        write_atomically(self._file, msgspec.json.encode(journal))
 
     def add(self, name: str, file: File) -> None:
         """A file is finished. Raises OSError."""
@@ -131,8 +131,9 @@ class Staging:
         """After an error: what is finished stays for the next run, and nothing else. Raises OSError."""
         if self.journal is None:  # not even looked at
             self.journal, _ = self._read()
-        if self.shards:
-            self.clear()
+        if self.journal is not None and self.shards:
+            self.clear()  # which makes room where the disk was full
+            self.write(self.journal)
         elif not self.old.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -35,7 +35,8 @@ class Interrupted(BnbenvError):
 def from_exception(error: BaseException, command: str = "") -> BnbenvError:
     """Whatever went wrong, as an error for people."""
     if isinstance(error, KeyboardInterrupt):
-        step = "Run it again: it goes on where it stopped." if command == "build" else "See it: bnbenv status"
+        again = command in ("build", "prequantize")
+        step = "Run it again: it goes on where it stopped." if again else "See it: bnbenv status"
         return Interrupted("interrupted", "interrupted: what is in use is whole", step)
     if isinstance(error, MemoryError):
         return Failed("out-of-memory", "out of memory; nothing in use was changed")

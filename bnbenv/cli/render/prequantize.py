@@ -14,7 +14,7 @@ def render(document: dict[str, Any]) -> str:
     if document["status"] == "there":
         lines = wrap(f"{document['out']} is there already, made of these files with these options")
     else:
-        lines = wrap(f"wrote {document['out']}: {document['quantization']}, {after} of {before}")
+        lines = wrap(f"wrote {document['out']}: {document['quantization']}, {after} instead of {before}")
     packages = document["packages"]
     with_ = f"transformers {packages['transformers']}, bitsandbytes {packages['bitsandbytes']}"
     lines += wrap(f"{document['converted']} tensors are quantized, {document['kept']} are {document['dtype']}", "  ")

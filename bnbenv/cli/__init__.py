@@ -49,6 +49,7 @@ COMMANDS: dict[str, str] = {
     "path": "print the path of the environment in use",
     "export": "print the environment for pip, conda, Docker or other installers",
     "jupyter": "install a Jupyter kernel that follows the environment",
+    "config": "print the code that loads a model here, with its reasons",
     "prequantize": "write a checkpoint that needs no conversion",
     "hook": "have the environments follow a change of the driver",
     "completion": "print what makes bash, zsh or fish complete commands",
@@ -80,7 +81,7 @@ def command_names() -> list[str]:
 ANSWERS = frozenset(
     {
         *("facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "build", "list", "path"),
-        *("export", "completion", "hook status", "fit"),
+        *("export", "config", "completion", "hook status", "fit"),
     }
 )
 

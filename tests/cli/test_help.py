@@ -39,6 +39,7 @@ EXITS = {
     "status": {0, 1, 2, 3, 6},
     "export": {0, 1, 2},
     "jupyter": {0, 1, 2},
+    "config": {0, 1, 2, 7},
     "completion": {0, 2},
     "prequantize": {0, 1, 2, 8},
     "guard": {0, 1, 2, 8},

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # Machines read what these print, on a terminal too.
-PLAIN = frozenset({"path", "export", "completion"})
+PLAIN = frozenset({"path", "export", "config", "completion"})
 
 _RED, _GREEN, _YELLOW, _BOLD, _END = "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[1m", "\x1b[0m"
 _WORDS = {
@@ -24,6 +24,7 @@ _WORDS = {
         "failed",
         "unreadable",
         "found:",
+        "does not fit",
     ),
     _YELLOW: (
         "not in sync",
@@ -34,10 +35,15 @@ _WORDS = {
         "problem:",
         "because",
         "contradiction:",
+        "quantized already",
     ),
-    _GREEN: ("in sync", "verified", "ok", "wrote", "nothing is wrong"),
+    _GREEN: ("in sync", "verified", "ok", "wrote", "nothing is wrong", "fits"),
     _BOLD: ("next:", "use it:"),
 }
+
+# What fills a device (``bnbenv fit``): the line below the bar names the same signs.
+_BAR = re.compile(r"^(  \[)([^\]\n]{72})(\])$", re.MULTILINE)
+_SIGNS = {_GREEN: "W█", _YELLOW: "sex▓", _BOLD: "kct▒"}
 
 
 def wanted(stream: Any, environ: Mapping[str, str], system: str = os.name) -> bool:
@@ -60,4 +66,11 @@ def paint(text: str) -> str:
     words = "|".join(map(re.escape, sorted(colours, key=len, reverse=True)))
     # A line may begin with the name of an environment: "bnb: in sync".
     beginning = re.compile(rf"^(\s*(?:[A-Za-z0-9_-]+: )?)({words})(?!\w)", re.MULTILINE)
-    return beginning.sub(lambda found: f"{found[1]}{colours[found[2]]}{found[2]}{_END}", text)
+    text = beginning.sub(lambda found: f"{found[1]}{colours[found[2]]}{found[2]}{_END}", text)
+    return _BAR.sub(lambda found: f"{found[1]}{_filled(found[2])}{found[3]}", text)
+
+
+def _filled(bar: str) -> str:
+    for colour, signs in _SIGNS.items():
+        bar = re.sub(f"[{signs}]+", lambda run, colour=colour: f"{colour}{run[0]}{_END}", bar)
+    return bar

@@ -2,7 +2,7 @@
 """Speed, memory and disk of what people wait for, as ratios measured in one run, with bytecode cached.
 
 usage: .test-env/bin/python scripts/bench.py [--rounds N] [--hosts N] [--log-megabytes N] [--keep DIR] [--json FILE]
-                                             [--builds] [--enforce]
+                                             [--builds] [--models PYTHON] [--enforce]
 
 It makes a project in a temporary folder (beside uv's cache, so that files can be linked), syncs it once, and then
 measures by turns, so that a slow minute of the machine falls on both sides of a ratio. The figures are medians. "CPU"
@@ -20,8 +20,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,13 @@ def compiling(bench: Bench) -> Iterator[Row]:
     yield row("build, the second time", again, 2000)
 
 
+def prequantizing(bench: Bench, python: str) -> Iterator[Row]:
+    """A checkpoint of 1 GB, against the library calls that read and quantize it and write nothing."""
+    found = script(bench, "bench_prequantize.py", python, "--rounds", str(min(3, bench.rounds)))
+    speeds = f"{found['prequantize']:.0f} of {found['plain']:.0f} MB/s"
+    yield Row("prequantize / reading and quantizing, speed", found["ratio"], "x", 0.6, at_least=True, remark=speeds)
+
+
 def shown(row: Row) -> str:
     """One line: what, how much, the limit, and what else there is to say."""
     digits = 0 if row.value >= 20 else 1 if row.value >= 1 else 2
@@ -351,6 +359,7 @@ def main() -> int:
     parser.add_argument("--keep", metavar="DIR", help="use and keep this folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures into a file, too")
     parser.add_argument("--builds", action="store_true", help="measure source builds alone (loads 1.2 GB)")
+    parser.add_argument("--models", metavar="PYTHON", help="measure prequantize alone, in that environment")
     parser.add_argument("--enforce", action="store_true", help="exit 1 if a limit is missed")
     args = parser.parse_args()
     folder = Path(args.keep or tempfile.mkdtemp(prefix="bnbenv-bench-")).resolve()
@@ -362,9 +371,12 @@ def main() -> int:
     rows: list[Row] = []
     try:
         (bench.project / "bnbenv.toml").touch()
-        if not args.builds:
+        if not args.builds and not args.models:
             bench.tool("sync")()
+        parts: tuple[Callable[[Bench], Iterator[Row]], ...]
         parts = (quick_commands, fitting, diagnosing, guarding, hooking, solving, reading, growth, syncing)
+        if args.models:
+            parts = (partial(prequantizing, python=args.models),)
         for part in (compiling,) if args.builds else (families,) if args.families else parts:
             for one in part(bench):
                 rows.append(one)

@@ -147,6 +147,7 @@ def document(
         "left_out": note.tensors["left_out"],
         "resumed": made.kept,
         "seconds": round(made.seconds, 2),
+        "seconds_quantizing": round(made.quantizing, 3),
         "load_peak_before": prediction.peak,
         "load_peak_after": prediction.own_peak,
         "packages": dict(note.job.packages),

@@ -44,12 +44,14 @@ class Ports(NamedTuple):
 
 class Made(NamedTuple):
     """The result. ``there``: it lay there already, made by an earlier run of the same job. ``kept`` files were taken
-    over from a run that was interrupted. ``warnings`` and ``notes`` are sentences."""
+    over from a run that was interrupted. ``seconds`` are all, ``quantizing`` those without imports and without what is
+    done around it. ``warnings`` and ``notes`` are sentences."""
 
     note: Note
     there: bool
     kept: int
     seconds: float
+    quantizing: float = 0.0
     copied: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -85,9 +87,10 @@ def prequantize(order: Order, checkpoint: Checkpoint, environment: Environment, 
                 staging.switch(replace=order.out.is_dir() and any(order.out.iterdir()))
         except OSError as error:
             raise _no_room(error, order, predicted, staging) from error
-        return Made(
-            note, False, kept, time.monotonic() - started, tuple(copied), tuple(follower.warnings), tuple(notes)
-        )
+        assert follower.done is not None
+        seconds = time.monotonic() - started
+        quantizing = float(follower.done["seconds"])
+        return Made(note, False, kept, seconds, quantizing, tuple(copied), tuple(follower.warnings), tuple(notes))
 
 
 def _look(order: Order, job: Job) -> Made | None:

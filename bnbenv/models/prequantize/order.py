@@ -14,7 +14,7 @@ from bnbenv.models.model import Quantization
 
 Quant = Literal["nf4", "fp4", "int8"]
 DTYPES = ("bfloat16", "float16", "float32")
-SMALLEST_SHARD = 1_000_000
+SMALLEST_SHARD = 100_000
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -115,7 +115,7 @@ def read_size(text: str, option: str) -> int:
     if found:
         size = int(float(found[1]) * (1024 if found[3] else 1000) ** _POWERS[(found[2] or "").upper()])
     if not SMALLEST_SHARD <= size <= 10**15:
-        message = f'{option}: expected a size of 1MB or more such as "5GB", found "{text[:60]}"'
+        message = f'{option}: expected a size of 100KB or more such as "5GB", found "{text[:60]}"'
         raise UsageError("bad-size", message, "Try: bnbenv prequantize --help")
     return size
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from bnbenv.matrix.huggingface import api_for
 from bnbenv.models.devices import Devices, room
 from bnbenv.models.dtype import loading_dtype
 from bnbenv.models.fitting import Fit, Way, beside, judge, max_memory, offload, overhead
@@ -70,12 +71,12 @@ def _own(config: Config) -> Quantization | None:
     return "fp4-double" if double else "fp4"
 
 
-def as_stored(checkpoint: Checkpoint) -> Skeleton:
+def as_stored(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
     """A checkpoint in bitsandbytes' own form whose architecture has no row: its tensors as they lie in its files."""
     parameters = tuple(
         Parameter(one.name, one.shape, "other", dtype=one.dtype, stored=one.bytes) for one in checkpoint.tensors or ()
     )
-    return Skeleton(parameters, "", "its tensors as they are stored", known=False)
+    return Skeleton(parameters, api_for(transformers).version, "its tensors as they are stored", known=False)
 
 
 def document(checkpoint: Checkpoint, skeleton: Skeleton, devices: Devices, asked: Asked) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _by_rows(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
     except CheckpointError:
         if checkpoint.tensors is None:
             raise
-        return report.as_stored(checkpoint)
+        return report.as_stored(checkpoint, transformers)
 
 
 def _exact(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, environment: Environment) -> Skeleton:

@@ -37,7 +37,7 @@ _WORDS = {
         "contradiction:",
         "quantized already",
     ),
-    _GREEN: ("in sync", "verified", "ok", "wrote", "nothing is wrong", "fits"),
+    _GREEN: ("in sync", "verified", "ok", "wrote", "nothing is wrong", "fits on"),
     _BOLD: ("next:", "use it:"),
 }
 
@@ -72,5 +72,5 @@ def paint(text: str) -> str:
 
 def _filled(bar: str) -> str:
     for colour, signs in _SIGNS.items():
-        bar = re.sub(f"[{signs}]+", lambda run, colour=colour: f"{colour}{run[0]}{_END}", bar)
+        bar = re.sub(f"[{signs}]+", rf"{colour}\g<0>{_END}", bar)
     return bar

@@ -13,6 +13,7 @@ from bnbenv.errors import Exit, Failed, UsageError
 from bnbenv.paths import expand
 
 if TYPE_CHECKING:
+    from bnbenv.models.devices import Devices
     from bnbenv.models.environment import Environment
     from bnbenv.models.model import Checkpoint
     from bnbenv.models.prequantize.make import Made
@@ -59,7 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
-    from bnbenv.models.prequantize.order import read_device, read_modules, read_size
+    import msgspec
+
+    from bnbenv.cli.modelled import find_devices
+    from bnbenv.models.compute import compute_type, has_bf16
+    from bnbenv.models.devices import ask
+    from bnbenv.models.prequantize.order import Order, read_device, read_modules, read_size
+    from bnbenv.paths import Sysroot
 
     checked = (read_size(args.shard_size, "--shard-size"), read_device(args.device))
     skip = read_modules(args.skip_modules) if args.skip_modules is not None else None
@@ -67,18 +74,35 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         message = "--no-double-quant is about 4-bit weights, and int8 has no such statistics"
         raise UsageError("no-double-quant", message, "Leave it out, or name --quant nf4.")
     out = Path(os.path.normpath(ctx.cwd / expand(args.out))) if args.out else Path()
-    environment = _environment(args, ctx)
     folder, checkpoint = _checkpoint(args, ctx)
-    place = _place(checked[1], environment, checkpoint, ctx)
-    order = _order(args, folder, out, checked[0], skip, place)
+    environment = _environment(args, ctx)
+    asked = ask(ctx.environ, Sysroot.from_environment(ctx.environ))
+    devices = find_devices(args, ctx, asked, environment)
+    compute = compute_type(checkpoint.config, devices, has_bf16(Sysroot.from_environment(ctx.environ))).name
+    place = _place(checked[1], environment, devices, checkpoint)
+    order = Order(
+        source=args.model,
+        model=folder,
+        out=out,
+        quant=args.quant,
+        double_quant=not args.no_double_quant,
+        compute_dtype=args.compute_dtype or compute,
+        dtype=args.dtype,
+        skip=skip,
+        shard_bytes=checked[0],
+        device=place.device,
+        trust_remote_code=args.trust_remote_code,
+        force=args.force,
+        limit=args.limit,
+    )
     try:
         return _make(order, checkpoint, environment, place, ctx)
     except Failed as error:
         if error.code != "no-device" or args.device != "auto":
             raise
         ctx.progress.say(f"on the CPU, since {error.message}")
-    place = Place("cpu", {}, None)
-    return _make(_order(args, folder, out, checked[0], skip, place), checkpoint, environment, place, ctx)
+    order = msgspec.structs.replace(order, device="cpu")
+    return _make(order, checkpoint, environment, Place("cpu", {}, devices.cpu.free), ctx)
 
 
 class Place(NamedTuple):
@@ -87,28 +111,6 @@ class Place(NamedTuple):
     device: str
     changes: Mapping[str, str | None]
     free: int | None
-
-
-def _order(
-    args: argparse.Namespace, folder: Path, out: Path, shard: int, skip: tuple[str, ...] | None, place: Place
-) -> Order:
-    from bnbenv.models.prequantize.order import Order
-
-    return Order(
-        source=args.model,
-        model=folder,
-        out=out,
-        quant=args.quant,
-        double_quant=not args.no_double_quant,
-        compute_dtype=args.compute_dtype or "bfloat16",
-        dtype=args.dtype,
-        skip=skip,
-        shard_bytes=shard,
-        device=place.device,
-        trust_remote_code=args.trust_remote_code,
-        force=args.force,
-        limit=args.limit,
-    )
 
 
 def _make(order: Order, checkpoint: Checkpoint, environment: Environment, place: Place, ctx: Context) -> Outcome:
@@ -180,17 +182,11 @@ def _checkpoint(args: argparse.Namespace, ctx: Context) -> tuple[Path, Checkpoin
     return folder, read_local(folder)
 
 
-def _place(wish: str, environment: Environment, checkpoint: Checkpoint, ctx: Context) -> Place:
+def _place(wish: str, environment: Environment, devices: Devices, checkpoint: Checkpoint) -> Place:
     """A GPU that has room, where the environment's torch is one for GPUs; else the CPU."""
-    from bnbenv.models.devices import ask, now
-    from bnbenv.paths import Sysroot
-
-    sysroot = Sysroot.from_environment(ctx.environ)
+    cpu = Place("cpu", {}, devices.cpu.free)
     if wish == "cpu" or (wish == "auto" and environment.versions.get("torch", "").endswith("+cpu")):
-        from bnbenv.models.devices import main_memory_device
-
-        return Place("cpu", {}, main_memory_device(sysroot).free)
-    devices = now(ask(ctx.environ, sysroot).answer(), sysroot, ctx.environ.get("CUDA_VISIBLE_DEVICES"))
+        return cpu
     if wish != "auto":
         number = int(wish.partition(":")[2])
         return Place(wish, {}, devices.gpus[number].free if number < len(devices.gpus) else None)
@@ -198,7 +194,7 @@ def _place(wish: str, environment: Environment, checkpoint: Checkpoint, ctx: Con
     for gpu in devices.gpus:
         if gpu.uuid and gpu.free is not None and gpu.free >= CONTEXT + 4 * largest:
             return Place("cuda:0", {"CUDA_VISIBLE_DEVICES": gpu.uuid}, gpu.free)
-    return Place("cpu", {}, devices.cpu.free)
+    return cpu
 
 
 CONTEXT = 1 << 30  # bytes that CUDA's context and its libraries take of a GPU, generously

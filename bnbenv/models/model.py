@@ -142,7 +142,8 @@ class Weights(msgspec.Struct, frozen=True):
 class Training(msgspec.Struct, frozen=True):
     """Bytes that training adapters needs beside the weights: what stays all the time, and the activations' peak.
 
-    ``trained`` is the number of trained parameters.
+    ``trained`` is the number of trained parameters. ``casts`` is what it adds to the weights that peft's
+    ``prepare_model_for_kbit_training`` makes those float32 that are not quantized.
     """
 
     trained: int
@@ -150,10 +151,11 @@ class Training(msgspec.Struct, frozen=True):
     gradients: int
     optimizer: int
     activations: int
+    casts: int = 0
 
     @property
     def total(self) -> int:
-        return self.adapters + self.gradients + self.optimizer + self.activations
+        return self.adapters + self.gradients + self.optimizer + self.activations + self.casts
 
 
 class Workload(msgspec.Struct, frozen=True):

@@ -100,6 +100,13 @@ def max_memory(setting: Setting, train: bool, devices: Devices) -> dict[int, int
     return {at: max(0, room(devices.gpus[at]) - kept) for at in usable}
 
 
+def beside_on(setting: Setting, train: bool, share: float) -> int:
+    """The same on one of several GPUs, which has that share of the weights; activations count on each as a whole."""
+    if train:
+        return round(share * _trained(setting)) + setting.training.activations
+    return round(share * setting.kv_cache) + setting.forward
+
+
 def _trained(setting: Setting) -> int:
     return setting.training.total - setting.training.activations
 
@@ -117,8 +124,9 @@ def _split(
         return None
     parts = blocks_of(setting.quantization)
     layers = sum(part.layer for part in parts)
-    of_layers = _trained(setting) if train else setting.kv_cache
-    placed = place(parts, rooms, -(-of_layers // max(1, layers)))
+    casts = setting.training.casts if train else 0
+    of_layers = _trained(setting) - casts if train else setting.kv_cache
+    placed = place(parts, rooms, -(-of_layers // max(1, layers)), casts)
     return None if placed is None else {name: usable[at] for name, at in placed.items()}
 
 

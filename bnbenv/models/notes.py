@@ -14,7 +14,7 @@ from bnbenv.models.settings import Subject
 from bnbenv.progress import shown_size
 
 # What transformers lets device_map="auto" fill of what is free on one GPU: 0.9 in get_balanced_memory, and 0.9 of it in
-# the quantizers' adjust_max_memory (transformers 5.23.0, accelerate 1.15.0).
+# the quantizers' adjust_max_memory (transformers 4.57.6 and 5.23.0, accelerate 1.15.0).
 AUTO = 0.81
 
 
@@ -94,7 +94,8 @@ def _about_loading(of: Situation) -> Iterator[str]:
         )
     if of.way.answer == "fits" and gpus and setting.quantization != "none":
         usable = room(gpus[of.way.gpus[0]])
-        if setting.weights.total > AUTO * usable:
+        counted = setting.weights.total - setting.weights.parts.get("statistics", 0)  # transformers leaves those out
+        if counted > AUTO * usable:
             yield (
                 'device_map="auto" refuses it: it fills 81% of what is free. Load it with'
                 f' device_map={{"": {of.way.gpus[0]}}}'

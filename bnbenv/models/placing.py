@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bnbenv.models.layout import held
+from bnbenv.models.layout import held, quantized
 from bnbenv.models.model import Quantization, Skeleton
 
 _LAYER = re.compile(r"(?P<block>(?:[^.]+\.)*?[^.]+\.\d+)\.")
@@ -18,11 +18,15 @@ STEPS = 24  # halvings of the interval in which the smallest part is looked for
 
 
 class Block(NamedTuple):
-    """What goes on one device whole: a layer, or a module beside them. ``bytes`` are those of its weights."""
+    """What goes on one device whole: a layer, or a module beside them.
+
+    ``bytes`` are those of its weights, ``kept`` those of them that are not quantized.
+    """
 
     name: str
     bytes: int
     layer: bool
+    kept: int = 0
 
 
 def blocks(skeleton: Skeleton, quantization: Quantization, dtype: str) -> tuple[Block, ...]:
@@ -31,6 +35,7 @@ def blocks(skeleton: Skeleton, quantization: Quantization, dtype: str) -> tuple[
     The output layer of tied weights is a block of its own without bytes, for a device map has to name it.
     """
     sizes: dict[str, int] = {}
+    kept: dict[str, int] = {}
     layers: dict[str, bool] = {}
     output = False
     for parameter in skeleton.parameters:
@@ -39,12 +44,13 @@ def blocks(skeleton: Skeleton, quantization: Quantization, dtype: str) -> tuple[
         tied_twice = parameter.kind == "output" and not parameter.stored and not parameter.converted
         size = 0 if tied_twice and output else parameter.count * held(parameter, quantization, dtype)
         sizes[name] = sizes.get(name, 0) + size
+        kept[name] = kept.get(name, 0) + (size if quantized(parameter, quantization) is None else 0)
         layers[name] = found is not None
         output = output or parameter.kind == "output"
     if not output and any(parameter.kind == "embedding" for parameter in skeleton.parameters):
         sizes.setdefault("lm_head", 0)
         layers.setdefault("lm_head", False)
-    return tuple(Block(name, sizes[name], layers[name]) for name in _in_order(list(sizes), layers))
+    return tuple(Block(name, sizes[name], layers[name], kept.get(name, 0)) for name in _in_order(list(sizes), layers))
 
 
 def _in_order(names: Sequence[str], layers: Mapping[str, bool]) -> list[str]:
@@ -62,13 +68,18 @@ def _number(name: str) -> tuple[str, int]:
     return stem, int(number)
 
 
-def place(parts: Sequence[Block], rooms: Sequence[int], per_layer: int = 0) -> dict[str, int] | None:
+def place(parts: Sequence[Block], rooms: Sequence[int], per_layer: int = 0, casts: int = 0) -> dict[str, int] | None:
     """Block -> position in ``rooms``; None where they do not fit.
 
     ``rooms`` are the bytes that each GPU has for weights and for what belongs to a layer (``per_layer``: its share of
-    the KV cache and of what is trained). Blocks of tied weights stay where the embeddings are.
+    the KV cache and of what is trained; ``casts`` is what all that is not quantized takes more in float32). Blocks of
+    tied weights stay where the embeddings are.
     """
-    sizes = [(block.name, block.bytes + (per_layer if block.layer else 0)) for block in parts]
+    kept = max(1, sum(block.kept for block in parts))
+    sizes = [
+        (block.name, block.bytes + (per_layer if block.layer else 0) + -(-casts * block.kept // kept))
+        for block in parts
+    ]
     if _filled(sizes, rooms, 1.0) is None:
         return None
     low, high = 0.0, 1.0

@@ -11,7 +11,7 @@ import msgspec
 from bnbenv.matrix.huggingface import api_for
 from bnbenv.models.devices import Devices, room
 from bnbenv.models.dtype import loading_dtype
-from bnbenv.models.fitting import Fit, Way, beside, judge, max_memory, offload, overhead
+from bnbenv.models.fitting import Fit, Way, beside_on, judge, max_memory, offload, overhead
 from bnbenv.models.model import (
     FLOATS,
     QUANTIZATIONS,
@@ -250,9 +250,12 @@ def _use(
         "device_map": way.device_map,
         "max_memory": {str(at): size for at, size in limits.items()} or None,
         "devices": [
-            {"index": one.index, "weight_bytes": size, "overhead_bytes": overhead(one)} for one, size in shares
+            {
+                **{"index": one.index, "weight_bytes": size, "overhead_bytes": overhead(one)},
+                "beside_bytes": beside_on(setting, train, size / max(1, setting.weights.total)),
+            }
+            for one, size in shares
         ],
-        "beside_bytes": beside(setting, train),
     }
 
 

@@ -57,7 +57,7 @@ def _used_for(subject: Subject, setting: Setting, workload: Workload) -> Setting
     dtype = subject.dtypes[kind]
     return msgspec.structs.replace(
         setting,
-        kv_cache=kv_cache(subject.config, workload, dtype),
+        kv_cache=kv_cache(subject.config, workload, dtype, subject.skeleton.transformers),
         training=training(subject.skeleton, subject.config, kind, dtype, workload),
         forward=forward(subject, kind, workload),
     )
@@ -66,9 +66,10 @@ def _used_for(subject: Subject, setting: Setting, workload: Workload) -> Setting
 def forward(subject: Subject, kind: Quantization, workload: Workload) -> int:
     """Bytes that computing takes at its peak while a whole prompt is read, beside weights and KV cache.
 
-    By reading the code, not measured: bitsandbytes decodes a 4-bit weight as a whole where there is more than one token
-    (``MatMul4Bit``), and has the int32 product of an int8 one (``int8_linear_matmul``); beside that the inputs and
-    outputs of the widest layer and the residual stream, and the logits of the last token in float32.
+    By reading the code, not measured: of a prompt bitsandbytes 0.50.2 decodes a 4-bit weight as a whole
+    (``gemm_4bit``, from some dozens to 1536 tokens on, as the GPU is), and has the product with an int8 one in int32
+    (``int8_linear_matmul``); beside that there are the inputs and outputs of the widest layer and what is added up, and
+    the logits of the last token in float32.
     """
     dtype = SIZES[subject.dtypes[kind]]
     tokens = workload.context * workload.batch

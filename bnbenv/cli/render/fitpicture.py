@@ -64,10 +64,10 @@ def _parts(
     rest = max(0, on["weight_bytes"] - converted - statistics - experts)
     taken = 0 if device["free"] is None else device["total"] - device["free"]
     beside = (
-        [Part("training", setting["training_bytes"], "t", "▒")]
+        [Part("training", on["beside_bytes"], "t", "▒")]
         if train
         else [
-            Part("KV cache", round(share * setting["kv_cache_bytes"]), "k", "▒"),
+            Part("KV cache", max(0, on["beside_bytes"] - setting["forward_bytes"]), "k", "▒"),
             Part("computing", setting["forward_bytes"], "c", "▒"),
         ]
     )

@@ -147,7 +147,7 @@ def test_another_job_begins_anew_and_says_why(what: str, bench: Bench) -> None:
         (bench.folder / ".out.bnbenv-part" / "journal.json").write_text('{"job":')
     made = bench("packages" if what == "packages" else "", quant="fp4" if what == "options" else "nf4")
     assert (made.kept, bench.made[-3:]) == (0 if what != "packages" else 2, SHARDS)
-    because = {"options": "other options (quant)", "checkpoint": "another one (model.safetensors)"}
+    because = {"options": "other options (quant)", "checkpoint": "another checkpoint (model.safetensors)"}
     because |= {"packages": "other packages", "journal": "cannot be read"}
     assert any("begun anew" in line and because[what] in line for line in bench.heard.lines), bench.heard.lines
 

@@ -177,9 +177,12 @@ def _checkpoint(args: argparse.Namespace, ctx: Context) -> tuple[Path, Checkpoin
     """The folder with the model, and what its headers say. Raises CheckpointError, InputError, SourceUnreachable."""
     from bnbenv.models.hub import weights_folder
     from bnbenv.models.local import read_local
+    from bnbenv.models.prequantize.predict import check
 
     folder = ctx.cwd / weights_folder(args.model, ctx.environ, args.revision)
-    return folder, read_local(folder)
+    found = read_local(folder)
+    check(args.model, found, args.trust_remote_code)
+    return folder, found
 
 
 def _place(wish: str, environment: Environment, devices: Devices, checkpoint: Checkpoint) -> Place:

@@ -98,11 +98,11 @@ def _look(order: Order, job: Job) -> Made | None:
     note = check_target(order)
     if note is None or order.force:
         return None
-    other = difference(note.job, job) or (None if complete(order.out, note) else "files of it are missing or changed")
+    other = difference(note.job, job) or (None if complete(order.out, note) else "files that are missing or changed")
     if other is None:
         return Made(note, True, 0, 0.0)
     step = "Name another folder, or replace it: --force"
-    raise UsageError("exists", f"{order.out} holds a checkpoint of an earlier run: {other}", step)
+    raise UsageError("exists", f"{order.out} holds the result of an earlier run, with {other}", step)
 
 
 def _begun(out: Path) -> int:
@@ -124,7 +124,7 @@ def _quantize(
             program = (str(environment.python), str(ports.script))
             run(order, program, staging.out, staging.shards, follower, ports.runner, ports.changes)
         except OtherPackages:
-            ports.progress.say("begun anew, since it was begun with other packages")
+            ports.progress.say("begun anew, since an earlier run had other packages")
             staging.anew(job)
         except OSError as error:
             raise _no_room(error, order, predicted, staging) from error
@@ -132,7 +132,7 @@ def _quantize(
             if error.code == "disk-full":
                 raise no_space(order.out, _size(follower.plan, predicted), staging.finished) from None
             if error.code == "other-plan" and staging.shards:
-                ports.progress.say("begun anew, since the files of the earlier run are of another plan")
+                ports.progress.say("begun anew, since an earlier run had another plan")
                 staging.anew(job)
                 continue
             if staging.shards and not error.next_step.startswith(AGAIN[:5]):

@@ -82,19 +82,19 @@ class Job(msgspec.Struct, frozen=True):
 
 
 def difference(before: Job, now: Job) -> str | None:
-    """How two jobs differ, in words; None: they do not. Pure."""
+    """What the one before had, in words ("other options (quant)"); None: they are equal. Pure."""
     changed = [name for name in sorted({*before.sources, *now.sources}) if _differs(before.sources, now.sources, name)]
     if changed:
-        return f"the checkpoint is another one ({_some(changed)})"
+        return f"another checkpoint ({_some(changed)})"
     changed = [name for name in now.options if before.options.get(name) != now.options[name]]
     if changed or before.script != now.script:
-        return f"it was begun with other options ({_some(changed)})" if changed else "another bnbenv began it"
+        return f"other options ({_some(changed)})" if changed else "another bnbenv"
     changed = [
         f"{name} {before.packages.get(name, 'none')}, now {now.packages.get(name, 'none')}"
         for name in sorted({*before.packages, *now.packages})
         if _differs(before.packages, now.packages, name)
     ]
-    return f"it was begun with other packages ({_some(changed)})" if changed else None
+    return f"other packages ({_some(changed)})" if changed else None
 
 
 def _differs(before: Mapping[str, object], now: Mapping[str, object], name: str) -> bool:

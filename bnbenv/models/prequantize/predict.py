@@ -29,8 +29,7 @@ class Prediction(NamedTuple):
 def predict(
     order: Order, checkpoint: Checkpoint, transformers: str | None, device: Literal["cuda", "cpu"]
 ) -> Prediction:
-    """Pure. Raises CheckpointError for a checkpoint that cannot be quantized: quantized already, without weights."""
-    check(order, checkpoint)
+    """Of a checkpoint that ``check`` lets pass. Pure. Raises CheckpointError."""
     tensors = checkpoint.tensors or ()
     dtype = TORCH_NAMES[order.dtype] if order.dtype else loading_dtype(checkpoint.config, transformers, True, tensors)
     model = skeleton(checkpoint, transformers, order.skip or ())
@@ -41,9 +40,12 @@ def predict(
     return Prediction(stored, largest, peak, prequantized_peak(model, order.quantization, dtype, device))
 
 
-def check(order: Order, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError where it is clear from the headers alone that nothing can be made of a checkpoint."""
-    config, source = checkpoint.config, order.source
+def check(source: str, checkpoint: Checkpoint, code: bool) -> None:
+    """Raises CheckpointError where it is clear from the headers alone that nothing can be made of a checkpoint.
+
+    ``source`` is its name as the user gave it, ``code`` whether its own code may be run.
+    """
+    config = checkpoint.config
     if config.quantization is not None:
         method = str(config.quantization.get("quant_method") or "another method")[:60]
         if method == "bitsandbytes":
@@ -54,6 +56,6 @@ def check(order: Order, checkpoint: Checkpoint) -> None:
     if checkpoint.tensors is None:
         message = f"{source} has a config.json and no weights in safetensors files"
         raise CheckpointError("no-weights", message, "Name the folder that holds the weights too.")
-    if config.remote_code and not order.trust_remote_code:
+    if config.remote_code and not code:
         message = f"{source} comes with code of its own, which is not run unless you ask for it"
         raise CheckpointError("remote-code", message, "Read that code; then add: --trust-remote-code")

@@ -72,7 +72,8 @@ class Staging:
         """Take over what an earlier run of the same job finished; what is not of it goes. Raises OSError."""
         before, because = self._read()
         if before is not None:
-            because = difference(before.job, job)
+            other = difference(before.job, job)
+            because = f"an earlier run had {other}" if other else None
         if because is not None:
             progress.say(f"begun anew, since {because}")
         elif before is not None:
@@ -145,7 +146,7 @@ class Staging:
             return None, None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None, "what an earlier run left cannot be read"
-        return (journal, None) if journal.schema == SCHEMA else (None, "another bnbenv began it")
+        return (journal, None) if journal.schema == SCHEMA else (None, "another bnbenv left something")
 
     def _is_whole(self, name: str, file: File, progress: Progress) -> bool:
         """Whether a finished file still is what was written."""

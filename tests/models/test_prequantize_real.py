@@ -1,0 +1,94 @@
+"""The command with real models, torch, transformers and bitsandbytes: what it writes loads as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnbenv.models.local import read_local
+from bnbenv.models.prequantize.inputs import sha256
+from bnbenv.models.prequantize.note import read_note
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("models")]
+
+LOAD = """
+import json, sys, torch, transformers
+transformers.utils.logging.set_verbosity_error()
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+with torch.no_grad():
+    logits = model(torch.arange(8)[None]).logits
+print(json.dumps([model.is_loaded_in_4bit, bool(torch.isfinite(logits).all()), list(logits.shape)]))
+"""
+
+
+@pytest.fixture
+def command(tool_environ: Mapping[str, str], models_environ: Mapping[str, str], tmp_path: Path) -> Callable[..., Any]:
+    """``command(*words)``: the document of ``bnbenv prequantize``, which has to succeed."""
+    own = {"BNBENV_HOME": str(tmp_path / "home"), "HF_HUB_CACHE": str(tmp_path / "hub")}
+    environ = {**tool_environ, **models_environ, **own}
+
+    def run(*words: str) -> Any:
+        argv = [sys.executable, "-m", "bnbenv", "prequantize", *words, "--json"]
+        done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def whole(document: Any) -> None:
+    """What the document and the note in the folder say is what lies there."""
+    out = Path(document["out"])
+    note, found = read_note(out), read_local(out)
+    assert note is not None and found.tensors is not None
+    assert {name: one.sha256 for name, one in note.files.items()} == {name: sha256(out / name) for name in note.files}
+    assert {one["name"] for one in document["files"]} == set(found.files)
+    assert document["bytes_after"] == found.bytes < document["bytes_before"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([*note.files, "bnbenv-prequantize.json"])
+    assert sorted(path.name for path in out.parent.iterdir() if ".bnbenv-part" in path.name) == []
+
+
+def test_a_snapshot_in_the_cache_of_the_hub(
+    command: Callable[..., Any], models_python: Path, model_zoo: Path, models_environ: Mapping[str, str], tmp_path: Path
+) -> None:
+    home = tmp_path / "hub" / "models--me--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = home / "snapshots" / commit
+    for folder in (home / "blobs", home / "refs", snapshot):
+        folder.mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    for file in (model_zoo / "llama").iterdir():
+        shutil.copy(file, home / "blobs" / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    made = command("me/tiny", "a b\nc", "--python", str(models_python), "--shard-size", "400KB")
+    whole(made)
+    assert (made["status"], made["quantization"], made["device"]) == ("made", "nf4-double", "cpu")
+    assert (made["converted"], made["kept"], len(made["files"]) > 1) == (14, 7, True)
+    assert command("me/tiny", "a b\nc", "--python", str(models_python), "--shard-size", "400KB")["status"] == "there"
+    loaded = subprocess.run(
+        [models_python, "-c", LOAD, made["out"]],
+        env={**os.environ, **models_environ},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert json.loads(loaded.stdout.splitlines()[-1]) == [True, True, [1, 8, 1000]]
+
+
+def test_transformers_4(command: Callable[..., Any], models_python_4: Path, model_zoo_4: Path) -> None:
+    made = command(
+        str(model_zoo_4 / "opt"), "out", "--quant", "int8", "--dtype", "float32", "--python", str(models_python_4)
+    )
+    whole(made)
+    assert (made["quantization"], made["dtype"], len(made["files"])) == ("int8", "float32", 1)
+    assert {"config.json", "generation_config.json"} <= set(made["others"])

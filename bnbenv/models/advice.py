@@ -19,6 +19,8 @@ from bnbenv.models.model import TORCH_NAMES, Config, Quantization, Setting
 QLORA = "QLoRA, arXiv 2305.14314"
 LLM_INT8 = "LLM.int8(), arXiv 2208.07339"
 FSDP_QLORA = "bitsandbytes' documentation, FSDP-QLoRA"
+GIB = 1 << 30
+IN_A_ROW = 4  # GPUs
 _NAMES = {short: name for name, short in TORCH_NAMES.items()}
 
 
@@ -205,13 +207,15 @@ def _placement(s: Situation) -> Iterator[Line]:
         several = f"its layers on {len(names)} GPUs in turn" if len(names) > 1 else f"all of it on GPU {names[0]}"
         because = f"{several}; what does not fit is an error here, since bitsandbytes leaves nothing for the CPU"
         yield Line('device_map="auto"', because, source)
-        limits = ", ".join(f'{at}: "{size / (1 << 30):.1f}GiB"' for at, size in s.memory.items())
+        limits = [f'{at}: "{size / GIB:.1f}GiB"' for at, size in s.memory.items()]
+        rows = [", ".join(limits[at : at + IN_A_ROW]) for at in range(0, len(limits), IN_A_ROW)]
+        inner = rows[0] if len(rows) == 1 else "".join(f"\n        {row}," for row in rows) + "\n    "
         free = "what the recorded GPU has in all" if s.devices.recorded else "what is free now"
         because = (
             f"of {free}, less the CUDA context, the KV cache and what is computed; numbers are torch's, in the order "
             "of CUDA_VISIBLE_DEVICES. transformers takes another 10% off when it quantizes"
         )
-        yield Line(f"max_memory={{{limits}}}", because, f"{source}, adjust_max_memory")
+        yield Line(f"max_memory={{{inner}}}", because, f"{source}, adjust_max_memory")
 
 
 def _training(s: Situation) -> Iterator[Line]:
@@ -230,7 +234,7 @@ def _training(s: Situation) -> Iterator[Line]:
         given = f"\n    model, {kwargs}\n" if kwargs else "model"
         yield Line(f"model = prepare_model_for_kbit_training({given})", because, "peft, utils/other.py")
     because = "adapters beside every linear layer but the output layer, as in the QLoRA paper; r is their rank"
-    config = 'LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")'
+    config = 'LoraConfig(\n        r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"\n    )'
     yield Line(f"model = get_peft_model(\n    model,\n    {config},\n)", because, QLORA)
 
 

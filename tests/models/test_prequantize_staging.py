@@ -152,14 +152,25 @@ def test_another_job_begins_anew_and_says_why(what: str, bench: Bench) -> None:
     assert any("begun anew" in line and because[what] in line for line in bench.heard.lines), bench.heard.lines
 
 
-@pytest.mark.parametrize("how", ["error not-finite 0", "die 0", "largest 5000", "room 9000000000000000", "lie"])
-def test_what_fails_before_anything_is_finished_leaves_nothing(how: str, bench: Bench) -> None:
+@pytest.mark.parametrize("how", ["error not-finite 2", "die 0", "largest 5000", "room 9000000000000000", "lie"])
+def test_what_cannot_go_on_leaves_nothing(how: str, bench: Bench) -> None:
     error = bench.fails(how, free=4000)
     code = {"largest": "out-of-memory", "room": "no-space", "die": "out-of-memory", "lie": "not-as-written"}
     assert error.code == code.get(how.split()[0], "not-finite"), error.message
     if how == "largest 5000":
         assert "0.0 MB" in error.message and "tensor" in error.message
     assert bench.there() == ([] if how != "lie" else [".out.bnbenv-part"])
+
+
+def test_a_folder_of_somebody_else_is_not_written_into(bench: Bench) -> None:
+    folder = bench.folder / ".out.bnbenv-part"
+    folder.symlink_to(bench.model)
+    assert bench.fails().code == "in-the-way"
+    folder.unlink()
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 12345)
+        assert "another user" in bench.fails().message
 
 
 def test_too_little_space_is_said_before_anything_is_written(bench: Bench) -> None:

@@ -177,7 +177,7 @@ def _checkpoint(args: argparse.Namespace, ctx: Context) -> tuple[Path, Checkpoin
     """The folder with the model, and what its headers say. Raises CheckpointError, InputError, SourceUnreachable."""
     from bnbenv.models.hub import weights_folder
     from bnbenv.models.local import read_local
-    from bnbenv.models.prequantize.predict import check
+    from bnbenv.models.prequantize.inputs import check
 
     folder = ctx.cwd / weights_folder(args.model, ctx.environ, args.revision)
     found = read_local(folder)

@@ -15,6 +15,27 @@ _HEADER = 8  # bytes that say how long the header is
 _LONGEST = 100_000_000  # bytes of a header, by safetensors' own limit
 
 
+def check(source: str, checkpoint: Checkpoint, code: bool) -> None:
+    """Raises CheckpointError where it is clear from the headers alone that nothing can be made of a checkpoint.
+
+    ``source`` is its name as the user gave it, ``code`` whether its own code may be run.
+    """
+    config = checkpoint.config
+    if config.quantization is not None:
+        method = str(config.quantization.get("quant_method") or "another method")[:60]
+        if method == "bitsandbytes":
+            step = "Load it as it is: from_pretrained needs no BitsAndBytesConfig for it."
+        else:
+            step = "Take the original, in 16 or 32 bit."
+        raise CheckpointError("quantized-already", f"{source} is quantized already ({method})", step)
+    if checkpoint.tensors is None:
+        message = f"{source} has a config.json and no weights in safetensors files"
+        raise CheckpointError("no-weights", message, "Name the folder that holds the weights too.")
+    if config.remote_code and not code:
+        message = f"{source} comes with code of its own, which is not run unless you ask for it"
+        raise CheckpointError("remote-code", message, "Read that code; then add: --trust-remote-code")
+
+
 def sources(folder: Path, checkpoint: Checkpoint, code: bool) -> dict[str, Source]:
     """Each file that the result depends on. ``code``: the checkpoint's own modules too. Raises CheckpointError."""
     names = [*checkpoint.files, CONFIG, *(name for name in (INDEX,) if (folder / name).exists())]

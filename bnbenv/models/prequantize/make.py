@@ -135,7 +135,9 @@ def _quantize(
                 ports.progress.say("begun anew, since an earlier run had another plan")
                 staging.anew(job)
                 continue
-            if staging.shards and not error.next_step.startswith(AGAIN[:5]):
+            if isinstance(error, CheckpointError):  # nothing can come of what is finished
+                staging.anew(job)
+            elif staging.shards and not error.next_step.startswith(AGAIN[:5]):
                 error.next_step = f"{error.next_step} {len(staging.shards)} finished files are kept.".strip()
             raise
         else:

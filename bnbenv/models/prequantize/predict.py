@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from bnbenv.models.dtype import loading_dtype
 from bnbenv.models.layout import weights
-from bnbenv.models.model import SIZES, TORCH_NAMES, Checkpoint, CheckpointError
+from bnbenv.models.model import SIZES, TORCH_NAMES, Checkpoint
 from bnbenv.models.peak import load_peak, prequantized_peak
 from bnbenv.models.prequantize.order import Order
 from bnbenv.models.skeleton import skeleton
@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
 def predict(
     order: Order, checkpoint: Checkpoint, transformers: str | None, device: Literal["cuda", "cpu"]
 ) -> Prediction:
-    """Of a checkpoint that ``check`` lets pass. Pure. Raises CheckpointError."""
+    """Of a checkpoint that ``inputs.check`` lets pass. Pure. Raises CheckpointError."""
     tensors = checkpoint.tensors or ()
     dtype = TORCH_NAMES[order.dtype] if order.dtype else loading_dtype(checkpoint.config, transformers, True, tensors)
     model = skeleton(checkpoint, transformers, order.skip or ())
@@ -38,24 +38,3 @@ def predict(
     largest = max((one.elements * SIZES[dtype] for one in model.parameters if one.stored), default=0)
     peak = load_peak(model, order.quantization, dtype, device)
     return Prediction(stored, largest, peak, prequantized_peak(model, order.quantization, dtype, device))
-
-
-def check(source: str, checkpoint: Checkpoint, code: bool) -> None:
-    """Raises CheckpointError where it is clear from the headers alone that nothing can be made of a checkpoint.
-
-    ``source`` is its name as the user gave it, ``code`` whether its own code may be run.
-    """
-    config = checkpoint.config
-    if config.quantization is not None:
-        method = str(config.quantization.get("quant_method") or "another method")[:60]
-        if method == "bitsandbytes":
-            step = "Load it as it is: from_pretrained needs no BitsAndBytesConfig for it."
-        else:
-            step = "Take the original, in 16 or 32 bit."
-        raise CheckpointError("quantized-already", f"{source} is quantized already ({method})", step)
-    if checkpoint.tensors is None:
-        message = f"{source} has a config.json and no weights in safetensors files"
-        raise CheckpointError("no-weights", message, "Name the folder that holds the weights too.")
-    if config.remote_code and not code:
-        message = f"{source} comes with code of its own, which is not run unless you ask for it"
-        raise CheckpointError("remote-code", message, "Read that code; then add: --trust-remote-code")

@@ -176,15 +176,26 @@ def staged(target: Path, environ: Mapping[str, str], say: Callable[[str], None])
     from bnbenv.envs.hold import hold
 
     folder = staging_folder(target)
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError("in-the-way", f"{folder} is there and is no folder of bnbenv's", "Move it away.")
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        _check_ours(folder)
     try:
         with hold(folder, str(target), WAIT, environ, say):
             yield from _held(Staging(folder, target))
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # where not even the lock could be made
+
+
+def _check_ours(folder: Path) -> None:
+    """Where everybody may write, somebody else may have made it, to change what is written. Raises UsageError."""
+    stat = folder.lstat()
+    if not folder.is_dir() or folder.is_symlink():
+        raise UsageError("in-the-way", f"{folder} is there and is no folder of bnbenv's", "Move it away.")
+    if os.name == "posix" and stat.st_uid != os.geteuid():
+        message = f"{folder} belongs to another user, who may be writing the same checkpoint"
+        raise UsageError("in-the-way", message, "Name another folder for the result.")
 
 
 def _held(staging: Staging) -> Iterator[Staging]:

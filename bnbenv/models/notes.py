@@ -19,7 +19,10 @@ AUTO = 0.81
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """All that notes are made of: the setting in question among the ``known`` ones, and how it fits."""
+    """All that notes are made of: the setting in question among the ``known`` ones, and how it fits.
+
+    ``older`` are the bytes of its weights with the last transformers 4, where those may be less.
+    """
 
     checkpoint: Checkpoint
     subject: Subject
@@ -30,6 +33,7 @@ class Situation(msgspec.Struct, frozen=True):
     devices: Devices
     train: bool
     spared: Offload | None = None
+    older: int | None = None
 
 
 def notes(of: Situation) -> list[str]:
@@ -69,16 +73,15 @@ def _experts(of: Situation) -> Iterator[str]:
     kept = [one for one in of.subject.skeleton.parameters if one.kind == "expert" and not one.converted]
     if not kept or of.setting.quantization == "none":
         return
-    size = sum(
-        one.count * held(one, of.setting.quantization, of.subject.dtypes[of.setting.quantization]) for one in kept
-    )
-    release = of.subject.skeleton.transformers
+    kind = of.setting.quantization
+    size = sum(one.count * held(one, kind, of.subject.dtypes[kind]) for one in kept)
     text = (
-        f"its experts, {shown_size(size)}, are not quantized: transformers {release} keeps them in one tensor a layer"
+        f"its experts, {shown_size(size)}, are not quantized: transformers {of.subject.skeleton.transformers} has them"
+        " in tensors of three dimensions, which bitsandbytes does not convert"
     )
-    yield f"{text}, which bitsandbytes does not convert" + (
-        "; transformers<5 has them as linear layers and quantizes them" if release.startswith("5") else ""
-    )
+    if of.older is not None and of.older < of.setting.weights.total:
+        text += f"; transformers<5 quantizes them, and all weights take {shown_size(of.older)} there"
+    yield text
 
 
 def _about_loading(of: Situation) -> Iterator[str]:

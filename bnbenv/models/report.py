@@ -12,6 +12,7 @@ from bnbenv.matrix.huggingface import api_for
 from bnbenv.models.devices import Devices, room
 from bnbenv.models.dtype import loading_dtype
 from bnbenv.models.fitting import Fit, Way, beside_on, judge, max_memory, offload, overhead
+from bnbenv.models.layout import weights
 from bnbenv.models.model import (
     FLOATS,
     QUANTIZATIONS,
@@ -79,8 +80,15 @@ def as_stored(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
     return Skeleton(parameters, api_for(transformers).version, "its tensors as they are stored", known=False)
 
 
-def document(checkpoint: Checkpoint, skeleton: Skeleton, devices: Devices, asked: Asked) -> dict[str, Any]:
-    """What ``bnbenv fit --json`` prints."""
+def keeps_experts(skeleton: Skeleton) -> bool:
+    """Whether experts stay as they are, which an older transformers may quantize."""
+    return any(one.kind == "expert" and not one.converted for one in skeleton.parameters)
+
+
+def document(
+    checkpoint: Checkpoint, skeleton: Skeleton, devices: Devices, asked: Asked, older: Skeleton | None = None
+) -> dict[str, Any]:
+    """What ``bnbenv fit --json`` prints. ``older`` is what the last transformers 4 makes of a model with experts."""
     subject = _subject(checkpoint, skeleton, devices, asked)
 
     @cache
@@ -96,7 +104,11 @@ def document(checkpoint: Checkpoint, skeleton: Skeleton, devices: Devices, asked
     spared = None
     if fit.way.answer == "does-not-fit" and not asked.train and subject.own is None:
         spared = offload(setting, devices, blocks_of(question.quantization), blocks_of("none"))
-    situation = Situation(checkpoint, subject, asked.workload, setting, known, fit.way, devices, asked.train, spared)
+    name = question.quantization
+    less = None if older is None else weights(older, name, asked.dtype or subject.dtypes[name]).total
+    situation = Situation(
+        checkpoint, subject, asked.workload, setting, known, fit.way, devices, asked.train, spared, less
+    )
     return {
         "schema": SCHEMA,
         "model": _model(checkpoint, skeleton),

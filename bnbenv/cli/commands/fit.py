@@ -37,6 +37,7 @@ EXITS = (
 
 QUANTS = ("none", "int8", "nf4", "nf4-double", "fp4", "fp4-double")
 OPTIMIZERS = ("adamw", "adamw-8bit", "paged-adamw-8bit")
+LAST_4 = "4.57.6"
 MOST_TOKENS = 1 << 27  # of context times batch
 
 
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     devices = _devices(args, ctx, asked, release)
     dtype = DTYPES.get(args.dtype)
     question = report.Asked(args.quant, args.train, workload, dtype, release.version, release.of)
-    document = report.document(checkpoint, skeleton, devices, question)
+    document = report.document(checkpoint, skeleton, devices, question, _older(checkpoint, skeleton))
     done = Exit.NO_COMBINATION if document["answer"] == "does-not-fit" else Exit.DONE
     return Outcome(done, document, _view(args, ctx))
 
@@ -117,6 +118,19 @@ def _by_rows(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
         if checkpoint.tensors is None:
             raise
         return report.as_stored(checkpoint, transformers)
+
+
+def _older(checkpoint: Checkpoint, skeleton: Skeleton) -> Skeleton | None:
+    """What transformers 4 makes of a model whose experts transformers 5 leaves as they are."""
+    from bnbenv.models import report
+    from bnbenv.models.model import CheckpointError
+
+    if not skeleton.transformers.startswith("5") or not report.keeps_experts(skeleton):
+        return None
+    try:
+        return _by_rows(checkpoint, LAST_4)
+    except CheckpointError:
+        return None
 
 
 def _exact(args: argparse.Namespace, ctx: Context, checkpoint: Checkpoint, environment: Environment) -> Skeleton:

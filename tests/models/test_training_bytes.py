@@ -1,0 +1,109 @@
+"""What training adapters takes, against a step of training on the CPU with real peft."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnbenv.models.config import read_config
+from bnbenv.models.model import Parameter, Skeleton, Training, Workload
+from bnbenv.models.training import training
+
+ROOT = Path(__file__).parents[2]
+EVIDENCE = sorted((ROOT / "matrices" / "evidence").glob("training-cpu-*.jsonl"))
+
+
+def predicted(row: dict[str, Any]) -> Training:
+    parameters = tuple(
+        Parameter(name, tuple(shape), kind, converted=converted) for name, shape, kind, converted in row["parameters"]
+    )
+    workload = Workload(
+        context=row["context"],
+        batch=row["batch"],
+        rank=row["rank"],
+        optimizer=row["optimizer"],
+        checkpointing=row["checkpointing"],
+    )
+    skeleton = Skeleton(parameters, row["versions"]["transformers"], "measured")
+    config = read_config(json.dumps(row["config"]), "config.json")
+    return training(skeleton, config, row["quantization"], "BF16", workload)
+
+
+def check(row: dict[str, Any]) -> None:
+    found = predicted(row)
+    counted = (found.trained, found.adapters, found.gradients, found.optimizer, found.casts)
+    measured = (row["trained"], row["adapters"], row["gradients"], row["optimizer_bytes"], row["prepared"])
+    assert counted == measured
+    fixed = row["weights"] + found.total - found.activations
+    assert fixed + found.activations == pytest.approx(fixed + row["activations"], rel=0.1)
+    assert found.activations == pytest.approx(row["activations"], rel=0.1)
+
+
+@pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.stem)
+def test_what_was_measured_is_foretold_within_a_tenth(path: Path) -> None:
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    wrong = []
+    for row in found:
+        try:
+            check(row)
+        except AssertionError as error:
+            wrong.append((row["model"], row["quantization"], row["checkpointing"], str(error)))
+    assert wrong == []
+    assert len(found) > 12
+
+
+@pytest.mark.real
+@pytest.mark.xdist_group("models")
+def test_a_real_step_takes_what_is_foretold(
+    models_python: Path, model_zoo: Path, models_environ: dict[str, str]
+) -> None:
+    words = [str(model_zoo / "llama"), "--context", "256", "--optimizer", "adamw-8bit"]
+    done = subprocess.run(
+        [models_python, ROOT / "scripts" / "measure_training.py", *words],
+        env=models_environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["checkpointing"] for row in found] == [True, False], done.stderr
+    for row in found:
+        check(row)
+
+
+LINEARS = {"q_proj": (64, 64), "k_proj": (32, 64), "v_proj": (32, 64), "o_proj": (64, 64)}
+SKELETON = Skeleton(
+    (
+        Parameter("model.embed_tokens.weight", (1000, 64), "embedding"),
+        *(Parameter(f"model.layers.0.self_attn.{n}.weight", s, "linear", True) for n, s in LINEARS.items()),
+        Parameter("model.norm.weight", (64,), "norm"),
+        Parameter("lm_head.weight", (1000, 64), "output"),
+    ),
+    "5.23.0",
+    "a test",
+)
+
+
+def test_targets_choose_what_is_trained() -> None:
+    config = read_config('{"model_type": "llama"}', "config.json")
+
+    def trained(**changes: Any) -> int:
+        return training(SKELETON, config, "nf4", "BF16", Workload(context=8, rank=4, **changes)).trained
+
+    assert trained() == 4 * (128 + 96 + 96 + 128)
+    assert trained(targets=("q_proj", "v_proj")) == 4 * (128 + 96)
+    assert trained(targets=("lm_head",)) == 4 * 1064
+
+
+def test_what_is_not_quantized_becomes_float32_unless_nothing_is() -> None:
+    config = read_config('{"model_type": "llama"}', "config.json")
+    casts = {
+        kind: training(SKELETON, config, kind, dtype, Workload(context=8)).casts
+        for kind, dtype in (("nf4", "BF16"), ("int8", "F32"), ("none", "BF16"))
+    }
+    assert casts == {"nf4": 2 * (2 * 64_000 + 64), "int8": 0, "none": 0}

@@ -31,13 +31,15 @@ bnbenv fit ~/models/Llama-3.1-8B
 bnbenv fit org/name --quant int8 --context 32768
 bnbenv fit ~/models/big --train --rank 64 --facts h200.json"""
 EXITS = (
-    "0 it fits, in one way or another, 1 a broken checkpoint, 2 wrong usage or a model that cannot be read, "
+    "0 it fits, in one way or another, 1 there is no such model or it is broken, 2 wrong usage or a config.json that "
+    "cannot be read, "
     "4 it does not fit, 7 the hub cannot be reached"
 )
 
 QUANTS = ("none", "int8", "nf4", "nf4-double", "fp4", "fp4-double")
 OPTIMIZERS = ("adamw", "adamw-8bit", "paged-adamw-8bit")
 LAST_4 = "4.57.6"
+CONTEXT = 4096  # tokens, where nobody says how many
 MOST_TOKENS = 1 << 27  # of context times batch
 
 
@@ -45,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--quant", choices=QUANTS, help="the quantization in question (default: nf4-double)")
     parser.add_argument("--dtype", choices=DTYPES, help="the type to load it in (default: what transformers takes)")
-    parser.add_argument("--context", metavar="N", type=_positive, default=4096, help="tokens (default: 4096)")
+    parser.add_argument(
+        "--context", metavar="N", type=_positive, help="tokens (default: 4096, or what the model takes)"
+    )
     parser.add_argument("--batch", metavar="N", type=_positive, default=1, help="sequences at once (default: 1)")
     parser.add_argument("--train", action="store_true", help="answer for training LoRA adapters (QLoRA)")
     parser.add_argument("--rank", metavar="N", type=_positive, default=16, help="of the adapters (default: 16)")
@@ -66,9 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     """The answer as a document; exit 0 or 4. Raises InputError, CheckpointError, SourceUnreachable, UsageError."""
+    _check(args)
     asked = ask_devices(args, ctx)
-    workload = _workload(args)
     checkpoint = _open(args, ctx)
+    workload = _workload(args, checkpoint)
     release = release_of(args, ctx)
     from bnbenv.models import report
 
@@ -169,30 +174,40 @@ def _devices(args: argparse.Namespace, ctx: Context, asked: Any, release: Releas
 
     with during(ctx.progress, "asking NVML how much memory is free"):
         found = find_devices(args, ctx, asked, release.environment)
-    return found if args.free is None else with_free(found, args.free)
+    if args.free is None:
+        return found
+    from bnbenv.doctor.running.sizes import read_size
+
+    return with_free(found, read_size(args.free))
 
 
-def _workload(args: argparse.Namespace) -> Workload:
-    from bnbenv.models.model import Workload
-
-    if args.context * args.batch > MOST_TOKENS:
+def _check(args: argparse.Namespace) -> None:
+    if (args.context or CONTEXT) * args.batch > MOST_TOKENS:
         raise UsageError(
             "usage", f"--context times --batch is more than {MOST_TOKENS} tokens", "See: bnbenv fit --help"
         )
-    return Workload(args.context, args.batch, args.rank, args.target_modules, args.optimizer, args.checkpointing)
+
+
+def _workload(args: argparse.Namespace, checkpoint: Checkpoint) -> Workload:
+    from bnbenv.models.model import Workload
+
+    longest = checkpoint.config.text.get("max_position_embeddings")
+    usual = min(CONTEXT, longest) if isinstance(longest, int) and longest > 0 else CONTEXT
+    return Workload(
+        args.context or usual, args.batch, args.rank, args.target_modules, args.optimizer, args.checkpointing
+    )
 
 
 def _view(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
     """How the picture can be drawn here, and what else was given, for the next step."""
     given = {
-        **{f"--{name}": str(getattr(args, name)) for name in ("python", "env", "revision", "facts", "dtype")},
-        "--free": None if args.free is None else f"{args.free}B",
+        **{f"--{name}": str(getattr(args, name)) for name in ("python", "env", "revision", "facts", "free", "dtype")},
         **{"--context": str(args.context), "--batch": str(args.batch), "--rank": str(args.rank)},
         **{"--target-modules": ",".join(args.target_modules or ()), "--optimizer": args.optimizer},
         **{"--train": "" if args.train else None, "--no-checkpointing": None if args.checkpointing else ""},
         **{"--exact": "" if args.exact else None, "--quant": args.quant},
     }
-    usual = {"--context": "4096", "--batch": "1", "--rank": "16", "--target-modules": "", "--optimizer": "adamw"}
+    usual = {"--batch": "1", "--rank": "16", "--target-modules": "", "--optimizer": "adamw"}
     called = {name: text for name, text in given.items() if text not in (None, "None") and usual.get(name) != text}
     if ctx.environ.get("BNBENV_PROGRESS") == "lines":
         return {"picture": False, "called": called}
@@ -217,10 +232,12 @@ def _names(text: str) -> tuple[str, ...] | None:
     return None if names == ("all-linear",) else names
 
 
-def _size(text: str) -> int:
+def _size(text: str) -> str:
+    """The text itself, for the next step to say the same."""
     from bnbenv.doctor.running.sizes import read_size
 
     try:
-        return read_size(text)
+        read_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text.strip()

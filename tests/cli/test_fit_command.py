@@ -1,0 +1,145 @@
+"""``bnbenv fit``: the answer, what it rests on, and that what it offers is so."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GIB = 1 << 30
+LLAMA = {
+    **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": 128256},
+    **{"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    **{"num_key_value_heads": 8, "max_position_embeddings": 131072, "tie_word_embeddings": False},
+}
+HOSTS = Path(__file__).parent.parent / "hosts"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    """``model(hidden_size=8192)``: a folder with a config.json alone."""
+
+    def make(name: str = "model", **changes: Any) -> str:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({**LLAMA, **changes}))
+        return str(folder)
+
+    return make
+
+
+def setting(document: dict[str, Any], name: str = "nf4-double") -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in document["settings"] if one["quantization"] == name)
+    return found
+
+
+def test_the_answer_for_recorded_gpus(bnbenv: Any, model: Any, faults: Any) -> None:
+    host = str(HOSTS / "linux-x86_64__580.65.06__h200-sm90" / "facts.json")
+    ran = bnbenv("fit", model(), "--facts", host, "--json")
+    assert (ran.code, faults(ran.document)) == (0, [])
+    document = ran.document
+    assert document["answer"] == "fits"
+    assert [(gpu["index"], gpu["free"], gpu["total"]) for gpu in document["gpus"]] == [(0, None, 150754820096)]
+    # 6,979,321,856 elements in linear layers: half a byte each and a byte for 64; 1,050,939,392 others of two bytes.
+    weights = setting(document)["weight_bytes"]
+    assert abs(weights - (6979321856 * (0.5 + 1 / 64 + 4 / 16384) + 2 * 1050939392)) < 0.001 * weights
+    assert setting(document, "none")["weight_bytes"] > 3.9 * setting(document, "nf4")["weight_bytes"] - 7.5e9
+    assert setting(document)["kv_cache_bytes"] == 4096 * 32 * 2 * 8 * 128 * 2
+    for one in document["settings"]:
+        assert one["weight_bytes"] == sum(one["parts"].values()) <= one["load_peak_bytes"]
+    text = bnbenv("fit", model(), "--facts", host).out
+    assert text.startswith("fits on GPU 0: nf4-double, for 4096 tokens\n")
+    assert text.splitlines()[-1].startswith("next: bnbenv config ")
+    heard = bnbenv("fit", model(), "--facts", host, BNBENV_PROGRESS="lines").out
+    assert "[pW" in text and "[pW" not in heard
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux is missing: NVML's stand-in is built for it")
+def test_what_is_free_now_decides(bnbenv: Any, model: Any, nvml_stub: Any) -> None:
+    large = model(num_hidden_layers=80, hidden_size=8192, intermediate_size=28672, num_attention_heads=64)
+
+    def fit(*used: int, **more: str) -> Any:
+        lines = [f"gpu uuid=GPU-{n} cc=9.0 memory={80 * GIB} used={size * GIB} name=H" for n, size in enumerate(used)]
+        ran = bnbenv("fit", large, "--json", **nvml_stub.environment("\n".join([*lines, ""])), **more)
+        document = ran.document
+        return ran.code, document["answer"], [one["index"] for one in (document["use"] or {})["devices"]], document
+
+    assert fit(60, 10)[:3] == (0, "fits", [1])
+    assert fit(60, 10, CUDA_VISIBLE_DEVICES="0")[:2] == (4, "does-not-fit")
+    code, answer, indices, document = fit(50, 52)
+    assert (code, answer, indices) == (0, "fits-with-device-map", [0, 1])
+    placed = document["use"]["device_map"]
+    layers = [placed[f"model.layers.{n}"] for n in range(80)]
+    assert (
+        layers == sorted(layers)
+        and set(layers) == {0, 1}
+        and (placed["model.embed_tokens"], placed["lm_head"]) == (0, 1)
+    )
+    held = sum(one["weight_bytes"] for one in document["use"]["devices"])
+    assert held == setting(document)["weight_bytes"]
+    assert all(
+        one["weight_bytes"] < gpu["free"] for one, gpu in zip(document["use"]["devices"], document["gpus"], strict=True)
+    )
+
+
+def test_what_it_offers_is_so(bnbenv: Any, model: Any) -> None:
+    """The command of the next step is run as it stands, in a shell's words; each of them ends with a fit."""
+    for words in (
+        ("--quant", "int8", "--free", "9GB"),
+        ("--free", "10GB", "--context", "65536"),
+        ("--train", "--batch", "8", "--no-checkpointing", "--free", "16GB"),
+        ("--train", "--quant", "none", "--batch", "2", "--free", "24GB"),
+    ):
+        ran = bnbenv("fit", model(), *words)
+        assert ran.code == 4 and ran.out.startswith("does not fit into main memory: "), (words, ran.out)
+        step = ran.out.splitlines()[-1].removeprefix("next: ")
+        assert shlex.split(step)[:2] == ["bnbenv", "fit"], step
+        again = bnbenv(*shlex.split(step)[1:])
+        assert again.code == 0, (step, again.out)
+
+
+def test_quantized_already(bnbenv: Any, model: Any, faults: Any) -> None:
+    gptq = model(quantization_config={"quant_method": "gptq", "bits": 4})
+    ran = bnbenv("fit", gptq, "--json")
+    assert (ran.code, ran.document["answer"], faults(ran.document)) == (0, "quantized-already", [])
+    assert bnbenv("fit", gptq).out.splitlines()[-1] == "next: bnbenv add gptq"
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    own = bnbenv("fit", model(quantization_config={"quant_method": "bitsandbytes", **four}), "--json").document
+    (only,) = own["settings"]
+    plain = setting(bnbenv("fit", model(), "--json").document)
+    assert only["quantization"] == "nf4-double" and only["weight_bytes"] == plain["weight_bytes"]
+    assert only["load_peak_bytes"] == plain["prequantized_peak_bytes"] < plain["load_peak_bytes"]
+    assert "is quantized already (nf4-double" in own["notes"][0]
+
+
+def test_the_release_of_transformers_that_loads_it(bnbenv: Any, model: Any, tmp_path: Path) -> None:
+    """4 loads in float16 by itself, 5 as config.json says; nothing of that environment is run."""
+    site = tmp_path / "env/lib/python3.11/site-packages"
+    (site / "transformers-4.57.6.dist-info").mkdir(parents=True)
+    (tmp_path / "env/bin").mkdir()
+    (tmp_path / "env/bin/python").write_text("#!/bin/false\n")
+    ran = bnbenv("fit", model(), "--python", str(tmp_path / "env"), "--json").document
+    assert (ran["asked"]["dtype"], ran["basis"]["transformers"][:5]) == ("float16", "4.57.")
+    ran = bnbenv("fit", model(), "--json").document
+    assert (ran["asked"]["dtype"], ran["basis"]["transformers"][:2]) == ("bfloat16", "5.")
+    single = bnbenv("fit", model(dtype="float32"), "--json").document
+    assert any("dtype=bfloat16" in note for note in single["notes"])
+    assert single["settings"][0]["weight_bytes"] > 1.99 * ran["settings"][0]["weight_bytes"]
+
+
+def test_what_cannot_be_answered(refused: Any, model: Any, tmp_path: Path) -> None:
+    refused("fit", "org/name", code=7)
+    refused("fit", str(tmp_path / "nothing"), code=1)
+    refused("fit", model("strange", architectures=["StrangeForCausalLM"], model_type="strange"), code=1, step="--exact")
+    refused("fit", model(), "--context", "0")
+    refused("fit", model(), "--context", str(1 << 26), "--batch", "4")
+    refused("fit", model(), "--free", "much")
+    refused("fit", model(), "--target-modules", "q_proj,,v_proj")
+    refused("fit", model(), "--exact", step="bnbenv sync")
+    refused("fit", model(), "--python", str(tmp_path / "none"))
+    refused("fit", model(), "--env", "other", code=2)
+    refused("fit", model(), "--facts", str(tmp_path / "none.json"))

@@ -43,8 +43,8 @@ _MOST = 1 << 40
 def read_config(text: str | bytes, file: str) -> Config:
     """A ``config.json``; ``file`` is what errors call it.
 
-    ``remote_code`` says that the document names a model class in a file of its own (``auto_map``); where transformers
-    has a class for its ``model_type``, that one is taken unless ``trust_remote_code`` is given.
+    ``remote_code`` says that the document names a model class in a file of its own (``auto_map``): whether it is
+    needed, ``local.with_own_code`` knows.
     Raises InputError with the path of what is wrong.
     """
     fields = _read(text, file)

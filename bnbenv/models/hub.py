@@ -30,6 +30,7 @@ from bnbenv.models.local import (
     refuse_adapter,
     refuse_other_weights,
     some,
+    with_own_code,
 )
 from bnbenv.models.model import Checkpoint, CheckpointError
 from bnbenv.paths import Sysroot, exists, expand, user_home
@@ -144,7 +145,7 @@ def _from_hub(name: str, revision: str, environ: Mapping[str, str]) -> Checkpoin
         names = hub.names()
         refuse_adapter(names, lambda file: hub.file(file, LARGEST) or b"", name)
         raise no_config(names, name)
-    config = read_config(text, f"{name}/{CONFIG}")
+    config = with_own_code(read_config(text, f"{name}/{CONFIG}"))
     # Which of the two there is shows when it is asked for.
     named = config.fields.get("transformers_weights")
     main = main_file(config, (named,) if isinstance(named, str) else (), name)

@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bnbenv.decode import shown
 from bnbenv.models.config import LARGEST, read_config
 from bnbenv.models.mistaken import HEAD, mistaken
@@ -39,7 +41,7 @@ def read_local(folder: Path) -> Checkpoint:
     refuse_adapter(names, lambda name: _read(folder, name, LARGEST), str(folder))
     if CONFIG not in names:
         raise no_config(names, str(folder), _below(folder, names))
-    config = read_config(_read(folder, CONFIG, LARGEST), str(folder / CONFIG))
+    config = with_own_code(read_config(_read(folder, CONFIG, LARGEST), str(folder / CONFIG)))
     main = main_file(config, names, str(folder))
     if main is None:
         refuse_other_weights(names, str(folder))
@@ -63,6 +65,19 @@ def _told(place: object) -> str:
 
 
 # -- what a model's files are, wherever they lie (pure; hub.py needs the same)
+
+
+def with_own_code(config: Config) -> Config:
+    """The configuration, with ``remote_code`` only where transformers has no class for the model's type.
+
+    Without ``trust_remote_code`` its own class goes before the checkpoint's (``resolve_trust_remote_code``). Which
+    types it has is known of the releases that were measured, and looked up in the newest.
+    """
+    if not config.remote_code:
+        return config
+    from bnbenv.matrix.architectures import row_for
+
+    return msgspec.structs.replace(config, remote_code=row_for(None, config.model_type, None) is None)
 
 
 def main_file(config: Config, names: Collection[str], source: str) -> str | None:

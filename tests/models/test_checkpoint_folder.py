@@ -96,6 +96,12 @@ def test_a_configuration_alone(tmp_path: Path) -> None:
     assert read_local(folder_of(tmp_path, generation_config__json="{}")).tensors is None
 
 
+@pytest.mark.parametrize(("kind", "own"), [("llama", False), ("nobodys-model", True)])
+def test_code_that_comes_with_a_model_counts_where_transformers_has_none(kind: str, own: bool, tmp_path: Path) -> None:
+    config = {"model_type": kind, "auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"}}
+    assert read_local(folder_of(tmp_path, config__json=json.dumps(config))).config.remote_code is own
+
+
 @pytest.mark.parametrize(
     ("file", "code", "said"),
     [

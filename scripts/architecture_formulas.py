@@ -6,6 +6,7 @@ A formula is looked for among all samples but those marked ``check``, which then
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -38,12 +39,13 @@ class Instance:
 
 @dataclass
 class Search:
-    """``fields`` are those that differ between samples. ``known`` are formulas that held elsewhere in the same model."""
+    """``fields`` differ between samples, ``known`` are formulas that held elsewhere in the same model."""
 
     fields: tuple[str, ...]
     known: list[str] = field(default_factory=list)
     seen: dict[Any, str | None] = field(default_factory=dict)
     sums: bool = False  # whether sums of terms are looked for
+    until: float = float("inf")  # seconds of process_time() after which nothing more is looked for
 
     def cases(self, instances: Sequence[Instance]) -> list[Case] | None:
         """Cases that give each instance its shape; None where none are found."""
@@ -66,7 +68,7 @@ class Search:
         if depth == 0:
             return None
         tried = 0
-        for condition, yes, no in self.splits(instances):
+        for condition, yes, no in self.splits(instances) if time.process_time() <= self.until else ():
             if len(there) == len(instances) and self.shape(yes) is None and self.shape(no) is None:
                 continue  # neither half is any easier
             tried += 1
@@ -117,6 +119,8 @@ class Search:
 
     def formula(self, instances: Sequence[Instance], wanted: tuple[int, ...]) -> str | None:
         key = (wanted, tuple((one.sample, one.layer) for one in instances), self.sums)
+        if key not in self.seen and time.process_time() > self.until:
+            return None
         if key not in self.seen:
             self.seen[key] = self._formula(instances, wanted)
         return self.seen[key]

@@ -381,9 +381,8 @@ def classes(names: list[str]) -> list[tuple[str, Any, Any]]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     found: dict[str, tuple[str, Any, Any]] = {}
-    tables = ("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
-    tables += ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",)
-    for table in tables:
+    for task in ("CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "SEQ_TO_SEQ_CAUSAL_LM"):
+        table = f"MODEL_FOR_{task}_MAPPING_NAMES"
         for model_type, architectures in getattr(modeling_auto, table, {}).items():
             for architecture in [architectures] if isinstance(architectures, str) else architectures:
                 if names and architecture not in names:

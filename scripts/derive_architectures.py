@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,6 +48,7 @@ from bnbenv.process.runner import SystemRunner
 MATRICES = Path(__file__).resolve().parent.parent / "matrices"
 PROBE = Path(__file__).with_name("architecture_probe.py")
 HOURS = 3 * 3600.0
+SECONDS = 10.0  # of computing, for the formulas of one class
 HIDDEN = ("hidden_size", "n_embd", "d_model", "embed_dim", "dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads")
 SMALL = 1 << 16  # elements of a buffer whose shape may be that of the plainest config where no formula is found
@@ -99,10 +101,14 @@ class Derived:
 
     def __init__(self, record: Record, versions: dict[str, str]) -> None:
         self.record, self.versions = record, versions
+        for sample in record["samples"]:  # fields that a model reads and its config class does not have
+            for name in sample["config"]:
+                if name not in record["types"]:
+                    record["defaults"].setdefault(name, None)
         self.samples = [one for one in record["samples"] if even(values_of(one, record["defaults"]))]
         self.values = [values_of(one, record["defaults"]) for one in self.samples]
         self.learned = [number for number, one in enumerate(self.samples) if one["why"] != "check"]
-        self.search = Search(varied(record))
+        self.search = Search(varied(record), until=time.process_time() + SECONDS)
         self.missing: list[str] = []
         self.groups: dict[str, dict[int, list[Record]]] = {}  # by pattern and sample
         for number, sample in enumerate(self.samples):
@@ -141,7 +147,7 @@ class Derived:
         )
         stored = {part[0]: part for groups in by_sample.values() for one in groups for part in one["stored"] or ()}
         converted = any(one["converted"] for groups in by_sample.values() for one in groups)
-        module = first["module"] if first["module"] != "linear-like" or converted else ""
+        module: Any = first["module"] if first["module"] != "linear-like" or converted else ""
         if cases is None and first["kind"] == "buffer":
             size = 1
             for side in first["shape"]:
@@ -219,7 +225,9 @@ class Derived:
     def resolved(self, given: list[tuple[int, Any]]) -> tuple[Case, ...]:
         """A default as a formula over the fields that config.json itself holds, so that no two ask for each other."""
         computed = {name for one in self.samples for name in one["resolved"]}
-        search = Search(tuple(name for name in self.search.fields if name not in computed))
+        search = Search(
+            tuple(name for name in self.search.fields if name not in computed), until=time.process_time() + SECONDS
+        )
         found = search.cases(
             [
                 Instance(self.values[number], None, (value,) if isinstance(value, int) else None, number)

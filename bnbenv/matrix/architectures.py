@@ -61,10 +61,10 @@ class Architecture(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model class in the releases of transformers that make the same of it.
 
     ``transformers`` are the releases that were measured. ``prefix`` is what a checkpoint of the model without its
-    output layer lacks. ``skips`` are the modules that bitsandbytes does not get by default, ``fp32`` those that are kept
-    in float32 when the model is loaded in float16 (``strict``: and in bfloat16). ``aliases`` are other names of fields,
-    ``types`` what the parts of the model are, where a config.json of other parts makes another model. ``formulas``
-    says why config.json alone is not enough, null where it is.
+    output layer lacks. ``skips`` are the modules that bitsandbytes does not get by default, ``fp32`` those that are
+    kept in float32 when the model is loaded in float16 (``strict``: and in bfloat16). ``aliases`` are other names of
+    fields, ``types`` what the parts of the model are, where a config.json of other parts makes another model.
+    ``formulas`` says why config.json alone is not enough, null where it is.
     """
 
     architecture: str

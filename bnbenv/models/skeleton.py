@@ -71,7 +71,7 @@ def _from_config(row: Architecture, fields: Fields, version: str, skip: Sequence
     """Raises CheckpointError."""
     if row.formulas is None:
         for name, kind in row.types.items():
-            if fields(name) != kind if _has(fields, name) else False:
+            if _given(fields, name) not in (None, kind):
                 raise _needs_headers(row, f"its {name} is another than {kind}")
     else:
         raise _needs_headers(row, "its layers do not follow from config.json by a formula")
@@ -84,7 +84,7 @@ def _from_config(row: Architecture, fields: Fields, version: str, skip: Sequence
     parameters = [
         judge.parameter(place, size * _product(place.shape) if place.pattern.saved else 0) for place in places
     ]
-    order = range(len(places))
+    order = list(range(len(places)))
     if release(version)[0] >= 5:
         order = sorted(order, key=lambda at: natural(places[at].stored_name))
     loaded = [parameters[at] for at in order if places[at].pattern.saved]
@@ -92,12 +92,11 @@ def _from_config(row: Architecture, fields: Fields, version: str, skip: Sequence
     return Skeleton((*loaded, *buffers), version, _basis(row, version, "config.json alone"))
 
 
-def _has(fields: Fields, name: str) -> bool:
+def _given(fields: Fields, name: str) -> object:
     try:
-        fields(name)
+        return fields(name)
     except Unresolved:
-        return False
-    return True
+        return None
 
 
 def _needs_headers(row: Architecture, why: str) -> CheckpointError:
@@ -115,7 +114,7 @@ class _Judge:
         self._row, self._major = row, release(version)[0]
         self._skips = Skips(row, fields, version, skip) if row is not None and fields is not None else None
         self._given = tuple(skip)
-        self._float32 = tuple((*row.strict, *(row.fp32 if self._major < 5 else ()))) if row is not None else ()
+        self._float32 = (*row.strict, *(row.fp32 if self._major < 5 else ())) if row is not None else ()
 
     def parameter(self, place: Place, stored: int, parts: int = 1) -> Parameter:
         pattern, name = place.pattern, place.name
@@ -178,7 +177,7 @@ def _from_headers(
             found[name].tensors.append(tensor)
     judge = _Judge(row, fields, version, skip)
     parameters: list[Parameter] = []
-    for name, one in found.items():
+    for one in found.values():
         if _absent(structure, one):
             continue
         shape = _shape(structure, one)

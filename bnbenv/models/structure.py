@@ -49,7 +49,7 @@ class Fields:
         return default.value if given is _ABSENT else None
 
     def _given(self, name: str) -> Iterator[Any]:
-        path, dot, last = name.rpartition(".")
+        path, _, last = name.rpartition(".")
         at: Any = self._document
         for step in path.split(".") if path else ():
             at = at.get(step) if isinstance(at, Mapping) else None

@@ -31,10 +31,12 @@ def small(synced: Any, project: Any, tmp_path: Path) -> Iterator[Any]:
     try:
         for name in ("bnbenv.toml", "pylock.bnb.toml"):
             shutil.copy(synced.root / name, place)
-        changes = {"UV_LINK_MODE": "symlink", "PYTHONDONTWRITEBYTECODE": "1"}
+        # Bytecode has no room there: it lies elsewhere.
+        changes = {"UV_LINK_MODE": "symlink", "PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode")}
         yield type(project)(place, {**project.environ, **changes})
     finally:
         subprocess.run(["umount", "-l", place], check=False)
+        shutil.rmtree(tmp_path / "bytecode", ignore_errors=True)
 
 
 def at_effect(project: Any, action: str, number: int, *words: str) -> tuple[int, str, str]:

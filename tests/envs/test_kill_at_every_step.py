@@ -50,17 +50,24 @@ def with_a_generation_unfinished(project: Any, wheel_maker: Wheels) -> None:
 # Name -> how the project is made ready, the command, and in how many parts (one a test) its steps are tried. A sync
 # with a new lock takes all the steps that one has which is to make a new generation of the same.
 RUNS: dict[str, tuple[Callable[[Any, Wheels], None], tuple[str, ...], int]] = {
-    "new-lock": (with_another_wish, ("sync", "--no-verify"), 4),
+    "new-lock": (with_another_wish, ("sync", "--no-verify"), 2),
     "rollback": (with_two_generations, ("rollback",), 1),
     "gc": (with_one_to_delete, ("gc", "--keep", "0"), 1),
     "clean-up": (with_a_generation_unfinished, ("sync", "--no-verify"), 1),
 }
 
 
+# Programs that are started to look at something, and a folder that is deleted in case it should be there.
+LOOKS = (
+    *(f"start {words}" for words in ("uname", "uv python list", "nvcc", "uv pip compile", "uv cache dir")),
+    "shutil.rmtree /.bnbenv/bundle",
+)
+
+
 def effects(project: Any, words: tuple[str, ...]) -> list[int]:
     """The numbers of a command's effects before which it is worth being killed, from a run that is not.
 
-    A step that repeats the one before it, or starts one program after another, finds what that one found; of a tree
+    Before a step whose forerunner left the project as it was, a kill finds what it found one step before. Of a tree
     that is deleted a few files stand for all.
     """
     process = project.start(str(project.root), "count", "0", *words, command=(DRIVER,))
@@ -69,7 +76,7 @@ def effects(project: Any, words: tuple[str, ...]) -> list[int]:
     lines = [line for line in err.splitlines() if line.startswith(("os.", "open ", "start ", "shutil."))]
     numbers = []
     for number, (before, line) in enumerate(zip(["", *lines], lines, strict=False), 1):
-        if line != before and not (line.startswith("start ") and before.startswith("start ")):
+        if line != before and not before.startswith(LOOKS):
             numbers.append(number)
     tree = [number for number, line in enumerate(lines, 1) if line.endswith("of a tree")]
     few = {tree[0], tree[len(tree) // 2], tree[-1]} if tree else set()

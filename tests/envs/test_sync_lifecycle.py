@@ -129,6 +129,7 @@ def test_what_people_see(project: Any) -> None:
 
 def test_sync_verifies_what_was_made_without(project: Any) -> None:
     project.done("sync", "--fresh", "--no-verify")
+    project.lend_bytecode()
     done = project.done("sync")
     assert [action["action"] for action in done["actions"]] == ["verify"]
     (row,) = done["generations"]

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -39,17 +40,18 @@ if TYPE_CHECKING:
     from bnbenv.envs.network import Network
     from bnbenv.models.hubhttp import Hub
 
+LIMIT = 180.0  # seconds that the hub has for all of a model
 AT_ONCE = 8  # files whose headers are read at the same time; huggingface_hub's own number
 _PARTLY = frozenset({"missing-shards", "broken-link", "missing-weights"})  # what a cache is that was filled in part
 
 
-def open_model(name: str, environ: Mapping[str, str], revision: str | None = None) -> Checkpoint:
+def open_model(name: str, environ: Mapping[str, str], revision: str | None = None, limit: float = LIMIT) -> Checkpoint:
     """The configuration of a model and the headers of its weights; ``source`` is ``name``.
 
     A folder that is there comes first, then the hub's cache on this disk where it holds the weights, then the hub,
-    of which headers alone are loaded. Where the hub is forbidden or does not answer, a cached config.json alone is
-    taken (``tensors`` None). Raises CheckpointError, InputError of a configuration, UsageError for a name that is
-    none, SourceUnreachable.
+    which has ``limit`` seconds and sends headers alone. Where the hub is forbidden or does not answer, a cached
+    config.json alone is taken (``tensors`` None). Raises CheckpointError, InputError of a configuration, UsageError
+    for a name that is none, SourceUnreachable.
     """
     folder = _folder(name, revision)
     if folder:
@@ -61,7 +63,7 @@ def open_model(name: str, environ: Mapping[str, str], revision: str | None = Non
     try:
         if variable:
             raise _forbidden(name, revision, variable)
-        return _from_hub(name, revision or "main", environ)
+        return _from_hub(name, revision or "main", environ, limit)
     except SourceUnreachable as error:
         if cached:
             return cached
@@ -135,11 +137,21 @@ def _forbidden(name: str, revision: str | None, variable: str) -> SourceUnreacha
 # -- over the network
 
 
-def _from_hub(name: str, revision: str, environ: Mapping[str, str]) -> Checkpoint:
-    from bnbenv.models.hubhttp import Hub
+def _from_hub(name: str, revision: str, environ: Mapping[str, str], limit: float) -> Checkpoint:
+    """The limit is kept from outside: a name server can hang, and a server send a byte a second."""
+    from bnbenv.models.hubhttp import LOCAL, Hub
 
-    endpoint = hubcache.endpoint(environ)
-    hub = Hub(endpoint, name, revision, hubcache.token(environ), _network(environ))
+    end, endpoint = time.monotonic() + limit, hubcache.endpoint(environ)
+    hub = Hub(endpoint, name, revision, hubcache.token(environ), _network(environ), end)
+    found = _all_at_once(lambda _: _read(hub, name), [name], end)
+    if found is None:
+        message = f"the hub was asked for {name} and did not answer all in {limit:.0f} s"
+        raise SourceUnreachable("no-answer", message, LOCAL)
+    checkpoint: Checkpoint = found[0]
+    return checkpoint
+
+
+def _read(hub: Hub, name: str) -> Checkpoint:
     text = hub.file(CONFIG, LARGEST)
     if text is None:
         names = hub.names()
@@ -170,7 +182,7 @@ def _sharded(hub: Hub, file: str) -> tuple[tuple[Any, ...], dict[str, int]] | No
         return None
     where = read_index(data, file)
     shards = sorted(set(where.values()))
-    headers = dict(zip(shards, _all_at_once(hub.header, shards), strict=True))
+    headers = dict(zip(shards, _all_at_once(hub.header, shards) or [], strict=True))
     missing = [shard for shard, found in headers.items() if found is None]
     if missing:
         raise missing_shards(missing, len(shards), hub.model)
@@ -179,10 +191,10 @@ def _sharded(hub: Hub, file: str) -> tuple[tuple[Any, ...], dict[str, int]] | No
     return joined, {shard: size for shard, (_, size) in there.items()}
 
 
-def _all_at_once(work: Callable[[str], Any], items: list[str]) -> list[Any]:
-    """What a function gives for each, in their order; the first error ends it.
+def _all_at_once(work: Callable[[str], Any], items: list[str], end: float | None = None) -> list[Any] | None:
+    """What a function gives for each, in their order; the first error ends it. None where ``end`` came before.
 
-    The threads are daemons, so that a name server that hangs cannot keep bnbenv from ending.
+    The threads are daemons, so that what hangs cannot keep bnbenv from ending.
     """
     waiting: SimpleQueue[tuple[int, str]] = SimpleQueue()
     done: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
@@ -205,7 +217,11 @@ def _all_at_once(work: Callable[[str], Any], items: list[str]) -> list[Any]:
         threading.Thread(target=run, daemon=True).start()
     found: dict[int, Any] = {}
     while len(found) < len(items):
-        number, result, error = done.get()
+        try:
+            number, result, error = done.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+        except Empty:
+            failed.set()
+            return None
         if error:
             failed.set()
             raise error

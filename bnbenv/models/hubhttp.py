@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from bnbenv.envs.network import Network
 
 WAIT = 10.0  # seconds to connect, and between bytes; huggingface_hub's own
-LIMIT = 120.0  # seconds for all of a model
 FIRST = 100_000  # bytes asked for of a file with weights: nearly all headers fit in, says huggingface_hub
 _BLOCK = 1 << 16
 _SPAN = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-LOCAL = "Give a folder with the model, or try again later."
+LOCAL = "Give a folder with the model (there is none of this name here), or try again later."
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,11 @@ class Hub:
     """One model in one state. Methods may be called by several threads; they raise what they say, and CheckpointError
     where the hub refuses, SourceUnreachable where it does not answer as a hub does."""
 
-    def __init__(self, endpoint: str, model: str, revision: str, token: str | None, network: Network) -> None:
+    def __init__(
+        self, endpoint: str, model: str, revision: str, token: str | None, network: Network, deadline: float
+    ) -> None:
         self.endpoint, self.model, self.revision = endpoint, model, revision
-        self._token, self._network = token, network
-        self._deadline = time.monotonic() + LIMIT
+        self._token, self._network, self._deadline = token, network, deadline
         self._own = threading.local()
 
     def file(self, name: str, limit: int) -> bytes | None:
@@ -126,7 +126,7 @@ class Hub:
             message = f"the hub does not accept the access token ({status})"
             return CheckpointError("bad-token", message, login)
         if why == "RepoNotFound" or status in (401, 404):
-            message = f"the hub has no model {model}, or it is private"
+            message = f"the hub has no model {model}, or it is private, and there is no folder of this name here"
             step = f"Check the name. If it is private: {login[0].lower()}{login[1:]}"
             return CheckpointError("no-such-model", message, step)
         if status == 403:

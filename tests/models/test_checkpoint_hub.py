@@ -326,6 +326,28 @@ def garbage(handler: Any, name: str, content: bytes) -> bool:
     return True
 
 
+def test_a_hub_that_sends_a_byte_now_and_then(hub: Server, environ: dict[str, str]) -> None:
+    ended = threading.Event()
+
+    def drip(handler: Any, name: str, content: bytes) -> bool:
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        for place in range(len(content)):
+            handler.wfile.write(content[place : place + 1])
+            if ended.wait(0.05):
+                break
+        return True
+
+    hub.fault = drip
+    begun = time.monotonic()
+    error = refused(environ, limit=0.6)
+    ended.set()
+    assert error.exit == 7
+    assert time.monotonic() - begun < 30
+
+
 @pytest.mark.parametrize("fault", [cut_off, another_part, garbage])
 def test_a_server_that_does_not_answer_as_a_hub(
     fault: Callable[[Any, str, bytes], bool], hub: Server, environ: dict[str, str]

@@ -7,6 +7,7 @@ Read in peft 0.21.2, transformers 5.23.0 and bitsandbytes 0.50.2, and held again
   the embeddings, the output and experts too (``casts``). What flows between the layers is float32 from then on.
 - Adapters are float32 (``autocast_adapter_dtype``), and so are their gradients and what AdamW keeps.
 - Attention is PyTorch's (sdpa), which keeps no matrix; Gemma 2's is not, and keeps some.
+- Checkpointing is of the kind that the release of transformers takes by itself.
 - There is no autocast. With it (``bf16=True`` of the Trainer) some of the activations are half as large.
 - Gradients are there from the step before, as they are while they are accumulated.
 
@@ -25,6 +26,9 @@ FLOAT32 = 4
 BLOCK = 256  # elements of a state in 8 bit that share one absmax
 SMALLEST = 4096  # elements below which a state stays in 32 bit (``min_8bit_size``)
 CODES = 2 * 256 * FLOAT32  # the two tables of 8-bit values, one for all tensors
+# Since then gradient checkpointing is by default not reentrant, and what a function keeps for itself is not dropped:
+# bitsandbytes' int8 keeps the inputs of each linear layer so.
+NOT_REENTRANT_SINCE = 5
 LOGITS = 3  # float32 copies when the loss goes backward: the log of the softmax, and the gradients of two functions
 
 # The linear layers that give the result of attention or of the MLP, by family.
@@ -111,8 +115,7 @@ def _activations(skeleton: Skeleton, config: Config, quantization: Quantization,
     size = SIZES[dtype] if quantization == "none" else FLOAT32
     hidden, vocabulary = _sides(skeleton)
     layers = _layers(skeleton, config, workload)
-    plain = quantization == "none"
-    kept = [_kept(one, hidden, size, workload.rank, plain) for one in layers.values()]
+    kept = [_kept(one, hidden, size, workload.rank, quantization) for one in layers.values()]
     matrix = _matrix(config, workload, size)
     inside = [tokens * row + matrix for row in kept]
     backward = [
@@ -124,8 +127,11 @@ def _activations(skeleton: Skeleton, config: Config, quantization: Quantization,
     copies = LOGITS + (1 if config.text.get("final_logit_softcapping") else 0)
     loss = tokens * vocabulary * FLOAT32 * copies + between
     if workload.checkpointing:
+        left = 0.0
+        if quantization == "int8" and int(skeleton.transformers.partition(".")[0]) >= NOT_REENTRANT_SINCE:
+            left = sum(tokens * size * sum(_inputs(block)) for one in layers.values() for block in _blocks(one))
         largest = max((one + two for one, two in zip(inside, backward, strict=True)), default=0)
-        return int(between * len(layers) + max(loss, largest))
+        return int(between * len(layers) + left + max(loss, largest))
     return int(between * len(layers) + sum(inside) + max([loss, *backward]))
 
 
@@ -153,9 +159,10 @@ def _layers(skeleton: Skeleton, config: Config, workload: Workload) -> Mapping[s
             is_adapted(one, workload.targets),
             _share(one, skeleton, config),
         )
-        copies = one.count if found.group(1) == "*" else 1
+        before, copies = one.name[: found.start()], one.count if found.group(1) == "*" else 1
         for number in range(copies):
-            layers.setdefault(str(number) if copies > 1 else found.group(1), []).append(linear)
+            key = f"{before}.{number if found.group(1) == '*' else found.group(1)}"
+            layers.setdefault(key, []).append(linear)
     return layers
 
 
@@ -179,28 +186,36 @@ def _blocks(linears: Sequence[Linear]) -> list[list[Linear]]:
     return [sorted(block, key=lambda one: one.module.rpartition(".")[2] in LAST) for block in blocks.values()]
 
 
-def _kept(linears: Sequence[Linear], hidden: int, size: int, rank: int, plain: bool) -> float:
+def _kept(linears: Sequence[Linear], hidden: int, size: int, rank: int, quantization: Quantization) -> float:
     """Bytes a token that a layer keeps for its backward pass, beside its input.
 
     The output of each linear layer but the last of a block, which flows on; the input that the first ones share and
     that of the last; where there is a gate, what becomes of it; the results of lora_A; and the sum after attention.
     A plain linear layer has its input cast for its adapter, each for itself, and a norm has its own in float32.
     """
-    kept = float(hidden * size)
+    kept, plain = float(hidden * size), quantization == "none"
     if plain and size < FLOAT32:
         kept += 2 * hidden * FLOAT32
     for block in _blocks(linears):
         *first, last = block
         share = last.share
         kept += share * size * sum(one.out for one in first)
-        if first and (any(one.adapted for one in first)):
-            kept += share * size * max(one.into for one in first)
-        kept += share * size * last.into * (1 if last.adapted or not _gated(block) else 0)
-        kept += share * size * last.into if _gated(block) else 0
+        shared, own = _inputs(block)
+        if quantization == "int8" or any(one.adapted for one in first):
+            kept += size * shared
+        if quantization == "int8" or last.adapted or not _gated(block):
+            kept += size * own
+        kept += size * own if _gated(block) else 0
         kept += sum(one.share * rank * FLOAT32 for one in block if one.adapted)
         if plain and size < FLOAT32:
             kept += sum(one.share * one.into * FLOAT32 for one in block if one.adapted)
     return kept
+
+
+def _inputs(block: Sequence[Linear]) -> tuple[float, float]:
+    """Elements a token: what the first layers of a block are given, and what the last one is."""
+    *first, last = block
+    return last.share * max((one.into for one in first), default=0), last.share * last.into
 
 
 def _gated(block: Sequence[Linear]) -> bool:

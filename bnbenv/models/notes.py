@@ -112,6 +112,6 @@ def _about_loading(of: Situation) -> Iterator[str]:
 def _about_devices(of: Situation) -> Iterator[str]:
     if of.devices.missing:
         yield f"judged for main memory, since {of.devices.missing}"
-    if of.devices.recorded:
+    if of.devices.recorded and any(gpu.free is None for gpu in of.devices.gpus):
         yield "what is free there is not known: all of its memory is counted, less what a driver keeps"
     yield from of.devices.notes

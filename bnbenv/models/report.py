@@ -139,8 +139,6 @@ def quantized_already(
         f"it is quantized with {what} already, in which bitsandbytes converts nothing: load it with its own method,"
         " or take the model's checkpoint of full precision"
     ]
-    if what in ("gptq", "awq"):
-        remarks.append(f"an environment for it, apart from bitsandbytes: bnbenv add {what}")
     places = devices.gpus or (devices.cpu,)
     largest = max(room(one) - overhead(one) for one in places)
     if size:

@@ -40,8 +40,10 @@ def _first(document: dict[str, Any]) -> str:
         return f"quantized already: {document['model']['quantized']}, which bitsandbytes cannot convert"
     for_what = f"{asked['quantization']}, {_purpose(asked)}"
     if document["answer"] == "does-not-fit":
-        what = "on any GPU" if document["gpus"] else "into main memory"
-        return f"does not fit {what}: {for_what}; {shown_size(document['missing_bytes'])} too much"
+        gpus = len(document["gpus"])
+        what = "into main memory" if not gpus else "on the GPU" if gpus == 1 else "on one GPU or on several"
+        lack = f"{shown_size(document['missing_bytes'])} too much"
+        return f"does not fit {what}: {for_what}; {lack}{' for one' if gpus > 1 else ''}"
     where = listed([_title(document, one["index"]) for one in use["devices"]])
     if document["answer"] == "fits-when-prequantized":
         return f"fits on {where} when pre-quantized, and not otherwise: {for_what}"

@@ -1,7 +1,7 @@
 """The bytes of the cache that ``generate`` keeps: keys and values of every token, or states of a fixed size. Pure.
 
 What transformers' ``DynamicCache`` holds, read in 4.57.6 and 5.23.0 and held against it class by class with
-scripts/measure_cache.py. Layers with a sliding window keep the whole prompt all the same until the answer's second
+scripts/measure_cache.py (``matrices/evidence/kv-cache-*.jsonl``). Of models with an encoder it is the decoder's own. Layers with a sliding window keep the whole prompt all the same until the answer's second
 token: their tensors are windows on tensors of the full length, which stay as long as these. That is the most that is
 held, and what ``kv_cache`` says; ``written=True`` is what is left of it when an answer is being written.
 """
@@ -9,9 +9,13 @@ held, and what ``kv_cache`` says; ``written=True`` is what is left of it when an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from bnbenv.matrix.architectures import row_for
+from bnbenv.models.formulas import Unresolved
 from bnbenv.models.model import SIZES, CheckpointError, Config, Workload
+from bnbenv.models.structure import Fields
 
 # The names that families give to one number; transformers maps most of them to the first one (``attribute_map``).
 HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim")
@@ -19,7 +23,8 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_lay
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 
-# What a class takes where config.json leaves a number out (Gemma 3's often do): ``__init__`` of the configurations.
+# What a class takes where config.json leaves a number out and architectures.json has no row (Gemma 3's are often so
+# short): the configurations' own defaults, transformers 5.23.0.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256},
     "gemma2": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
@@ -32,6 +37,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {"head_dim": 128},
     "qwen3_moe": {"num_key_value_heads": 4},
 }
+MAMBA = frozenset({"mamba", "mamba2", "falcon_mamba"})  # without attention
 # The letters of Nemotron-H's ``hybrid_override_pattern``.
 LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
 
@@ -71,7 +77,7 @@ def kv_cache(
 def layers(config: Config, dtype: str, transformers: str | None = None) -> list[Layer]:
     """What each layer of the model holds, in their order."""
     model_type = str(config.text.get("model_type") or config.model_type or "")
-    text = {**DEFAULTS.get(model_type, {}), **{key: one for key, one in config.text.items() if one is not None}}
+    text = _filled(config, model_type, transformers)
     window, found = _window(text, model_type), []
     for index, kind in enumerate(_kinds(text, model_type, window is not None)):
         if kind in ("moe", "mlp", "dummy"):
@@ -86,6 +92,28 @@ def layers(config: Config, dtype: str, transformers: str | None = None) -> list[
         sliding = "sliding" in kind or kind == "chunked_attention"
         found.append(Layer(token, window if sliding else None, state))
     return found
+
+
+def _filled(config: Config, model_type: str, transformers: str | None) -> Mapping[str, Any]:
+    """The part about the language model, with what its class takes for numbers that are left out."""
+    text = {key: one for key, one in config.text.items() if one is not None}
+    row = row_for(config.architecture, config.model_type, transformers)
+    if row is not None:
+        fields = Fields(row, config.fields)
+        for names in (LAYERS, HEADS, KV_HEADS, HIDDEN, ("head_dim",)):
+            if not any(name in text for name in names):
+                text |= _taken(fields, names)
+    return {**DEFAULTS.get(model_type, {}), **text}
+
+
+def _taken(fields: Fields, names: Sequence[str]) -> Mapping[str, int]:
+    for name in names:
+        for path in (name, f"text_config.{name}"):
+            with suppress(Unresolved):
+                found = fields(path)
+                if isinstance(found, int):
+                    return {name: found}
+    return {}
 
 
 def _kinds(text: Mapping[str, Any], model_type: str, sliding: bool) -> Sequence[str]:
@@ -108,6 +136,8 @@ def _computed(text: Mapping[str, Any], model_type: str, number: int, sliding: bo
     named = text.get("attn_layer_indices")
     if isinstance(named, list):  # Bamba
         return ["full_attention" if one in named else "linear_attention" for one in range(number)]
+    if model_type in MAMBA:
+        return ["linear_attention"] * number
     if model_type == "falcon_h1":
         return ["hybrid"] * number
     if not sliding:
@@ -192,7 +222,9 @@ def _state(text: Mapping[str, Any], size: int) -> int | None:
     if field("conv_L_cache"):  # LFM2
         return field(*HIDDEN) * field("conv_L_cache") * size
     heads, inside = field("mamba_n_heads", "mamba_num_heads"), field("mamba_d_head", "mamba_head_dim")
-    states, kernel = field("mamba_d_state", "ssm_state_size"), field("mamba_d_conv", "conv_kernel")
+    if text.get("model_type") == "mamba2":
+        heads, inside = field("num_heads"), field("head_dim")
+    states, kernel = field("mamba_d_state", "ssm_state_size", "state_size"), field("mamba_d_conv", "conv_kernel")
     if not states or not kernel:
         return None
     if heads and inside:  # Mamba 2: Granite 4, Bamba, Nemotron-H, Falcon-H1

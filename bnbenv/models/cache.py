@@ -1,9 +1,11 @@
 """The bytes of the cache that ``generate`` keeps: keys and values of every token, or states of a fixed size. Pure.
 
 What transformers' ``DynamicCache`` holds, read in 4.57.6 and 5.23.0 and held against it class by class with
-scripts/measure_cache.py (``matrices/evidence/kv-cache-*.jsonl``). Of models with an encoder it is the decoder's own. Layers with a sliding window keep the whole prompt all the same until the answer's second
-token: their tensors are windows on tensors of the full length, which stay as long as these. That is the most that is
-held, and what ``kv_cache`` says; ``written=True`` is what is left of it when an answer is being written.
+scripts/measure_cache.py (``matrices/evidence/kv-cache-*.jsonl``). Of models with an encoder it is the decoder's own.
+
+Layers with a sliding window keep the whole prompt all the same until the answer's second token: their tensors are
+windows on tensors of the full length, which stay as long as these. That is the most that is held, and what
+``kv_cache`` says; ``written=True`` is what is left of it when an answer is being written.
 """
 
 from __future__ import annotations

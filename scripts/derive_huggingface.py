@@ -41,7 +41,9 @@ CONFIG = "transformers/utils/quantization_config.py"
 QUANTIZER = "transformers/quantizers/quantizer_bnb_4bit.py"  # from 4.38 on; before, it is part of MODELING
 IMPORTS = "transformers/utils/import_utils.py"
 ALWAYS = "return True"
-FILES = (MODELING, CONFIG, QUANTIZER, IMPORTS)
+INTEGRATION = "transformers/integrations/bitsandbytes.py"  # from 4.33 on
+FILES = (MODELING, CONFIG, QUANTIZER, IMPORTS, INTEGRATION)
+NEEDS_IPEX = "available_devices.discard('cpu')"  # from 4.45 on to 4.50 a CPU counts with Intel's extension only
 
 
 def derive(given: argparse.Namespace) -> int:
@@ -112,7 +114,7 @@ def row_of(version: str, trees: dict[str, ast.Module], accelerate: str | None, e
         saves_4bit=saves_4bit(quantizer, least),
         bitsandbytes=least,
         accelerate=accelerate,
-        cpu="No GPU found." not in " ".join(texts(quantizer)),
+        cpu="No GPU found." not in " ".join(texts(quantizer)) and NEEDS_IPEX not in calls(trees.get(INTEGRATION)),
         checkpointing_kwargs="gradient_checkpointing_kwargs" in [one.arg for one in checkpointing.args.args],
         evidence=evidence,
     )
@@ -199,6 +201,10 @@ def constant(tree: ast.Module, name: str) -> str | None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return str(ast.literal_eval(node.value))
     return None
+
+
+def calls(tree: ast.Module | None) -> set[str]:
+    return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)} if tree else set()
 
 
 def texts(tree: ast.AST) -> Iterator[str]:

@@ -279,8 +279,8 @@ class TransformersApi(msgspec.Struct, frozen=True, kw_only=True):
     are BitsAndBytesConfig's and their defaults; ``loose_arguments`` says that from_pretrained itself takes
     ``load_in_4bit=``. ``saves_4bit`` is the first bitsandbytes with which 4-bit weights can be saved, null where
     they cannot. ``bitsandbytes`` and ``accelerate`` are the first releases that it works with, null where it names
-    none. ``cpu`` says that it quantizes without a GPU, ``checkpointing_kwargs`` that gradient checkpointing can be
-    told ``use_reentrant``.
+    none. ``cpu`` says that it quantizes without a GPU and without Intel's extension, ``checkpointing_kwargs`` that
+    gradient checkpointing can be told ``use_reentrant``.
     """
 
     version: str

@@ -14,6 +14,9 @@ from bnbenv.models.layout import BLOCK, held
 from bnbenv.models.model import Device, Setting, Skeleton
 from bnbenv.progress import shown_size
 
+# The first bitsandbytes that transformers believes to work on a CPU: the first whose ``features`` name multi_backend.
+ON_CPUS = "0.46.0"
+
 
 class Caution(msgspec.Struct, frozen=True):
     """A sentence, and who says so."""
@@ -62,14 +65,17 @@ def _packages(s: Situation, installed: Installed) -> Iterator[Caution]:
         )
     if not installed.there:
         return
+    on_cpu = not s.devices.gpus and s.quantization != "none" and _older(s.api.bitsandbytes or "0", ON_CPUS)
     for name, have, least in (
-        ("bitsandbytes", installed.bitsandbytes, s.api.bitsandbytes),
+        ("bitsandbytes", installed.bitsandbytes, ON_CPUS if on_cpu else s.api.bitsandbytes),
         ("accelerate", installed.accelerate, s.api.accelerate),
     ):
         if have is None:
             yield Caution(f"{name} is missing in {installed.of}: this code needs it", "the environment's packages")
         elif least and _older(have, least):
-            yield Caution(f"transformers {s.api.version} asks for {name} {least} or newer; here is {have}", source)
+            where = " on a CPU" if on_cpu and name == "bitsandbytes" else ""
+            asks = f"transformers {s.api.version} asks for {name} {least} or newer{where}; here is {have}"
+            yield Caution(asks, source)
     if s.train and installed.peft is None:
         yield Caution(f"peft is missing in {installed.of}: training adapters needs it", "the environment's packages")
 

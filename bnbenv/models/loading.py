@@ -97,7 +97,7 @@ def refuse(checkpoint: Checkpoint, devices: Devices, wanted: Wanted, api: Transf
         raise UsageError("quantized-already", message, step)
     if not devices.gpus and not api.cpu and wanted.quantization != "none":
         message = f"transformers {api.version} quantizes on a GPU only, and none can be used here"
-        step = "Take transformers 4.45 or newer, or give the facts of the machine with the GPU: --facts FILE"
+        step = "Take transformers 4.51 or newer, or give the facts of the machine with the GPU: --facts FILE"
         raise UsageError("no-gpu", message, step)
     if wanted.fsdp:
         _refuse_fsdp(checkpoint, devices, wanted, api, method)
@@ -157,12 +157,18 @@ def _situation(
     )
 
 
+def skipped(skeleton: Skeleton, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The list that takes the place of transformers' own: the output layer, and what the user named."""
+    return tuple(dict.fromkeys((*_outputs(skeleton), *names)))
+
+
+def _outputs(skeleton: Skeleton) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.name.removesuffix(".weight") for one in skeleton.parameters if one.kind == "output"))
+
+
 def _counted(s: Situation, skeleton: Skeleton, wanted: Wanted) -> Situation:
     """With the bytes of the model, and what follows from them."""
-    outputs = tuple(
-        dict.fromkeys(one.name.removesuffix(".weight") for one in skeleton.parameters if one.kind == "output")
-    )
-    replaced = msgspec.structs.replace(s, outputs=outputs or s.outputs)
+    replaced = msgspec.structs.replace(s, outputs=_outputs(skeleton) or s.outputs)
     if s.method not in (None, "bitsandbytes"):
         return replaced
     setting = _setting(s, skeleton, wanted, s.quantization)

@@ -105,7 +105,7 @@ def test_what_a_release_lacks_is_not_printed_or_refused() -> None:
     assert "gradient_checkpointing_kwargs" not in asked(gpus("9.0"), transformers="4.34.0", train=True)["code"]
     assert "gradient_checkpointing_kwargs" in asked(gpus("9.0"), transformers="4.35.0", train=True)["code"]
     with pytest.raises(UsageError, match="quantizes on a GPU only"):
-        asked(transformers="4.44.2")
+        asked(transformers="4.50.3")
     with pytest.raises(UsageError, match="no bnb_4bit_quant_storage"):
         asked(gpus("9.0"), transformers="4.38.2", train=True, fsdp=True)
 

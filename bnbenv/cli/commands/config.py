@@ -78,6 +78,7 @@ def _open(args: argparse.Namespace, ctx: Context) -> Checkpoint:
 
 def _skeleton(checkpoint: Checkpoint, release: Release, skip: tuple[str, ...], ctx: Context) -> Skeleton | None:
     """Its parameters, or None where they cannot be told: then the code goes without figures."""
+    from bnbenv.models.loading import skipped
     from bnbenv.models.model import CheckpointError
     from bnbenv.models.report import method
     from bnbenv.models.skeleton import skeleton
@@ -85,7 +86,8 @@ def _skeleton(checkpoint: Checkpoint, release: Release, skip: tuple[str, ...], c
     if method(checkpoint.config) not in (None, "bitsandbytes"):
         return None
     try:
-        return skeleton(checkpoint, release.version, skip)
+        found = skeleton(checkpoint, release.version)
+        return skeleton(checkpoint, release.version, skipped(found, skip)) if skip else found
     except CheckpointError as error:
         ctx.progress.say(f"note: no bytes are counted: {error.message}")
         return None

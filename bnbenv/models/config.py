@@ -31,12 +31,13 @@ _DTYPES: Mapping[str, str] = {
 # Numbers from which bytes are counted, as the families of models name them. Some write a list, one for each layer.
 _COUNTS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
-    *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "max_position_embeddings"),
+    *("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"),
     *("num_local_experts", "num_experts", "n_routed_experts", "n_shared_experts", "num_experts_per_tok"),
     *("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "global_head_dim"),
-    *("n_embd", "n_layer", "n_head", "n_inner", "n_positions", "n_layers", "n_heads", "d_model", "d_ff", "d_kv"),
+    *("n_embd", "n_layer", "n_head", "n_inner", "n_layers", "n_heads", "d_model", "d_ff", "d_kv"),
     *("num_layers", "num_heads", "num_kv_heads", "n_head_kv", "ffn_dim", "ffn_hidden_size", "word_embed_proj_dim"),
 )
+_LENGTHS = ("max_position_embeddings", "n_positions")  # -1 where positions have no limit
 _MOST = 1 << 40
 
 
@@ -115,8 +116,8 @@ def _language_model(fields: Mapping[str, Any], file: str) -> tuple[Mapping[str, 
 
 
 def _check_numbers(part: Mapping[str, Any], file: str, within: str) -> None:
-    for key in _COUNTS:
-        value = part.get(key)
+    for key in (*_COUNTS, *_LENGTHS):
+        value, least = part.get(key), -1 if key in _LENGTHS else 0
         if value is None:
             continue
         for number, one in enumerate(value) if isinstance(value, list) else [(None, value)]:
@@ -125,7 +126,7 @@ def _check_numbers(part: Mapping[str, Any], file: str, within: str) -> None:
                 continue
             if type(one) is not int:
                 raise InputError(file, where, f"expected a whole number, found {_kind(one)}")
-            if not 0 <= one < _MOST:
+            if not least <= one < _MOST:
                 raise InputError(file, where, f"{shown(one)} is no size that a model has")
 
 

@@ -167,7 +167,7 @@ class Hub:
         with session.get(
             url,
             headers=headers,
-            auth=self._authorize,
+            auth=self._authorize if self._token else None,  # without: the login in the address, or netrc
             timeout=wait,
             stream=True,
             verify=verify.verify(url),
@@ -209,8 +209,7 @@ class Hub:
 
     def _authorize(self, request: Any) -> Any:
         """Given as a function, so that no entry of netrc takes its place."""
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
+        request.headers["Authorization"] = f"Bearer {self._token}"
         return request
 
     def _session(self) -> tuple[requests.Session, Any]:

@@ -179,6 +179,16 @@ def test_headers_alone_are_loaded_and_the_token_stays_with_the_hub(hub: Server, 
     assert tokens == {"127.0.0.1": {f"Bearer {TOKEN}"}, "localhost": {None}}
 
 
+def test_the_login_of_a_mirror(hub: Server, environ: dict[str, str]) -> None:
+    address = environ["HF_ENDPOINT"].replace("//", "//me:hunter2planted@")
+    assert open_model("owner/name", {**environ, "HF_ENDPOINT": address}).tensors is not None
+    logins = {(host, token) for host, _, token, _ in hub.requests}
+    assert logins == {("127.0.0.1", "Basic bWU6aHVudGVyMnBsYW50ZWQ="), ("localhost", None)}
+    hub.error = (500, "", "")
+    error = refused({**environ, "HF_ENDPOINT": address})
+    assert error.exit == 7 and "hunter2" not in error.message + error.next_step
+
+
 def test_the_state_is_the_same_for_all_files(hub: Server, environ: dict[str, str]) -> None:
     open_model("owner/name", environ, "v1")
     asked = [path for _, path, _, _ in hub.requests if "/resolve/" in path]

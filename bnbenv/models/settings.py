@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,7 +37,7 @@ def settings(subject: Subject, workload: Workload) -> tuple[Setting, ...]:
 
 def for_workload(subject: Subject, known: Sequence[Setting], workload: Workload) -> tuple[Setting, ...]:
     """The same settings for another use: weights and loading are the same."""
-    return tuple(_used_for(subject, setting, workload) for setting in known)
+    return tuple(msgspec.structs.replace(one, **_use(subject, one.quantization, workload)) for one in known)
 
 
 def _setting(subject: Subject, kind: Quantization, workload: Workload) -> Setting:
@@ -47,20 +47,16 @@ def _setting(subject: Subject, kind: Quantization, workload: Workload) -> Settin
         peak = converted
     else:
         peak = load_peak(skeleton, kind, dtype, device, subject.stored_as)
-    nothing = training(skeleton, subject.config, kind, dtype, workload)
-    setting = Setting(kind, weights(skeleton, kind, dtype), peak, converted, 0, nothing)
-    return _used_for(subject, setting, workload)
+    return Setting(kind, weights(skeleton, kind, dtype), peak, converted, **_use(subject, kind, workload))
 
 
-def _used_for(subject: Subject, setting: Setting, workload: Workload) -> Setting:
-    kind = setting.quantization
-    dtype = subject.dtypes[kind]
-    return msgspec.structs.replace(
-        setting,
-        kv_cache=kv_cache(subject.config, workload, dtype, subject.skeleton.transformers),
-        training=training(subject.skeleton, subject.config, kind, dtype, workload),
-        forward=forward(subject, kind, workload),
-    )
+def _use(subject: Subject, kind: Quantization, workload: Workload) -> dict[str, Any]:
+    dtype, skeleton, config = subject.dtypes[kind], subject.skeleton, subject.config
+    return {
+        "kv_cache": kv_cache(config, workload, dtype, skeleton.transformers),
+        "training": training(skeleton, config, kind, dtype, workload),
+        "forward": forward(subject, kind, workload),
+    }
 
 
 def forward(subject: Subject, kind: Quantization, workload: Workload) -> int:

@@ -5,8 +5,8 @@ usage: PYTHON scripts/measure_training.py MODEL ... [--out FILE]
 
 PYTHON is that of an environment with transformers, peft and bitsandbytes. MODEL is a checkpoint's folder, or
 ``llama:HIDDEN:LAYERS:HEADS:KV:INSIDE:VOCAB``, which is made with random weights. Each is loaded with each
-``--quantization``, made ready by peft's ``prepare_model_for_kbit_training``, given LoRA adapters, and trained with
-each ``--context`` and ``--batch``, with and without gradient checkpointing.
+``--quantization``, made ready by peft's ``prepare_model_for_kbit_training`` (if quantized), given LoRA adapters, and
+trained with each ``--context`` and ``--batch``, with and without gradient checkpointing.
 
 Bytes are those of live tensors, each storage once, as every operation of torch makes them; what a kernel takes inside
 is not seen. On a GPU (``--device cuda``) also those that torch's allocator counts.
@@ -154,11 +154,16 @@ def measure(
     row: dict[str, Any] = {"weights": size_of(tensors_of(model)), "parameters": described(model)}
     text = model.config.get_text_config().to_dict()
     row["config"] = {name: text[name] for name in CONFIG if text.get(name) is not None}
-    model = prepare_model_for_kbit_training(
-        model,
-        use_gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
-    )
+    kind = {"use_reentrant": False}
+    if quantization != "none":
+        model = prepare_model_for_kbit_training(
+            model,
+            use_gradient_checkpointing=checkpointing,
+            gradient_checkpointing_kwargs=kind if checkpointing else None,
+        )
+    elif checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kind)
+        model.enable_input_require_grads()
     row["prepared"] = size_of(tensors_of(model)) - row["weights"]
     targets = options.targets.split(",") if options.targets else "all-linear"
     model = get_peft_model(model, LoraConfig(r=options.rank, target_modules=targets, task_type="CAUSAL_LM"))

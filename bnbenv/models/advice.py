@@ -234,7 +234,9 @@ def _training(s: Situation) -> Iterator[Line]:
         given = f"\n    model, {kwargs}\n" if kwargs else "model"
         yield Line(f"model = prepare_model_for_kbit_training({given})", because, "peft, utils/other.py")
     because = "adapters beside every linear layer but the output layer, as in the QLoRA paper; r is their rank"
-    config = 'LoraConfig(\n        r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"\n    )'
+    causal = loader(s.config, s.remote_code) == "AutoModelForCausalLM"
+    task = ', task_type="CAUSAL_LM"' if causal else ""
+    config = f'LoraConfig(\n        r=16, lora_alpha=32, target_modules="all-linear"{task}\n    )'
     yield Line(f"model = get_peft_model(\n    model,\n    {config},\n)", because, QLORA)
 
 

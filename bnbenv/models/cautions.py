@@ -178,8 +178,8 @@ def _room(s: Situation, plain: Setting | None) -> Iterator[Caution]:
     if s.quantization != "none" and s.method is None and plain is not None and not s.train and _fits(plain, devices):
         where = "one GPU" if s.devices.gpus else "main memory"
         yield Caution(
-            f"without quantization it takes {shown_size(in_use(plain, False))} and fits into {where} too, where it is "
-            "faster: quantization saves memory, not time (--quant none)",
+            f"without quantization it takes {shown_size(in_use(plain, False))} and fits into {where} too: nothing is "
+            "rounded then, and bitsandbytes is not needed (--quant none)",
             source,
         )
     need = in_use(s.setting, s.train)

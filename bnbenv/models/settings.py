@@ -9,7 +9,7 @@ import msgspec
 
 from bnbenv.models.cache import kv_cache
 from bnbenv.models.layout import weights
-from bnbenv.models.model import QUANTIZATIONS, SIZES, Config, Quantization, Setting, Skeleton, Workload
+from bnbenv.models.model import QUANTIZATIONS, SIZES, Config, Quantization, Setting, Skeleton, Training, Workload
 from bnbenv.models.peak import load_peak, prequantized_peak
 from bnbenv.models.training import training
 
@@ -32,31 +32,41 @@ class Subject(msgspec.Struct, frozen=True):
 def settings(subject: Subject, workload: Workload) -> tuple[Setting, ...]:
     """A setting of each quantization; of a checkpoint that is in bitsandbytes' own form that one alone."""
     kinds = QUANTIZATIONS if subject.own is None else (subject.own,)
-    return tuple(_setting(subject, kind, workload) for kind in kinds)
+    uses = _uses(subject, kinds, workload)
+    return tuple(_setting(subject, kind, uses[kind]) for kind in kinds)
 
 
 def for_workload(subject: Subject, known: Sequence[Setting], workload: Workload) -> tuple[Setting, ...]:
     """The same settings for another use: weights and loading are the same."""
-    return tuple(msgspec.structs.replace(one, **_use(subject, one.quantization, workload)) for one in known)
+    uses = _uses(subject, [one.quantization for one in known], workload)
+    return tuple(msgspec.structs.replace(one, **uses[one.quantization]) for one in known)
 
 
-def _setting(subject: Subject, kind: Quantization, workload: Workload) -> Setting:
+def _setting(subject: Subject, kind: Quantization, use: Mapping[str, Any]) -> Setting:
     skeleton, dtype, device = subject.skeleton, subject.dtypes[kind], subject.device
     converted = prequantized_peak(skeleton, kind, dtype, device)
     if subject.own is not None and converted is not None:
         peak = converted
     else:
         peak = load_peak(skeleton, kind, dtype, device, subject.stored_as)
-    return Setting(kind, weights(skeleton, kind, dtype), peak, converted, **_use(subject, kind, workload))
+    return Setting(kind, weights(skeleton, kind, dtype), peak, converted, **use)
 
 
-def _use(subject: Subject, kind: Quantization, workload: Workload) -> dict[str, Any]:
-    dtype, skeleton, config = subject.dtypes[kind], subject.skeleton, subject.config
-    return {
-        "kv_cache": kv_cache(config, workload, dtype, skeleton.transformers),
-        "training": training(skeleton, config, kind, dtype, workload),
-        "forward": forward(subject, kind, workload),
-    }
+def _uses(subject: Subject, kinds: Sequence[Quantization], workload: Workload) -> dict[Quantization, dict[str, Any]]:
+    """What use and training take beside the weights. NF4 and FP4 are trained alike, which is counted once."""
+    trained: dict[tuple[str, str], Training] = {}
+    uses: dict[Quantization, dict[str, Any]] = {}
+    for kind in kinds:
+        dtype = subject.dtypes[kind]
+        key = (kind.replace("fp4", "nf4"), dtype)
+        if key not in trained:
+            trained[key] = training(subject.skeleton, subject.config, kind, dtype, workload)
+        uses[kind] = {
+            "kv_cache": kv_cache(subject.config, workload, dtype, subject.skeleton.transformers),
+            "training": trained[key],
+            "forward": forward(subject, kind, workload),
+        }
+    return uses
 
 
 def forward(subject: Subject, kind: Quantization, workload: Workload) -> int:

@@ -87,6 +87,7 @@ def test_code_of_its_own() -> None:
 def test_positions_without_a_limit_and_a_size_for_each_layer() -> None:
     text = read(max_position_embeddings=-1, num_key_value_heads=[8, 4, None], head_dim=None).text
     assert (text["max_position_embeddings"], text["num_key_value_heads"]) == (-1, [8, 4, None])
+    assert read(n_positions=1200.0).text["n_positions"] == 1200  # transformers' own default for one model
 
 
 def test_several_architectures_or_none() -> None:

@@ -45,7 +45,9 @@ def _about_model(of: Situation) -> Iterator[str]:
     skeleton, config = of.subject.skeleton, of.checkpoint.config
     if of.subject.own is not None:
         yield f"it is quantized already ({of.subject.own}, by bitsandbytes): nothing is converted while it is loaded"
-    if not skeleton.known:
+    if not skeleton.known and of.subject.own is not None:
+        yield "config.json alone does not tell its layers: its tensors are counted as they are stored"
+    elif not skeleton.known:
         yield (
             "this architecture is not known: which layers are converted was judged by the names and shapes of its"
             " tensors (--exact asks the environment)"

@@ -178,7 +178,7 @@ def _subject(checkpoint: Checkpoint, skeleton: Skeleton, devices: Devices, asked
 def _model(checkpoint: Checkpoint, skeleton: Skeleton | None) -> dict[str, Any]:
     config = checkpoint.config
     parameters = None
-    if skeleton is not None:
+    if skeleton is not None and (skeleton.known or own(config) is None):  # what is packed cannot be counted
         parameters = sum(one.elements * one.count for one in skeleton.parameters if one.kind != "buffer")
     return {
         "source": checkpoint.source,

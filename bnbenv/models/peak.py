@@ -16,6 +16,7 @@ On CUDA it follows from the same sources and is not measured yet: ``LEVELS`` say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Literal
@@ -28,16 +29,23 @@ LEVELS = {"cpu": "measured", "cuda": "declared"}  # evidence for load_peak and p
 
 
 def load_peak(
-    skeleton: Skeleton, quantization: Quantization, dtype: str, device: Place, stored_as: str | None = None
+    skeleton: Skeleton,
+    quantization: Quantization,
+    dtype: str,
+    device: Place,
+    stored_as: str | None = None,
+    bitsandbytes: str | None = None,
 ) -> int:
     """Bytes at the peak of loading a checkpoint of full precision onto one device.
 
     ``dtype`` is the loading type, ``stored_as`` the type of the checkpoint's tensors, both as safetensors names them;
-    without ``stored_as`` a tensor of the same size is taken for one of the same type.
+    without ``stored_as`` a tensor of the same size is taken for one of the same type. ``bitsandbytes`` is its release
+    (None: 0.50): the 4-bit kernel for the CPU of earlier ones takes ten times as much.
     """
     if device == "cuda":
         return _on_cuda(skeleton, quantization, dtype, stored_as)
-    return _on_the_cpu(skeleton, quantization, dtype, stored_as)
+    first = bitsandbytes is not None and tuple(map(int, re.findall(r"\d+", bitsandbytes)[:2])) < (0, 50)
+    return _on_the_cpu(skeleton, quantization, dtype, stored_as, first)
 
 
 def prequantized_peak(skeleton: Skeleton, quantization: Quantization, dtype: str, device: Place) -> int | None:
@@ -96,7 +104,9 @@ def _is_cast(parameter: Parameter, dtype: str, stored_as: str | None) -> bool:
 # On the CPU
 
 
-def _on_the_cpu(skeleton: Skeleton, quantization: Quantization, dtype: str, stored_as: str | None) -> int:
+def _on_the_cpu(
+    skeleton: Skeleton, quantization: Quantization, dtype: str, stored_as: str | None, first_kernel: bool
+) -> int:
     mapped = 0
 
     def is_mapped(one: Parameter) -> bool:
@@ -111,7 +121,7 @@ def _on_the_cpu(skeleton: Skeleton, quantization: Quantization, dtype: str, stor
         merging = _merging(one, plain(one, dtype), _is_cast(one, dtype, stored_as))
         if quantized(one, quantization) is None:
             return max(read, merging)
-        return max(merging, read + conversion_on_the_cpu(one, quantization, dtype))
+        return max(merging, read + _conversion_on_the_cpu(one, quantization, dtype, first_kernel))
 
     for one in skeleton.parameters:
         if quantized(one, quantization) is None and is_mapped(one):
@@ -119,10 +129,10 @@ def _on_the_cpu(skeleton: Skeleton, quantization: Quantization, dtype: str, stor
     return _highest(skeleton, kept, while_loading) + mapped
 
 
-def conversion_on_the_cpu(parameter: Parameter, quantization: Quantization, dtype: str) -> int:
+def _conversion_on_the_cpu(parameter: Parameter, quantization: Quantization, dtype: str, first_kernel: bool) -> int:
     """Bytes of temporaries and result at the peak of converting one weight, without the weight itself.
 
-    Both kernels are torch code on the CPU (bitsandbytes' ``backends/default/ops.py``).
+    The kernels are torch code on the CPU (bitsandbytes' ``backends/default/ops.py``).
     """
     n = parameter.elements
     if quantization == "int8":
@@ -130,8 +140,10 @@ def conversion_on_the_cpu(parameter: Parameter, quantization: Quantization, dtyp
         half = 0 if dtype == "F16" else 2 * n
         return half + 4 * n + 4 * n + 2 * 4 * parameter.shape[0]
     absmax = 4 * -(-n // BLOCK)
-    single = 0 if dtype == "F32" else 4 * n
     scaled = 4 * n
+    if first_kernel:  # 0.46 to 0.49: the distances to all 16 values of the code, and their absolute values
+        return scaled + absmax + 2 * 16 * 4 * n
+    single = 0 if dtype == "F32" else 4 * n
     if quantization.startswith("nf4"):
         # Indices as int32, then as bytes, then both halves of a pair as they are packed.
         return single + scaled + absmax + 4 * n + n + n

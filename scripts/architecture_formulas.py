@@ -17,6 +17,7 @@ from bnbenv.models.formulas import Unresolved, evaluate, holds
 
 Shape = tuple[int, ...]
 DEPTH = 4  # conditions on the way to a shape
+ENOUGH = 4  # samples on each side of a condition that divides shapes
 TRIED = 14  # conditions that are followed at each step
 MISSING = object()
 
@@ -69,8 +70,11 @@ class Search:
             return None
         tried = 0
         for condition, yes, no in self.splits(instances) if time.process_time() <= self.until else ():
-            if len(there) == len(instances) and self.shape(yes) is None and self.shape(no) is None:
-                continue  # neither half is any easier
+            if len(there) == len(instances):
+                if min(len({one.sample for one in side}) for side in (yes, no)) < ENOUGH:
+                    continue  # too few to tell a formula from chance
+                if self.shape(yes) is None and self.shape(no) is None:
+                    continue  # neither half is any easier
             tried += 1
             if tried > TRIED:
                 return None

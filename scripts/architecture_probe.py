@@ -154,6 +154,8 @@ class Prober:
             if LEFT.search(key.rpartition(".")[2]):
                 continue
             for value in variants(self.base.get(key, one), one, key):
+                if value is not None and len(choices.get(key, ())) >= 2:
+                    continue
                 found = self.try_build({**self.base, key: value})
                 if found is None or json.dumps(found) == plain:
                     continue

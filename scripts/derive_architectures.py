@@ -99,8 +99,8 @@ def even(values: dict[str, Any]) -> bool:
 class Derived:
     """The row of one class, put together from its samples."""
 
-    def __init__(self, record: Record, versions: dict[str, str]) -> None:
-        self.record, self.versions = record, versions
+    def __init__(self, record: Record, versions: dict[str, str], seconds: float) -> None:
+        self.record, self.versions, self.seconds = record, versions, seconds
         for sample in record["samples"]:  # fields that a model reads and its config class does not have
             for name in sample["config"]:
                 if name not in record["types"]:
@@ -108,8 +108,7 @@ class Derived:
         self.samples = [one for one in record["samples"] if even(values_of(one, record["defaults"]))]
         self.values = [values_of(one, record["defaults"]) for one in self.samples]
         self.learned = [number for number, one in enumerate(self.samples) if one["why"] != "check"]
-        self.search = Search(varied(record), until=time.process_time() + SECONDS)
-        self.missing: list[str] = []
+        self.search = Search(varied(record), until=time.process_time() + seconds)
         self.groups: dict[str, dict[int, list[Record]]] = {}  # by pattern and sample
         for number, sample in enumerate(self.samples):
             for group in sample["groups"][1:]:
@@ -226,7 +225,7 @@ class Derived:
         """A default as a formula over the fields that config.json itself holds, so that no two ask for each other."""
         computed = {name for one in self.samples for name in one["resolved"]}
         search = Search(
-            tuple(name for name in self.search.fields if name not in computed), until=time.process_time() + SECONDS
+            tuple(name for name in self.search.fields if name not in computed), until=time.process_time() + self.seconds
         )
         found = search.cases(
             [
@@ -330,7 +329,7 @@ def small_buffer(row: Architecture, name: str, given: Any, wanted: Any) -> bool:
     return kinds.get(pattern) == "buffer" and name in given and name in wanted
 
 
-def rows_of(path: Path, said: bool = True) -> list[Architecture]:
+def rows_of(path: Path, seconds: float) -> list[Architecture]:
     """The rows of one file of samples; a row whose formulas the samples for checking contradict loses them."""
     lines = path.read_text(encoding="utf-8").splitlines()
     versions = json.loads(lines[0])
@@ -340,7 +339,7 @@ def rows_of(path: Path, said: bool = True) -> list[Architecture]:
         if not record["samples"]:
             print(f"{record['architecture']}: {'; '.join(record['said'])}", file=sys.stderr)
             continue
-        row = Derived(record, versions).row()
+        row = Derived(record, versions, seconds).row()
         if row.formulas is None:
             wrong = [
                 (sample["why"], one)
@@ -384,7 +383,7 @@ def derive(given: argparse.Namespace) -> int:
     """Raises Failed, OSError."""
     files = given.samples or measure(given.pythons, given.only, given.seed, given.joint)
     path = given.out / ARCHITECTURES
-    fresh = [row for file in files for row in rows_of(file)]
+    fresh = [row for file in files for row in rows_of(file, given.seconds)]
     measured = {(row.architecture, version) for row in fresh for version in row.transformers}
     kept = []
     for row in read_rows(path):
@@ -401,6 +400,9 @@ def main() -> int:
     parser.add_argument("--samples", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--only", nargs="*", default=[], metavar="CLASS", help="these classes (default: all)")
     parser.add_argument("--joint", type=int, default=36, metavar="N", help="samples with many changes (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="of computing, for the formulas of one class (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=Path, default=MATRICES, metavar="DIR")

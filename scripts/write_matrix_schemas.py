@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from derive_torch_declared import TORCH_ARCHS, ArchTable
 
+from bnbenv.matrix.architectures import ARCHITECTURES, ArchitectureTable
 from bnbenv.matrix.load import TABLES
 
 MATRICES = Path(__file__).resolve().parent.parent / "matrices"
@@ -25,7 +26,7 @@ MATRICES = Path(__file__).resolve().parent.parent / "matrices"
 
 def schemas() -> dict[str, str]:
     """The text of each schema, by file name: ``gpus.schema.json`` for ``gpus.toml``."""
-    tables: dict[str, type[msgspec.Struct]] = {**TABLES, TORCH_ARCHS: ArchTable}
+    tables: dict[str, type[msgspec.Struct]] = {**TABLES, TORCH_ARCHS: ArchTable, ARCHITECTURES: ArchitectureTable}
     return {f"{name.rpartition('.')[0]}.schema.json": text(name, kind) for name, kind in tables.items()}
 
 

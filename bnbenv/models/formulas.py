@@ -64,7 +64,7 @@ def holds(condition: str, lookup: Lookup, layer: int | None) -> bool:
     if what == "null":
         return value is None
     if what == "zero":
-        return value == 0
+        return bool(value == 0)
     if what == "same":
         return bool(value == lookup(other))
     return _of_layer(what, value, other, name, layer)
@@ -78,7 +78,7 @@ def _of_layer(what: str, value: Any, other: str, name: str, layer: int | None) -
             return False
         if not isinstance(value, (list, tuple)):
             raise Unresolved(name)
-        return layer in value if what == "in" else bool(layer < len(value) and value[layer] == other)
+        return layer in value if what == "in" else layer < len(value) and bool(value[layer] == other)
     if value is None or value == 0:
         return False
     limit = number(value, name)

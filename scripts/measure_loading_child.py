@@ -3,7 +3,7 @@
 Run by the Python of an environment with torch, transformers, accelerate and bitsandbytes:
 
     measure_loading_child.py make FOLDER NAME           a larger model of random weights (see MODELS)
-    measure_loading_child.py weights FOLDER ...         the bytes of the loaded models, for each quantization
+    measure_loading_child.py weights DTYPE FOLDER ...   the bytes of the loaded models, for each quantization
     measure_loading_child.py save FOLDER QUANTIZATION DTYPE OUT
     measure_loading_child.py peak FOLDER QUANTIZATION DTYPE cpu|cuda
 
@@ -35,6 +35,7 @@ EARLY = hf.__version__.startswith("4.")
 SIDES: dict[str, Any] = {"hidden_size": 2048, "num_attention_heads": 16, "max_position_embeddings": 2048}
 GROUPED = {**SIDES, "num_key_value_heads": 4, "intermediate_size": 8192}
 MODELS: dict[str, tuple[Any, str, str]] = {
+    "one-layer": (lambda: hf.LlamaConfig(**GROUPED, num_hidden_layers=1, vocab_size=4000), "BF16", "50GB"),
     "llama": (lambda: hf.LlamaConfig(**GROUPED, num_hidden_layers=4, vocab_size=32000), "BF16", "50GB"),
     "llama-f16": (lambda: hf.LlamaConfig(**GROUPED, num_hidden_layers=3, vocab_size=16000), "F16", "50GB"),
     "llama-f32": (lambda: hf.LlamaConfig(**GROUPED, num_hidden_layers=2, vocab_size=16000), "F32", "50GB"),
@@ -63,7 +64,7 @@ def main(words: list[str]) -> None:
     if words[0] == "make":
         make(Path(words[1]), words[2])
     elif words[0] == "weights":
-        for line in weights(words[1:]):
+        for line in weights(TYPES[words[1]], words[2:]):
             print(json.dumps(line), flush=True)
     elif words[0] == "save":
         load(words[1], words[2], TYPES[words[3]], "cpu").save_pretrained(words[4])
@@ -116,13 +117,11 @@ def tensors_of(model: Any) -> Iterator[Any]:
             yield value.SCB
 
 
-def weights(folders: list[str]) -> Iterator[dict[str, Any]]:
+def weights(dtype: Any, folders: list[str]) -> Iterator[dict[str, Any]]:
     for folder in folders:
         for quantization in QUANTIZATIONS:
-            for name in ("BF16", "F16"):
-                model = load(folder, quantization, TYPES[name], "cpu")
-                total = sum(one.nbytes for one in tensors_of(model))
-                yield {"model": Path(folder).name, "quantization": quantization, "dtype": name, "total": total}
+            total = sum(one.nbytes for one in tensors_of(load(folder, quantization, dtype, "cpu")))
+            yield {"model": Path(folder).name, "quantization": quantization, "total": total}
 
 
 def peak(folder: str, quantization: str, dtype: Any, device: str) -> dict[str, Any]:

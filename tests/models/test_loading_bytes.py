@@ -1,0 +1,214 @@
+"""Bytes of weights and the peak while loading, against models that the real libraries loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnbenv.errors import Failed, UsageError
+from bnbenv.models.exact import exact, read_answer
+from bnbenv.models.layout import eight_bit, four_bit, weights
+from bnbenv.models.local import read_local
+from bnbenv.models.model import QUANTIZATIONS, CheckpointError, Parameter, Quantization, Skeleton
+from bnbenv.models.peak import load_peak, prequantized_peak
+from bnbenv.models.skeleton import skeleton
+from bnbenv.process import Command, Finished, SystemRunner
+
+CHILD = Path(__file__).parents[2] / "scripts" / "measure_loading_child.py"
+
+
+# What bitsandbytes 0.50.2 made of tensors of these shapes.
+@pytest.mark.parametrize(
+    ("elements", "double", "data", "statistics"),
+    [
+        (193 * 415, False, 40048, 5072),
+        (193 * 415, True, 40048, 2364),
+        (15, False, 8, 68),
+        (15, True, 8, 1097),
+        (4096 * 4096, False, 8388608, 1048640),
+        (4096 * 4096, True, 8388608, 267332),
+    ],
+)
+def test_four_bit_weights_as_bitsandbytes_lays_them_out(
+    elements: int, double: bool, data: int, statistics: int
+) -> None:
+    assert four_bit(elements, double) == (data, statistics)
+
+
+def test_int8_has_a_scale_for_each_row() -> None:
+    assert eight_bit((3, 500)) == (1500, 12)
+
+
+def model(*parameters: Parameter, transformers: str = "5.23.0") -> Skeleton:
+    return Skeleton(parameters, transformers, "written here")
+
+
+LAYER = Parameter("a.weight", (1024, 1024), "linear", converted=True, stored=2 << 20)
+EXPERTS = Parameter("b.experts.gate_up_proj", (8, 256, 256), "expert", stored=1 << 20, parts=16)
+
+
+def test_layers_that_stand_in_one_are_as_many_that_stand_for_themselves() -> None:
+    norm = Parameter("norm.weight", (1024,), "norm", stored=2048)
+    many = [LAYER, norm] * 5
+    for quantization in QUANTIZATIONS:
+        one = model(*[Parameter(p.name, p.shape, p.kind, p.converted, count=5, stored=p.stored) for p in (LAYER, norm)])
+        assert weights(one, quantization, "BF16") == weights(model(*many), quantization, "BF16")
+        for device in ("cuda", "cpu"):
+            expected = load_peak(model(*many), quantization, "BF16", device)  # type: ignore[arg-type]
+            assert load_peak(one, quantization, "BF16", device) == expected  # type: ignore[arg-type]
+
+
+def test_on_a_gpu_transformers_4_holds_a_weight_twice() -> None:
+    """It takes it to the CPU and back; transformers 5 does so for int8 alone."""
+    n, result = LAYER.elements, four_bit(LAYER.elements, False).total
+    assert load_peak(model(LAYER), "nf4", "BF16", "cuda") == 2 * n + result
+    assert load_peak(model(LAYER, transformers="4.57.6"), "nf4", "BF16", "cuda") == 2 * n + 2 * n + result
+    assert load_peak(model(LAYER), "int8", "BF16", "cuda") == 2 * n + 2 * n + eight_bit(LAYER.shape).total
+
+
+def test_experts_are_held_twice_while_they_are_put_together() -> None:
+    size = 2 * EXPERTS.elements
+    assert load_peak(model(EXPERTS), "nf4", "BF16", "cuda") == 2 * size
+    assert load_peak(model(EXPERTS), "nf4", "BF16", "cpu") == 2 * size
+    assert prequantized_peak(model(EXPERTS), "nf4", "BF16", "cuda") == 2 * size
+
+
+def test_a_type_that_is_cast_is_a_copy_on_the_cpu() -> None:
+    """What is not cast stays the file's own pages, and no second copy is held while it is converted."""
+    same = load_peak(model(LAYER), "nf4", "BF16", "cpu", "BF16")
+    assert load_peak(model(LAYER), "nf4", "F16", "cpu", "BF16") == same + 2 * LAYER.elements
+
+
+def test_the_cpu_kernel_of_earlier_releases_takes_more() -> None:
+    now = load_peak(model(LAYER), "nf4", "BF16", "cpu", bitsandbytes="0.50.2")
+    assert load_peak(model(LAYER), "nf4", "BF16", "cpu", bitsandbytes="0.49.2") > 8 * now
+
+
+def test_nothing_is_prequantized_without_a_quantization() -> None:
+    assert prequantized_peak(model(LAYER), "none", "BF16", "cuda") is None
+
+
+@pytest.mark.parametrize(("release", "dtype"), [(5, "BF16"), (4, "F16")])
+@pytest.mark.real
+@pytest.mark.xdist_group("models")
+def test_predicted_weight_bytes_are_those_of_the_loaded_models(
+    release: int, dtype: str, request: pytest.FixtureRequest, models_environ: dict[str, str]
+) -> None:
+    """The exact skeleton to the byte; the one from headers within 1 %."""
+    python, zoo = environment(request, release)
+    folders = sorted(zoo.iterdir())
+    runner = SystemRunner()
+    built = {
+        name: exact(zoo / name, python, runner, dtype=dtype, tensors=read_local(zoo / name).tensors)
+        for name in ("mixtral", "qwen2" if release == 5 else "opt")
+    }
+    seen = 0
+    for told in child(python, models_environ, "weights", dtype, *map(str, folders)):
+        kind: Quantization = told["quantization"]
+        told_of = f"{told['model']} {kind}"
+        headers = skeleton(read_local(zoo / told["model"]), built["mixtral"].transformers)
+        assert weights(headers, kind, dtype).total == pytest.approx(told["total"], rel=0.01), told_of
+        if told["model"] in built:
+            assert weights(built[told["model"]], kind, dtype).total == told["total"], told_of
+        seen += 1
+    assert seen == len(folders) * len(QUANTIZATIONS)
+
+
+@pytest.mark.real
+@pytest.mark.xdist_group("models")
+def test_predicted_peak_is_near_the_measured_one(
+    request: pytest.FixtureRequest, models_environ: dict[str, str], tmp_path: Path
+) -> None:
+    """One layer of a Llama-like model, both loaders; more models are in matrices/evidence."""
+    folder, environ = tmp_path / "one-layer", {**models_environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    python, _ = environment(request, 5)
+    list(child(python, environ, "make", str(folder), "one-layer"))
+    checkpoint = read_local(folder)
+    for release, kind, dtype in ((5, "nf4-double", "BF16"), (4, "int8", "F16")):
+        python, _ = environment(request, release)
+        (told,) = child(python, environ, "peak", str(folder), kind, dtype, "cpu")
+        plan = skeleton(checkpoint, told["transformers"])
+        quantization = next(one for one in QUANTIZATIONS if one == kind)
+        assert load_peak(plan, quantization, dtype, "cpu", "BF16") == pytest.approx(told["peak_bytes"], rel=0.1)
+
+
+@pytest.mark.real
+@pytest.mark.xdist_group("models")
+def test_a_model_is_built_from_its_config_alone(
+    models_python: Path, model_zoo: Path, models_environ: dict[str, str], tmp_path: Path
+) -> None:
+    """As with the checkpoint: the parts of its experts, too."""
+    fields = json.loads((model_zoo / "mixtral" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    alone = exact(tmp_path, models_python, SystemRunner(), environ=dict(models_environ))
+    headers = skeleton(read_local(model_zoo / "mixtral"), "5.23.0")
+    assert [(one.name, one.shape, one.parts) for one in alone.parameters if one.parts > 1] == [
+        (one.name, one.shape, one.parts) for one in headers.parameters if one.parts > 1
+    ]
+    assert weights(alone, "nf4", "BF16").total == weights(headers, "nf4", "BF16").total
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "architectures": ["NoSuchForCausalLM"]}))
+    with pytest.raises(CheckpointError, match="has no class NoSuchForCausalLM") as caught:
+        exact(tmp_path, models_python, SystemRunner(), environ=dict(models_environ))
+    assert caught.value.code == "unknown-architecture"
+
+
+class Answers:
+    """A runner whose program prints what it is given."""
+
+    def __init__(self, stdout: str, returncode: int = 0) -> None:
+        self.stdout, self.returncode = stdout, returncode
+        self.commands: list[Command] = []
+
+    def run(self, command: Command) -> Finished:
+        self.commands.append(command)
+        return Finished(command, self.returncode, self.stdout, "Traceback: no", False, 0.1)
+
+
+def test_code_of_the_model_is_refused_unless_it_is_asked_for(tmp_path: Path) -> None:
+    refused = Answers('{"event": "error", "code": "remote-code", "message": "the model needs code of its own"}', 1)
+    with pytest.raises(CheckpointError, match="needs code of its own") as caught:
+        exact(tmp_path, Path("python"), refused)
+    assert "--trust-remote-code" in caught.value.next_step
+    assert json.loads(refused.commands[0].stdin or "")["trust_remote_code"] is False
+
+
+def test_an_environment_without_transformers_says_so(tmp_path: Path) -> None:
+    line = '{"event": "error", "code": "package-missing", "message": "the environment has no transformers"}'
+    with pytest.raises(Failed, match="has no transformers") as caught:
+        exact(tmp_path, Path("python"), Answers(line, 1))
+    assert caught.value.code == "package-missing"
+
+
+@pytest.mark.parametrize("line", ['{"event": "parameter"}', '{"event": "parameter", "dtype": "int3"}'])
+def test_what_cannot_be_read_is_an_error(line: str, tmp_path: Path) -> None:
+    end = '{"event": "end", "transformers": "5.23.0", "architecture": "A"}'
+    with pytest.raises(Failed, match="cannot be read"):
+        read_answer(Answers(f"{line}\n{end}").run(Command(("python",), 1.0)), "m", "python")
+
+
+def test_a_process_that_is_killed_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="killed by SIGKILL"):
+        exact(tmp_path, Path("python"), Answers("", -9))
+
+
+def test_a_python_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be started"):
+        exact(tmp_path, tmp_path / "none", SystemRunner())
+
+
+def environment(request: pytest.FixtureRequest, release: int) -> tuple[Path, Path]:
+    """The Python and the zoo of a major release of transformers."""
+    suffix = "" if release == 5 else "_4"
+    return request.getfixturevalue(f"models_python{suffix}"), request.getfixturevalue(f"model_zoo{suffix}")
+
+
+def child(python: Path, environ: dict[str, str], *words: str) -> Iterator[dict[str, Any]]:
+    command = [str(python), str(CHILD), *words]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    yield from map(json.loads, done.stdout.splitlines())

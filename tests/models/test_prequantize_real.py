@@ -19,13 +19,22 @@ from bnbenv.models.prequantize.note import read_note
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("models")]
 
+# Decoded weights against those of the source: NF4's mean error on normal values is 0.073 of their deviation. Rows that
+# are no whole blocks are left out: on some CPUs bitsandbytes 0.50.2 decodes them wrongly.
 LOAD = """
-import json, sys, torch, transformers
+import json, sys, torch, transformers, bitsandbytes as bnb
+from safetensors.torch import load_file
 transformers.utils.logging.set_verbosity_error()
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
-with torch.no_grad():
-    logits = model(torch.arange(8)[None]).logits
-print(json.dumps([model.is_loaded_in_4bit, bool(torch.isfinite(logits).all()), list(logits.shape)]))
+layers = {name: one for name, one in model.named_modules() if isinstance(one, bnb.nn.Linear4bit)}
+source, errors = load_file(sys.argv[2]), []
+for name, layer in layers.items():
+    if layer.in_features % 64:
+        continue
+    decoded = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    original = source[f"{name}.weight"].float()
+    errors.append(((decoded - original).abs().mean() / original.std()).item())
+print(json.dumps([model.is_loaded_in_4bit, len(layers), max(errors)]))
 """
 
 
@@ -74,7 +83,7 @@ def test_a_snapshot_in_the_cache_of_the_hub(
     assert (made["converted"], made["kept"], len(made["files"]) > 1) == (14, 7, True)
     assert command("me/tiny", "a b\nc", "--python", str(models_python), "--shard-size", "400KB")["status"] == "there"
     loaded = subprocess.run(
-        [models_python, "-c", LOAD, made["out"]],
+        [models_python, "-c", LOAD, made["out"], snapshot / "model.safetensors"],
         env={**os.environ, **models_environ},
         capture_output=True,
         text=True,
@@ -82,7 +91,8 @@ def test_a_snapshot_in_the_cache_of_the_hub(
         check=False,
     )
     assert loaded.returncode == 0, loaded.stderr
-    assert json.loads(loaded.stdout.splitlines()[-1]) == [True, True, [1, 8, 1000]]
+    in_4_bit, layers, error = json.loads(loaded.stdout.splitlines()[-1])
+    assert (in_4_bit, layers) == (True, 14) and 0.05 < error < 0.1
 
 
 def test_transformers_4(command: Callable[..., Any], models_python_4: Path, model_zoo_4: Path) -> None:

@@ -17,7 +17,9 @@ def render(document: dict[str, Any]) -> str:
         lines = wrap(f"wrote {document['out']}: {document['quantization']}, {after} instead of {before}")
     packages = document["packages"]
     with_ = f"transformers {packages['transformers']}, bitsandbytes {packages['bitsandbytes']}"
-    lines += wrap(f"{document['converted']} tensors are quantized, {document['kept']} are {document['dtype']}", "  ")
+    computed = "" if document["quantization"] == "int8" else f" and computed in {document['compute_dtype']}"
+    kept = f"{document['kept']} stay in {document['dtype']}"
+    lines += wrap(f"{document['converted']} tensors are quantized{computed}, {kept}", "  ")
     if document["status"] == "made":
         resumed = f", {_files(document['resumed'])} of them before" if document["resumed"] else ""
         how = f"{_files(len(document['files']))}{resumed}, on {document['device']} in {document['seconds']:.0f} s"

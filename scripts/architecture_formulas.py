@@ -18,6 +18,7 @@ from bnbenv.models.formulas import Unresolved, evaluate, holds
 Shape = tuple[int, ...]
 DEPTH = 4  # conditions on the way to a shape
 ENOUGH = 4  # samples on each side of a condition that divides shapes
+MANY = 16  # samples that tell a formula well
 TRIED = 14  # conditions that are followed at each step
 MISSING = object()
 
@@ -64,6 +65,10 @@ class Search:
             return []
         if len(there) == len(instances):
             shape = self.shape(there)
+            if shape is None and depth == DEPTH and len(there) >= MANY:
+                self.sums = True
+                shape = self.shape(there)
+                self.sums = False
             if shape is not None:
                 return [Case(shape)]
         if depth == 0:
@@ -136,11 +141,14 @@ class Search:
                 return None
         firsts = {one.sample: one for one in reversed(instances)}
         given, wanted = list(firsts.values()), tuple(distinct[sample] for sample in firsts)
-        if len(set(wanted)) == 1:
+        # A number that many samples have in common is none by chance; of a few, another side's formula is likelier.
+        if len(set(wanted)) == 1 and (len(wanted) >= MANY or wanted[0] <= MANY):
             return str(wanted[0])
         for formula in self.known:
             if matches(formula, given, wanted):
                 return formula
+        if len(set(wanted)) == 1:
+            return str(wanted[0])
         numeric = [name for name in self.fields if all(usable(one.values.get(name)) for one in given)]
         found = search(self.related(numeric, given, wanted), given, wanted, self.sums)
         if found is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -147,12 +148,8 @@ class Derived:
         stored = {part[0]: part for groups in by_sample.values() for one in groups for part in one["stored"] or ()}
         converted = any(one["converted"] for groups in by_sample.values() for one in groups)
         module: Any = first["module"] if first["module"] != "linear-like" or converted else ""
-        if cases is None and first["kind"] == "buffer":
-            size = 1
-            for side in first["shape"]:
-                size *= side
-            if size <= SMALL:
-                cases = [Case(tuple(map(str, first["shape"])))]
+        if cases is None and first["kind"] == "buffer" and math.prod(first["shape"]) <= SMALL:
+            cases = [Case(tuple(map(str, first["shape"])))]
         return Pattern(
             name=name,
             kind=first["kind"],
@@ -318,15 +315,16 @@ def differences(row: Architecture, sample: Record, transformers: str) -> list[st
     return [
         f"{name}: {given.get(name)} but is {wanted.get(name)}"
         for name in sorted({*given, *wanted})
-        if given.get(name) != wanted.get(name) and not small_buffer(row, name, given, wanted)
+        if given.get(name) != wanted.get(name) and not small_buffer(row, name, (given.get(name), wanted.get(name)))
     ]
 
 
-def small_buffer(row: Architecture, name: str, given: Any, wanted: Any) -> bool:
-    """A buffer of a few bytes whose shape is that of another config."""
+def small_buffer(row: Architecture, name: str, there: Iterable[Any]) -> bool:
+    """A buffer so small that it does not matter whether it is there, or has the shape of another config."""
     kinds = {one.name: one.kind for one in row.parameters}
     pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-    return kinds.get(pattern) == "buffer" and name in given and name in wanted
+    sizes = [math.prod(one[0]) for one in there if one is not None]
+    return kinds.get(pattern) == "buffer" and max(sizes) <= 4096
 
 
 def rows_of(path: Path, seconds: float) -> list[Architecture]:

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 # What a prediction needs to know of a configuration.
 CONFIG = (
     *("model_type", "num_attention_heads", "final_logit_softcapping", "attn_logit_softcapping"),
-    *("num_local_experts", "num_experts", "num_experts_per_tok"),
+    *("num_local_experts", "num_experts", "num_experts_per_tok", "num_hidden_layers", "sliding_window", "layer_types"),
 )
 
 

@@ -6,7 +6,8 @@ Read in peft 0.21.2, transformers 5.23.0 and bitsandbytes 0.50.2, and held again
 - A quantized model is made ready by ``prepare_model_for_kbit_training``: all that is not quantized becomes float32,
   the embeddings, the output and experts too (``casts``). What flows between the layers is float32 from then on.
 - Adapters are float32 (``autocast_adapter_dtype``), and so are their gradients and what AdamW keeps.
-- Attention is PyTorch's (sdpa), which keeps no matrix; Gemma 2's is not, and keeps some.
+- Attention is PyTorch's (sdpa), which keeps no matrix but a mask where a window is smaller than the context; Gemma 2's
+  is not, and keeps some.
 - Checkpointing is of the kind that the release of transformers takes by itself.
 - There is no autocast. With it (``bf16=True`` of the Trainer) some of the activations are half as large.
 - Gradients are there from the step before, as they are while they are accumulated.
@@ -20,7 +21,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bnbenv.models.model import SIZES, Config, Parameter, Quantization, Skeleton, Training, Workload
+from bnbenv.models.cache import layers as cached
+from bnbenv.models.model import (
+    SIZES,
+    CheckpointError,
+    Config,
+    Parameter,
+    Quantization,
+    Skeleton,
+    Training,
+    Workload,
+)
 
 FLOAT32 = 4
 BLOCK = 256  # elements of a state in 8 bit that share one absmax
@@ -116,8 +127,11 @@ def _activations(skeleton: Skeleton, config: Config, quantization: Quantization,
     hidden, vocabulary = _sides(skeleton)
     layers = _layers(skeleton, config, workload)
     kept = [_kept(one, hidden, size, workload.rank, quantization) for one in layers.values()]
-    matrix = _matrix(config, workload, size)
-    inside = [tokens * row + matrix for row in kept]
+    matrix, masked = _matrix(config, workload, size), _masked(skeleton, config, dtype, workload)
+    inside = [
+        tokens * (row + masked * _repeated(one) * size) + masked * workload.batch * workload.context**2 * size + matrix
+        for row, one in zip(kept, layers.values(), strict=True)
+    ]
     backward = [
         tokens * _backward(one, hidden, size)
         + max(0, _decoded(one, quantization, dtype) - tokens * _narrow(one, hidden, size))
@@ -191,24 +205,24 @@ def _kept(linears: Sequence[Linear], hidden: int, size: int, rank: int, quantiza
 
     The output of each linear layer but the last of a block, which flows on; the input that the first ones share and
     that of the last; where there is a gate, what becomes of it; the results of lora_A; and the sum after attention.
-    A plain linear layer has its input cast for its adapter, each for itself, and a norm has its own in float32.
+    In half precision a linear layer has its input cast for its adapter, each for itself, and a norm has its own in
+    float32, which are kept in place of what they were made of.
     """
-    kept, plain = float(hidden * size), quantization == "none"
-    if plain and size < FLOAT32:
-        kept += 2 * hidden * FLOAT32
+    cast = quantization == "none" and size < FLOAT32
+    kept = float(2 * hidden * FLOAT32 if cast else hidden * size)
     for block in _blocks(linears):
         *first, last = block
-        share = last.share
-        kept += share * size * sum(one.out for one in first)
         shared, own = _inputs(block)
-        if quantization == "int8" or any(one.adapted for one in first):
-            kept += size * shared
-        if quantization == "int8" or last.adapted or not _gated(block):
-            kept += size * own
-        kept += size * own if _gated(block) else 0
+        kept += last.share * size * sum(one.out for one in first)
+        if cast:
+            kept += sum(one.share * one.into * FLOAT32 for one in block if one.adapted) + size * own
+        else:
+            if quantization == "int8" or any(one.adapted for one in first):
+                kept += size * shared
+            if quantization == "int8" or last.adapted or not _gated(block):
+                kept += size * own
+            kept += size * own if _gated(block) else 0
         kept += sum(one.share * rank * FLOAT32 for one in block if one.adapted)
-        if plain and size < FLOAT32:
-            kept += sum(one.share * one.into * FLOAT32 for one in block if one.adapted)
     return kept
 
 
@@ -216,6 +230,25 @@ def _inputs(block: Sequence[Linear]) -> tuple[float, float]:
     """Elements a token: what the first layers of a block are given, and what the last one is."""
     *first, last = block
     return last.share * max((one.into for one in first), default=0), last.share * last.into
+
+
+def _masked(skeleton: Skeleton, config: Config, dtype: str, workload: Workload) -> float:
+    """The share of the layers whose window is smaller than the context: PyTorch's attention needs a mask for these."""
+    try:
+        found = cached(config, dtype, skeleton.transformers)
+    except CheckpointError:  # it does not say what attention it has
+        return 0.0
+    narrow = [one for one in found if one.window is not None and one.window < workload.context]
+    return len(narrow) / len(found) if found else 0.0
+
+
+def _repeated(linears: Sequence[Linear]) -> int:
+    """Elements a token that keys and values get more where each is repeated for its queries, as it is with a mask."""
+    for block in _blocks(linears):
+        keys = next((one.out for one in block if one.module.endswith(".k_proj")), 0)
+        if keys:
+            return 2 * max(0, block[-1].into - keys)
+    return 0
 
 
 def _gated(block: Sequence[Linear]) -> bool:

@@ -52,8 +52,10 @@ def _about_model(of: Situation) -> Iterator[str]:
             "this architecture is not known: which layers are converted was judged by the names and shapes of its"
             " tensors (--exact asks the environment)"
         )
+    elif "was not measured" in skeleton.basis:
+        yield skeleton.basis
     if config.remote_code:
-        yield "it has code of its own, which was not run"
+        yield "it has code of its own, which is run by --exact --trust-remote-code alone"
     yield from _experts(of)
     if of.subject.stored_as == "F32" and of.subject.dtypes[of.setting.quantization] == "F32":
         quantization = of.setting.quantization

@@ -70,8 +70,11 @@ def compare(protocol: Any, main: Any, model: Path, folder: Path, case: str) -> d
     folder.mkdir()
     stream = io.StringIO()
     job = {"model": str(model), "out": str(folder), "quant": quant, "double_quant": double, "dtype": dtype}
-    main.prequantize(protocol.read_job(json.dumps({**job, "shard_bytes": 500_000})), protocol.Reporter(stream), [""])
-    plan = next(event for event in map(json.loads, stream.getvalue().splitlines()) if event["event"] == "plan")
+    main.attempt(json.dumps({**job, "shard_bytes": 500_000}), protocol.Reporter(stream))
+    events = {event["event"]: event for event in map(json.loads, stream.getvalue().splitlines())}
+    if "error" in events:
+        return {"case": case, "error": events["error"]}
+    plan = events["plan"]
 
     fly = load(model, dtype, quantization_config=config(quant, double))
     made = load(folder, None if NEWER else dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import shutil
@@ -23,10 +24,15 @@ def main() -> int:
     """Do the job on standard input; see ``protocol.py``. Returns the exit code."""
     reporter = Reporter(private_stdout())
     faulthandler.enable(all_threads=False)
-    # Without a handler SIGTERM ends Python at once, and with it nothing half written is left but NAME.part.
+    return_freed_memory()
+    return attempt(sys.stdin.read(), reporter)
+
+
+def attempt(text: str, reporter: Reporter) -> int:
+    """Do the job that a JSON text describes, and tell its end, whatever it is. Returns the exit code."""
     place = [""]
     try:
-        prequantize(read_job(sys.stdin.read()), reporter, place)
+        prequantize(read_job(text), reporter, place)
     except JobError as error:
         told = error
     except KeyboardInterrupt:
@@ -37,6 +43,14 @@ def main() -> int:
         return 0
     reporter.send("error", code=told.code, message=told.message, next_step=told.next_step, detail=told.detail)
     return 1
+
+
+def return_freed_memory() -> None:
+    """Have glibc give each large block back at once: it keeps those of up to 32 MB for later, in pieces."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD of malloc.h; a fixed one does not grow any more
 
 
 def prequantize(job: Job, reporter: Reporter, place: list[str]) -> None:

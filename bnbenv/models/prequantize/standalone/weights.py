@@ -75,10 +75,9 @@ class Prediction:
     SLACK = 96
 
     def __init__(self, model: Any, names: Names, target: str, dtype: torch.dtype, device: torch.device) -> None:
-        # Two whole nested blocks of statistics, so that the sides of both can be told.
-        self.sample = torch.linspace(-1, 1, 512 * 64, device=device).to(dtype).view(512, 64)
+        # Whole blocks of statistics, and square, as a Conv1D's weight is turned round.
+        self.sample = torch.linspace(-1, 1, 256 * 256, device=device).to(dtype).view(256, 256)
         self.found = serialize(model, names, target, self.sample)
-        self.device_bytes = sum(value.nbytes for value in self.found.values())
 
     def entries(self, base: str, shape: tuple[int, ...]) -> list[Entry]:
         """``base`` is the name of the module with its dot; ``shape`` is rows and columns of its weight."""

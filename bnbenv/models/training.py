@@ -258,8 +258,14 @@ def _gated(block: Sequence[Linear]) -> bool:
 
 
 def _backward(linears: Sequence[Linear], hidden: int, size: int) -> float:
-    """Bytes a token for gradients within a layer: those of its output, and of the widest thing in it two more."""
-    return size * (hidden + 2 * max((min(one.share, 1) * one.into for one in linears), default=0))
+    """Bytes a token for gradients within a layer: those of its output, and of the widest thing in it two more.
+
+    In half precision one of these is there as it is and in float32, the adapter's.
+    """
+    widest = max((min(one.share, 1) * one.into for one in linears), default=0)
+    if size < FLOAT32:
+        return (size + FLOAT32) * (hidden + widest)
+    return size * (hidden + 2 * widest)
 
 
 def _narrow(linears: Sequence[Linear], hidden: int, size: int) -> float:

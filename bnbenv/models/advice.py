@@ -237,7 +237,12 @@ def _training(s: Situation) -> Iterator[Line]:
     causal = loader(s.config, s.remote_code) == "AutoModelForCausalLM"
     task = ', task_type="CAUSAL_LM"' if causal else ""
     config = f'LoraConfig(\n        r=16, lora_alpha=32, target_modules="all-linear"{task}\n    )'
-    yield Line(f"model = get_peft_model(\n    model,\n    {config},\n)", because, QLORA)
+    source = QLORA
+    if s.fsdp:
+        config += ",\n    autocast_adapter_dtype=False"
+        because += "; in the type of the rest, since FSDP shards together what is of one type"
+        source = "huggingface/accelerate issue 3874"
+    yield Line(f"model = get_peft_model(\n    model,\n    {config},\n)", because, source)
 
 
 def _arguments(s: Situation, chosen: Type) -> Iterator[Line]:
@@ -245,7 +250,8 @@ def _arguments(s: Situation, chosen: Type) -> Iterator[Line]:
     source = "transformers, TrainingArguments"
     if s.devices.gpus and chosen.name != "float32":
         name = "bf16" if chosen.name == "bfloat16" else "fp16"
-        yield Line(f'"{name}": True', "the adapters are float32, and multiplied in this type (autocast)", source)
+        because = "mixed precision: this type" if s.fsdp else "the adapters are float32, and multiplied in this type"
+        yield Line(f'"{name}": True', f"{because} (autocast)", source)
     optimizer = _optimizer(s)
     if optimizer == "paged_adamw_8bit":
         because = "two bytes a trained weight, not eight, which move to main memory when the GPU is full"

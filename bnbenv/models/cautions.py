@@ -209,6 +209,10 @@ def _training(s: Situation) -> Iterator[Caution]:
             "to be of one type. Gradient checkpointing is fsdp_activation_checkpointing of accelerate's configuration",
             "huggingface/trl pull request 1416",
         )
+        yield Caution(
+            "FSDP of version 1 is meant: with version 2 4-bit weights lost their scales when that was last reported",
+            "huggingface/accelerate issue 3874",
+        )
     elif not s.devices.gpus and s.cpu_bf16 and s.quantization not in ("none", "int8"):
         yield Caution(
             "train before you evaluate: on a CPU with AVX-512 BF16, once a 4-bit layer ran in eval mode no gradient "

@@ -108,9 +108,11 @@ def test_quantized_already(bnbenv: Any, model: Any, faults: Any) -> None:
     assert (ran.code, ran.document["answer"], faults(ran.document)) == (0, "quantized-already", [])
     assert bnbenv("fit", gptq).out.splitlines()[-1] == "next: bnbenv add gptq"
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    own = bnbenv("fit", model(quantization_config={"quant_method": "bitsandbytes", **four}), "--json").document
+    own = bnbenv(
+        "fit", model(quantization_config={"quant_method": "bitsandbytes", **four}), "--free", "99GB", "--json"
+    ).document
     (only,) = own["settings"]
-    plain = setting(bnbenv("fit", model(), "--json").document)
+    plain = setting(bnbenv("fit", model(), "--free", "99GB", "--json").document)
     assert only["quantization"] == "nf4-double" and only["weight_bytes"] == plain["weight_bytes"]
     assert only["load_peak_bytes"] == plain["prequantized_peak_bytes"] < plain["load_peak_bytes"]
     assert "is quantized already (nf4-double" in own["notes"][0]
@@ -122,17 +124,18 @@ def test_the_release_of_transformers_that_loads_it(bnbenv: Any, model: Any, tmp_
     (site / "transformers-4.57.6.dist-info").mkdir(parents=True)
     (tmp_path / "env/bin").mkdir()
     (tmp_path / "env/bin/python").write_text("#!/bin/false\n")
-    ran = bnbenv("fit", model(), "--python", str(tmp_path / "env"), "--json").document
+    ran = bnbenv("fit", model(), "--python", str(tmp_path / "env"), "--free", "99GB", "--json").document
     assert (ran["asked"]["dtype"], ran["basis"]["transformers"][:5]) == ("float16", "4.57.")
-    ran = bnbenv("fit", model(), "--json").document
+    ran = bnbenv("fit", model(), "--free", "99GB", "--json").document
     assert (ran["asked"]["dtype"], ran["basis"]["transformers"][:2]) == ("bfloat16", "5.")
-    single = bnbenv("fit", model(dtype="float32"), "--json").document
+    single = bnbenv("fit", model(dtype="float32"), "--free", "99GB", "--json").document
     assert any("dtype=bfloat16" in note for note in single["notes"])
     assert single["settings"][0]["weight_bytes"] > 1.99 * ran["settings"][0]["weight_bytes"]
 
 
 def test_what_cannot_be_answered(refused: Any, model: Any, tmp_path: Path) -> None:
     refused("fit", "org/name", code=7)
+    refused("fit", model(), code=1, step="--free 24GB")  # no GPU, and no /proc/meminfo
     refused("fit", str(tmp_path / "nothing"), code=1)
     refused("fit", model("strange", architectures=["StrangeForCausalLM"], model_type="strange"), code=1, step="--exact")
     refused("fit", model(), "--context", "0")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.help import whole_number
 from bnbenv.cli.modelled import DTYPES, Release, add_devices, add_model, ask_devices, find_devices, release_of
-from bnbenv.errors import Exit, UsageError
+from bnbenv.errors import Exit, Failed, UsageError
 
 if TYPE_CHECKING:
     from bnbenv.models.devices import Devices
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         return Outcome(Exit.DONE, document, _view(args, ctx))
     skeleton = _skeleton(args, ctx, checkpoint, release)
     devices = _devices(args, ctx, asked, release)
+    _check_known(devices)
     dtype = DTYPES.get(args.dtype)
     question = report.Asked(args.quant, args.train, workload, dtype, release.version, release.of)
     document = report.document(checkpoint, skeleton, devices, question, _older(checkpoint, skeleton))
@@ -179,6 +180,15 @@ def _devices(args: argparse.Namespace, ctx: Context, asked: Any, release: Releas
     from bnbenv.doctor.running.sizes import read_size
 
     return with_free(found, read_size(args.free))
+
+
+def _check_known(devices: Devices) -> None:
+    """What is not known is no reason to say no."""
+    from bnbenv.models.devices import room
+
+    if not devices.gpus and not room(devices.cpu):
+        message = f"how much main memory there is cannot be told here, and {devices.missing}"
+        raise Failed("unknown-memory", message, "Say how much is free, such as: --free 24GB")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
 """Runs in an environment with transformers: small random models, and what from_pretrained in 4 bit makes of them.
 
-``python architecture_loads.py FOLDER CLASS ...`` saves a checkpoint of each class in FOLDER/CLASS and prints a line of
-JSON for it: its parameters and buffers as [name, elements before quantization, whether it was converted, bytes of an
-element where it was not].
+``python architecture_loads.py FOLDER CLASS ...`` prints the release, saves a checkpoint of each class in
+FOLDER/CLASS, and prints a line of JSON for it: its parameters and buffers as [name, elements before quantization,
+whether it was converted, bytes of an element where it was not].
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main() -> int:
 
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
+    print(f"release {transformers.__version__}", flush=True)
     for name in sys.argv[2:]:
         try:
             print(json.dumps({"class": name, "rows": made(name, Path(sys.argv[1]))}), flush=True)

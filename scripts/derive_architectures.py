@@ -8,7 +8,8 @@ built on the meta device for many configs (scripts/architecture_probe.py). Shape
 config.json, looked for among most of the samples and held against the rest. Rows of releases that are not measured
 now stay as they are; what two releases make the same of is one row.
 
-    --check     write nothing; hold the table against new samples of these environments, exit 1 where they differ
+    --check     write nothing; hold the table against new samples (give another --seed), and against small models that
+                from_pretrained loads; exit 1 where they differ
     --samples   files with the lines that architecture_probe.py has printed, in place of environments
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from architecture_check import check_loads, check_samples, differences
 from architecture_formulas import Instance, Search
 from deriving import ended
 
@@ -40,8 +42,6 @@ from bnbenv.matrix.architectures import (
     release,
 )
 from bnbenv.matrix.model import Evidence
-from bnbenv.models.formulas import Unresolved
-from bnbenv.models.structure import Fields, Skips, Structure
 from bnbenv.paths import write_atomically
 from bnbenv.process import Command
 from bnbenv.process.runner import SystemRunner
@@ -283,50 +283,6 @@ def names_in(formula: str) -> set[str]:
     return {one for one in parts if one and not one.lstrip("-").isdigit()}
 
 
-def differences(row: Architecture, sample: Record, transformers: str) -> list[str]:
-    """What the row says otherwise than one sample: shapes, and what is converted."""
-    document: dict[str, Any] = {}
-    for key, value in sample["config"].items():
-        at = document
-        *path, last = key.split(".")
-        for step in path:
-            at = at.setdefault(step, {})
-        at[last] = value
-    fields = Fields(row, document)
-    wanted: dict[str, tuple[list[int], bool]] = {}
-    for group in sample["groups"][1:]:
-        for at in group["at"]:
-            if group["tied"] is None:
-                parts = group["name"].split("*")
-                name = parts[0] + "".join(f"{number}{part}" for number, part in zip(at, parts[1:], strict=True))
-                wanted[name] = (group["shape"], group["converted"])
-    try:
-        skips = Skips(row, fields, transformers, ())
-        given = {
-            one.name: (
-                list(one.shape),
-                one.pattern.module in ("linear", "conv1d", "linear-like")
-                and skips.why(one.name.rpartition(".")[0]) is None,
-            )
-            for one in Structure(row, fields).places()
-        }
-    except Unresolved as error:
-        return [f"unresolved {error}"]
-    return [
-        f"{name}: {given.get(name)} but is {wanted.get(name)}"
-        for name in sorted({*given, *wanted})
-        if given.get(name) != wanted.get(name) and not small_buffer(row, name, (given.get(name), wanted.get(name)))
-    ]
-
-
-def small_buffer(row: Architecture, name: str, there: Iterable[Any]) -> bool:
-    """A buffer so small that it does not matter whether it is there, or has the shape of another config."""
-    kinds = {one.name: one.kind for one in row.parameters}
-    pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-    sizes = [math.prod(one[0]) for one in there if one is not None]
-    return kinds.get(pattern) == "buffer" and max(sizes) <= 4096
-
-
 def rows_of(path: Path, seconds: float) -> list[Architecture]:
     """The rows of one file of samples; a row whose formulas the samples for checking contradict loses them."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -392,6 +348,17 @@ def derive(given: argparse.Namespace) -> int:
     return 0
 
 
+def check(given: argparse.Namespace) -> int:
+    """Raises Failed, OSError."""
+    wrong = 0
+    for python in given.pythons:
+        with tempfile.TemporaryDirectory() as folder:
+            wrong += check_loads(python, Path(folder), given.only)
+    for file in given.samples or measure(given.pythons, given.only, given.seed, given.joint):
+        wrong += check_samples(file, read_rows(given.out / ARCHITECTURES), even)
+    return 1 if wrong else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pythons", nargs="*", type=Path, metavar="PYTHON")
@@ -405,7 +372,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=Path, default=MATRICES, metavar="DIR")
     given = parser.parse_args()
-    return ended(lambda: derive(given))
+    return ended(lambda: check(given) if given.check else derive(given))
 
 
 if __name__ == "__main__":

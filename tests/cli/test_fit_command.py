@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bnbenv.cli import parser_of
+
 GIB = 1 << 30
 LLAMA = {
     **{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16", "vocab_size": 128256},
@@ -100,6 +102,19 @@ def test_what_it_offers_is_so(bnbenv: Any, model: Any) -> None:
         assert shlex.split(step)[:2] == ["bnbenv", "fit"], step
         again = bnbenv(*shlex.split(step)[1:])
         assert again.code == 0, (step, again.out)
+
+
+def test_the_other_commands_take_what_it_says(bnbenv: Any, model: Any) -> None:
+    small = ("--quant", "nf4", "--context", "512", "--dtype", "bfloat16")
+    before = bnbenv("fit", model(), *small, "--free", "6.9GB")
+    assert before.out.startswith("fits on the CPU when pre-quantized, and not otherwise: nf4, for 512 tokens")
+    step = before.out.splitlines()[-1].removeprefix("next: ")
+    assert step == f"bnbenv prequantize {model()} OUT --quant nf4 --no-double-quant --dtype bfloat16"
+    at_once = bnbenv("fit", model(), *small, "--free", "99GB", "--train").out.splitlines()[-1].removeprefix("next: ")
+    assert at_once == f"bnbenv config {model()} --quant nf4 --train --context 512"
+    for line in (step, at_once):
+        _, name, *words = shlex.split(line)
+        parser_of(name).parse_args(words)
 
 
 def test_quantized_already(bnbenv: Any, model: Any, faults: Any) -> None:

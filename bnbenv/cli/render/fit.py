@@ -168,13 +168,14 @@ def _next(document: dict[str, Any], called: Mapping[str, str]) -> str:
         quant = document["asked"]["quantization"]
         kind = quant.removesuffix("-double")
         plain = {} if quant != kind or kind == "int8" else {"--no-double-quant": ""}
-        return _command("prequantize", [model, "OUT"], {"--quant": kind, **plain, **where})
+        dtype = {"--dtype": called["--dtype"]} if "--dtype" in called else {}
+        return _command("prequantize", [model, "OUT"], {"--quant": kind, **plain, **dtype, **where})
     if answer == "does-not-fit":
         if not document["options"]:
             other = {name: text for name, text in called.items() if name not in ("--facts", "--free")}
             return f"{_command('fit', [model], {**other, '--facts': 'FILE'})} (for the GPUs of another machine)"
         return _command("fit", [model], _with(called, document["options"][0]["arguments"]))
-    for_config = ("--quant", "--train", "--context", "--facts", "--dtype")
+    for_config = ("--quant", "--train", "--context", "--facts")
     return _command("config", [model], {**where, **{name: called[name] for name in for_config if name in called}})
 
 

@@ -158,7 +158,7 @@ class Project:
         interpreter = self.root / f".venv-{env}" / "bin" / "python"
         words = [str(interpreter), *options, "-c", code]
         done = subprocess.run(
-            words, env=self.changed(**changes), capture_output=True, text=True, timeout=120, check=False
+            words, env=self.changed(**changes), capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

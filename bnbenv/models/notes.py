@@ -99,18 +99,19 @@ def _about_loading(of: Situation) -> Iterator[str]:
             f"with llm_int8_enable_fp32_cpu_offload=True {of.spared.on_gpu} layers would be on the GPU and"
             f" {of.spared.on_cpu} in main memory, not quantized ({shown_size(of.spared.bytes)}): it runs, slowly"
         )
+    sliced = len(splittable(of.devices)) < len(gpus)
     if of.way.answer == "fits" and gpus and setting.quantization != "none":
         usable = room(gpus[of.way.gpus[0]])
         counted = setting.weights.total - setting.weights.parts.get("statistics", 0)  # transformers leaves those out
         if counted > AUTO * usable:
             yield (
                 'device_map="auto" refuses it: it fills 81% of what is free. Load it with'
-                f' device_map={{"": {of.way.gpus[0]}}}'
+                f' device_map={{"": {0 if sliced else of.way.gpus[0]}}}'
             )
+    if sliced and len(of.way.gpus) == 1:
+        yield f"a process sees one MIG slice: CUDA_VISIBLE_DEVICES={gpus[of.way.gpus[0]].uuid} makes it this one"
     if of.way.device_map is not None and of.train:
         yield "over several GPUs the layers are trained one after the other: one GPU works at a time"
-    if len(gpus) > 1 and len(splittable(of.devices)) < len(gpus):
-        yield "a process can use one MIG slice: they cannot be put together"
 
 
 def _about_devices(of: Situation) -> Iterator[str]:

@@ -19,7 +19,6 @@ from bnbenv.models.model import (
     TORCH_NAMES,
     Checkpoint,
     Config,
-    Device,
     Parameter,
     Quantization,
     Setting,
@@ -249,28 +248,27 @@ def _use(
     """How it is to be loaded, and what of the weights goes on which device."""
     limits = max_memory(setting, train, devices) if way.device_map is not None else {}
     if way.device_map is None:
-        shares = [(_shown(way, devices), setting.weights.total)]
+        shares: list[tuple[int | None, int]] = [(_shown(way, devices), setting.weights.total)]
     else:
         sizes = {part.name: part.bytes for part in parts(setting.quantization)}
-        shares = [
-            (devices.gpus[at], sum(sizes[name] for name, on in way.device_map.items() if on == at)) for at in way.gpus
-        ]
+        shares = [(at, sum(sizes[name] for name, on in way.device_map.items() if on == at)) for at in way.gpus]
     return {
         "prequantized": way.prequantized,
         "device_map": way.device_map,
         "max_memory": {str(at): size for at, size in limits.items()} or None,
         "devices": [
             {
-                **{"index": one.index, "weight_bytes": size, "overhead_bytes": overhead(one)},
+                **{"torch": at, "index": None if at is None else devices.gpus[at].index, "weight_bytes": size},
+                "overhead_bytes": overhead(devices.cpu if at is None else devices.gpus[at]),
                 "beside_bytes": beside_on(setting, train, size / max(1, setting.weights.total)),
             }
-            for one, size in shares
+            for at, size in shares
         ],
     }
 
 
-def _shown(way: Way, devices: Devices) -> Device:
-    """The device that it fits on, or nearly does."""
-    if not devices.gpus:
-        return devices.cpu
-    return devices.gpus[way.gpus[0]] if way.gpus else max(devices.gpus, key=room)
+def _shown(way: Way, devices: Devices) -> int | None:
+    """The position of the GPU that it fits on, or nearly does; None is the CPU."""
+    if way.gpus or not devices.gpus:
+        return way.gpus[0] if way.gpus else None
+    return max(range(len(devices.gpus)), key=lambda at: room(devices.gpus[at]))

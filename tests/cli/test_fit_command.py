@@ -72,6 +72,10 @@ def test_what_is_free_now_decides(bnbenv: Any, model: Any, nvml_stub: Any) -> No
 
     assert fit(60, 10)[:3] == (0, "fits", [1])
     assert fit(60, 10, CUDA_VISIBLE_DEVICES="0")[:2] == (4, "does-not-fit")
+    slices = "\n".join(f"slice uuid=MIG-{n} memory={30 * GIB * n} name=S" for n in (1, 2))
+    mig = nvml_stub.environment(f"gpu uuid=GPU-0 cc=9.0 memory={120 * GIB} mig=1 name=H\n{slices}\n")
+    text = bnbenv("fit", large, **mig).out
+    assert text.startswith("fits on the slice MIG-2 of GPU 0: ") and "CUDA_VISIBLE_DEVICES=MIG-2" in text
     code, answer, indices, document = fit(50, 52)
     assert (code, answer, indices) == (0, "fits-with-device-map", [0, 1])
     placed = document["use"]["device_map"]

@@ -44,7 +44,7 @@ def _first(document: dict[str, Any]) -> str:
         what = "into main memory" if not gpus else "on the GPU" if gpus == 1 else "on one GPU or on several"
         lack = f"{shown_size(document['missing_bytes'])} too much"
         return f"does not fit {what}: {for_what}; {lack}{' for one' if gpus > 1 else ''}"
-    where = listed([_title(document, one["index"]) for one in use["devices"]])
+    where = listed([_title(document, one["torch"]) for one in use["devices"]])
     if document["answer"] == "fits-when-prequantized":
         return f"fits on {where} when pre-quantized, and not otherwise: {for_what}"
     if document["answer"] == "fits-with-device-map":
@@ -57,11 +57,12 @@ def _purpose(asked: dict[str, Any]) -> str:
     return f"training adapters of rank {asked['rank']} on {tokens}" if asked["train"] else f"for {tokens}"
 
 
-def _title(document: dict[str, Any], index: int | None) -> str:
-    if index is None:
+def _title(document: dict[str, Any], at: int | None) -> str:
+    if at is None:
         return "the CPU"
-    several = [gpu for gpu in document["gpus"] if gpu["index"] == index]
-    return f"GPU {index}" if len(several) == 1 else f"a slice of GPU {index}"
+    gpu = document["gpus"][at]
+    alone = [one["index"] for one in document["gpus"]].count(gpu["index"]) == 1
+    return f"GPU {gpu['index']}" if alone else f"the slice {gpu['uuid']} of GPU {gpu['index']}"
 
 
 def _model(document: dict[str, Any]) -> list[str]:
@@ -85,8 +86,7 @@ def _how(document: dict[str, Any]) -> list[str]:
         return []
     lines = []
     for one in use["devices"]:
-        at = [gpu["index"] for gpu in document["gpus"]].index(one["index"])
-        names = [name for name, on in use["device_map"].items() if on == at]
+        names = [name for name, on in use["device_map"].items() if on == one["torch"]]
         lines += wrap(f"GPU {one['index']}: {_ranges(names)}, {shown_size(one['weight_bytes'])}", "  ")
     limits = ", ".join(f"{at}: {_mebibytes(size)}" for at, size in use["max_memory"].items())
     return [*lines, *wrap(f"as one line: max_memory={{{limits}}} (the device_map: --json)", "  ")]
@@ -124,9 +124,7 @@ def _picture(document: dict[str, Any], blocks: bool) -> list[str]:
     setting = next(one for one in document["settings"] if one["quantization"] == asked["quantization"])
     lines = []
     for one in use["devices"]:
-        device = document["cpu"]
-        if one["index"] is not None:
-            device = next(gpu for gpu in document["gpus"] if gpu["index"] == one["index"])
+        device = document["cpu"] if one["torch"] is None else document["gpus"][one["torch"]]
         lines += picture(setting, one, device, use, asked["train"], blocks)
     return lines
 

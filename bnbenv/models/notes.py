@@ -100,7 +100,8 @@ def _about_loading(of: Situation) -> Iterator[str]:
             f" {of.spared.on_cpu} in main memory, not quantized ({shown_size(of.spared.bytes)}): it runs, slowly"
         )
     sliced = len(splittable(of.devices)) < len(gpus)
-    if of.way.answer == "fits" and gpus and setting.quantization != "none":
+    alone = sliced or len(gpus) == 1  # several are filled one after the other
+    if of.way.answer == "fits" and alone and setting.quantization != "none":
         usable = room(gpus[of.way.gpus[0]])
         counted = setting.weights.total - setting.weights.parts.get("statistics", 0)  # transformers leaves those out
         if counted > AUTO * usable:

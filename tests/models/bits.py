@@ -47,7 +47,8 @@ def saved(folder: Path) -> dict[str, torch.Tensor]:
     found = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as stream:
-            found.update({name: stream.get_tensor(name) for name in stream.keys()})
+            names = stream.keys()
+            found.update({name: stream.get_tensor(name) for name in names})
     return found
 
 

@@ -1,4 +1,4 @@
-"""Run by the Python of an environment: the most memory that a checkpoint takes to quantize, and its largest tensor alone.
+"""Run by the Python of an environment: the most memory that quantizing takes, and that of the largest tensor alone.
 
 ``python most_memory.py STANDALONE SMALL_MODEL FOLDER QUANT`` writes ``{"event", "alone", "job"}``, bytes above what
 the process had before, after the libraries have done all of it once with a small model.

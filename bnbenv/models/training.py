@@ -51,13 +51,17 @@ _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", 
 
 
 class Linear(NamedTuple):
-    """A linear layer: rows out, columns in; ``share`` of the tokens come to it (experts)."""
+    """A linear layer: rows out, columns in; ``share`` of the tokens come to it (experts).
+
+    ``weight`` are the bytes that experts with adapters take once more: the sum of both is a tensor of its own.
+    """
 
     module: str
     out: int
     into: int
     adapted: bool
     share: float
+    weight: int = 0
 
 
 def training(
@@ -69,10 +73,10 @@ def training(
     output, as peft's ``all-linear``. Paged optimizers are counted in full: what the GPU has no room for lies in main
     memory.
     """
-    rank, tensors = workload.rank, []
+    fused, tensors = _fused(skeleton, workload), []
     for one in skeleton.parameters:
-        if is_adapted(one, workload.targets):
-            tensors += [(rank * side, one.count) for side in one.shape]
+        if is_adapted(one, workload.targets, fused):
+            tensors += [(_rank(one, workload) * side, one.count) for side in one.shape[-2:]]
     trained = sum(size * count for size, count in tensors)
     return Training(
         trained=trained,
@@ -84,14 +88,37 @@ def training(
     )
 
 
-def is_adapted(parameter: Parameter, targets: Sequence[str] | None) -> bool:
-    """Whether peft gives this weight an adapter."""
-    if parameter.kind not in ("linear", "output") or len(parameter.shape) != 2 or parameter.name.endswith(".bias"):
+def is_adapted(parameter: Parameter, targets: Sequence[str] | None, fused: bool = False) -> bool:
+    """Whether peft gives this weight an adapter; ``fused`` says that experts and their routers get some."""
+    if parameter.name.endswith(".bias"):
+        return False
+    if fused and (_is_fused(parameter) or parameter.name.endswith(".gate.weight")):
+        return True
+    if parameter.kind not in ("linear", "output") or len(parameter.shape) != 2:
         return False
     module = parameter.name.removesuffix(".weight")
     if targets is None:
         return parameter.kind == "linear"
     return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def _fused(skeleton: Skeleton, workload: Workload) -> bool:
+    """Whether ``all-linear`` means experts too that transformers 5 puts together from linear layers of the checkpoint.
+
+    peft does so since they were linear layers once (``transformers_weight_conversion``).
+    """
+    return workload.targets is None and any(_is_fused(one) for one in skeleton.parameters)
+
+
+def _is_fused(parameter: Parameter) -> bool:
+    return parameter.kind == "expert" and len(parameter.shape) == 3 and parameter.parts > 1
+
+
+def _rank(parameter: Parameter, workload: Workload) -> int:
+    """One adapter for each expert, and of twice the rank where two layers became one."""
+    if len(parameter.shape) != 3:
+        return workload.rank
+    return workload.rank * parameter.shape[0] * (2 if parameter.name.endswith("gate_up_proj") else 1)
 
 
 def _optimizer(tensors: Sequence[tuple[int, int]], kind: str) -> int:
@@ -129,12 +156,16 @@ def _activations(skeleton: Skeleton, config: Config, quantization: Quantization,
     kept = [_kept(one, hidden, size, workload.rank, quantization) for one in layers.values()]
     matrix, masked = _matrix(config, workload, size), _masked(skeleton, config, dtype, workload)
     inside = [
-        tokens * (row + masked * _repeated(one) * size) + masked * workload.batch * workload.context**2 * size + matrix
+        tokens * (row + masked * _repeated(one) * size)
+        + masked * workload.batch * workload.context**2 * size
+        + matrix
+        + sum(linear.weight for linear in one)
         for row, one in zip(kept, layers.values(), strict=True)
     ]
     backward = [
         tokens * _backward(one, hidden, size)
         + max(0, _decoded(one, quantization, dtype) - tokens * _narrow(one, hidden, size))
+        + max(linear.weight for linear in one)
         for one in layers.values()
     ]
     between = tokens * hidden * size
@@ -162,6 +193,7 @@ def _sides(skeleton: Skeleton) -> tuple[int, int]:
 def _layers(skeleton: Skeleton, config: Config, workload: Workload) -> Mapping[str, list[Linear]]:
     """The linear layers of each layer of the model; a parameter that stands for many stands in as many layers."""
     layers: dict[str, list[Linear]] = {}
+    fused = _fused(skeleton, workload)
     for one in skeleton.parameters:
         found = _INDEX.search(one.name)
         if found is None or one.kind not in ("linear", "expert") or len(one.shape) not in (2, 3):
@@ -170,8 +202,9 @@ def _layers(skeleton: Skeleton, config: Config, workload: Workload) -> Mapping[s
             one.name.removesuffix(".weight"),
             one.shape[-2],
             one.shape[-1],
-            is_adapted(one, workload.targets),
+            is_adapted(one, workload.targets, fused),
             _share(one, skeleton, config),
+            one.elements * FLOAT32 if fused and _is_fused(one) else 0,
         )
         before, copies = one.name[: found.start()], one.count if found.group(1) == "*" else 1
         for number in range(copies):
@@ -222,7 +255,8 @@ def _kept(linears: Sequence[Linear], hidden: int, size: int, rank: int, quantiza
             if quantization == "int8" or last.adapted or not _gated(block):
                 kept += size * own
             kept += size * own if _gated(block) else 0
-        kept += sum(one.share * rank * FLOAT32 for one in block if one.adapted)
+        kept += sum(one.share * rank * FLOAT32 for one in block if one.adapted and not one.weight)
+        kept += size * last.share * last.out if last.weight else 0  # before it is weighted by the router
     return kept
 
 

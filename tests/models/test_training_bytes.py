@@ -19,7 +19,8 @@ EVIDENCE = sorted((ROOT / "matrices" / "evidence").glob("training-cpu-*.jsonl"))
 
 def predicted(row: dict[str, Any]) -> Training:
     parameters = tuple(
-        Parameter(name, tuple(shape), kind, converted=converted) for name, shape, kind, converted in row["parameters"]
+        Parameter(name, tuple(shape), kind, converted=converted, parts=2 if kind == "expert" else 1)
+        for name, shape, kind, converted in row["parameters"]
     )
     workload = Workload(
         context=row["context"],

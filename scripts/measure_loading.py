@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--models", type=Path, help="a folder to keep the models in, for another run")
     parser.add_argument("--cases", type=int, default=len(CASES), help="only the first so many")
-    parser.add_argument("--out", type=Path, help="the file to write (default: in matrices/evidence)")
+    parser.add_argument("--out", type=Path, help="the file to write; what stands in it is not measured again")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bnbenv-") as temporary:
         bench = Bench(arguments.python, arguments.device, arguments.models or Path(temporary), arguments.out)
@@ -72,11 +72,16 @@ def main() -> int:
 class Bench:
     def __init__(self, python: Path, device: str, models: Path, out: Path | None) -> None:
         self.python, self.device, self.models, self.out = python, device, models, out
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out and out.exists() else []
         self.worst = 0.0
 
     def measure(self, model: str, quantization: str, dtype: str, saved: bool = False) -> None:
         """One load, its row, and the file with all of them so far."""
+        known = [
+            (row["model"], row["quantization"], row["dtype"], row["stored"] == "bitsandbytes") for row in self.rows
+        ]
+        if (model, quantization, dtype, saved) in known:
+            return
         checkpoint = self.checkpoint(model)
         folder = Path(checkpoint.source)
         if saved:
@@ -84,7 +89,7 @@ class Bench:
             if not folder.exists():
                 self.child("save", checkpoint.source, quantization, dtype, str(folder))
         told = json.loads(self.child("peak", str(folder), quantization, dtype, self.device))
-        expected = self.expected(checkpoint, told["transformers"], quantization, dtype, saved)
+        expected = self.expected(checkpoint, told, quantization, dtype, saved)
         stored = next(one.dtype for one in checkpoint.tensors or ())
         row: dict[str, Any] = {"model": model, "stored": "bitsandbytes" if saved else stored}
         row |= {"quantization": quantization, "dtype": dtype, "bytes_of_files": checkpoint.bytes, **expected}
@@ -98,13 +103,16 @@ class Bench:
         self.write({key: value for key, value in told.items() if not key.endswith("_bytes")})
 
     def expected(
-        self, checkpoint: Checkpoint, release: str, quantization: str, dtype: str, saved: bool
+        self, checkpoint: Checkpoint, told: dict[str, Any], quantization: str, dtype: str, saved: bool
     ) -> dict[str, int]:
-        plan = skeleton(checkpoint, release)
+        plan = skeleton(checkpoint, told["transformers"])
         known = next(one for one in QUANTIZATIONS if one == quantization)
         place: Any = self.device
         stored = next(one.dtype for one in checkpoint.tensors or ())
-        peak = prequantized_peak(plan, known, dtype, place) if saved else load_peak(plan, known, dtype, place, stored)
+        if saved:
+            peak = prequantized_peak(plan, known, dtype, place)
+        else:
+            peak = load_peak(plan, known, dtype, place, stored, told["bitsandbytes"])
         assert peak is not None
         return {"predicted_weight_bytes": weights(plan, known, dtype).total, "predicted_peak_bytes": peak}
 

@@ -79,6 +79,7 @@ def make(folder: Path, name: str) -> None:
     with torch.device("meta"):
         model = hf.AutoModelForCausalLM.from_config(config(), **{"torch_dtype" if EARLY else "dtype": TYPES[dtype]})
     model = model.to_empty(device="cpu")
+    model.tie_weights()
     with torch.no_grad():
         for value in model.parameters():
             row = torch.randn(value.shape[-1], dtype=TYPES[dtype]) * 0.02

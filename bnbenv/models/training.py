@@ -12,7 +12,9 @@ Read in peft 0.21.2, transformers 5.23.0 and bitsandbytes 0.50.2, and held again
 - There is no autocast. With it (``bf16=True`` of the Trainer) some of the activations are half as large.
 - Gradients are there from the step before, as they are while they are accumulated.
 
-What kernels take for themselves, and what PyTorch's allocator loses to fragments, is not in it.
+Measured activations (``matrices/evidence/training-cpu-*.jsonl``) are within 3 % of these for models like Llama, OPT's
+10 % above them, Mixtral's up to 8 % below; all else agrees to the byte. Nothing of it was measured on a GPU. What
+kernels take for themselves, and what PyTorch's allocator loses to fragments, is not in it.
 """
 
 from __future__ import annotations

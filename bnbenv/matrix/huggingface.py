@@ -7,11 +7,15 @@ matrix that the solver judges on.
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
+from bnbenv.decode import shown
 from bnbenv.errors import InputError
 from bnbenv.matrix.load import find_data, load_huggingface
 from bnbenv.matrix.model import TransformersApi
+
+_RELEASE = re.compile(r"v?(\d{1,6})(?:\.(\d{1,6}))?(?![0-9])", re.ASCII)
 
 
 def api_for(transformers: str | None, data: Path | None = None) -> TransformersApi:
@@ -30,13 +34,10 @@ def api_for(transformers: str | None, data: Path | None = None) -> TransformersA
 
 def minor(version: str) -> tuple[int, int]:
     """Major and minor number of a release: ``4.57.6`` and ``4.57.0.dev0`` are both (4, 57). Raises InputError."""
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        found = Version(version)
-    except InvalidVersion:
-        raise InputError("transformers", "", f'expected a version, found "{version[:60]}"') from None
-    return found.major, found.minor
+    found = _RELEASE.match(version)
+    if not found:
+        raise InputError("transformers", "", f'expected a version, found "{shown(version)}"')
+    return int(found[1]), int(found[2] or 0)
 
 
 @functools.lru_cache(maxsize=4)

@@ -52,11 +52,11 @@ class Search:
     def cases(self, instances: Sequence[Instance]) -> list[Case] | None:
         """Cases that give each instance its shape; None where none are found."""
         plain = alike(instances)
-        found = self._cases(plain, DEPTH)
-        if found is None:
-            self.sums = True
-            found = self._cases(plain, 2)
-            self.sums = False
+        # Deep conditions last: there are so many that they would fit by chance, and take all the time.
+        for self.sums, depth in ((False, 2), (True, 2), (False, DEPTH)):
+            found = self._cases(plain, depth)
+            if found is not None:
+                break
         return found
 
     def _cases(self, instances: Sequence[Instance], depth: int) -> list[Case] | None:
@@ -65,10 +65,6 @@ class Search:
             return []
         if len(there) == len(instances):
             shape = self.shape(there)
-            if shape is None and depth == DEPTH and len(there) >= MANY:
-                self.sums = True
-                shape = self.shape(there)
-                self.sums = False
             if shape is not None:
                 return [Case(shape)]
         if depth == 0:
@@ -161,8 +157,8 @@ class Search:
         for one, other in itertools.combinations(range(len(given)), 2):
             if wanted[one] != wanted[other]:
                 differing = [name for name in numeric if given[one].values[name] != given[other].values[name]]
-                if len(differing) == 1:
-                    certain.add(differing[0])
+                if len(differing) <= 2:  # of two, one is computed from the other
+                    certain.update(differing)
         rest = [name for name in numeric if name not in certain and len({str(one.values[name]) for one in given}) > 1]
         return [*sorted(certain), *(rest if len(certain) < 2 else rest[:3])]
 
@@ -305,10 +301,14 @@ def several(
         return None
     values = {choice: columns.term(choice) for choice in choices}
     usable_terms = {choice: one for choice, one in values.items() if one is not None}
-    rows = spread(wanted, terms)
-    right = [float(wanted[row]) for row in rows]
+    picked = spread(wanted, terms)
     for chosen in itertools.combinations(usable_terms, terms):
-        solved = solve([[usable_terms[one][row] for one in chosen] for row in rows], right)
+        solved = None
+        for rows in picked:  # two terms can be the same in some samples
+            right = [float(wanted[row]) for row in rows]
+            solved = solve([[usable_terms[one][row] for one in chosen] for row in rows], right)
+            if solved is not None:
+                break
         if solved is None or any(abs(one - round(one)) > 1e-6 or not 0 < abs(round(one)) <= 64 for one in solved):
             continue
         formula = "+".join(signed(monomial, round(one)) for monomial, one in zip(chosen, solved, strict=True))
@@ -325,10 +325,12 @@ def signed(monomial: Monomial, factor: int) -> str:
     )
 
 
-def spread(wanted: Sequence[int], terms: int) -> list[int]:
-    """Samples whose values differ."""
+def spread(wanted: Sequence[int], terms: int) -> list[list[int]]:
+    """A few choices of samples whose values differ."""
     rows = list({value: number for number, value in enumerate(wanted)}.values())
-    return (rows + [number for number in range(len(wanted)) if number not in rows])[:terms]
+    rows += [number for number in range(len(wanted)) if number not in rows]
+    step = max(1, len(rows) // 6)
+    return [[*rows[start:], *rows[:start]][:terms] for start in range(0, len(rows), step)]
 
 
 def solve(matrix: list[list[float]], right: list[float]) -> list[float] | None:

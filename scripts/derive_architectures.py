@@ -114,6 +114,7 @@ class Derived:
         for number, sample in enumerate(self.samples):
             for group in sample["groups"][1:]:
                 self.groups.setdefault(group["name"], {}).setdefault(number, []).append(group)
+        self.done: dict[str, Pattern] = {}
         self.sizes = [self.stars(number) for number in range(len(self.samples))]
 
     def stars(self, number: int) -> dict[str, int]:
@@ -128,6 +129,10 @@ class Derived:
 
     def pattern(self, name: str) -> Pattern:
         by_sample = self.groups[name]
+        if name.endswith("bias"):  # most likely as long as its weight has rows
+            weight = self.done.get(f"{name[:-4]}weight")
+            rows = [case.gives[0] for case in (weight.cases or () if weight else ()) if case.gives]
+            self.search.known = list(dict.fromkeys([*rows, *self.search.known]))
         first = next(iter(by_sample.values()))[0]
         parts = name.split("*")
         ranges = []
@@ -148,7 +153,7 @@ class Derived:
         stored = {part[0]: part for groups in by_sample.values() for one in groups for part in one["stored"] or ()}
         converted = any(one["converted"] for groups in by_sample.values() for one in groups)
         module: Any = first["module"] if first["module"] != "linear-like" or converted else ""
-        if cases is None and first["kind"] == "buffer" and math.prod(first["shape"]) <= SMALL:
+        if cases is None and first["buffer"] and not first["persistent"] and math.prod(first["shape"]) <= SMALL:
             cases = [Case(tuple(map(str, first["shape"])))]
         return Pattern(
             name=name,
@@ -234,7 +239,9 @@ class Derived:
 
     def row(self) -> Architecture:
         record = self.record
-        patterns = tuple(self.pattern(name) for name in self.groups)
+        for name in self.groups:
+            self.done[name] = self.pattern(name)
+        patterns = tuple(self.done.values())
         skips = self.skips()
         common = self.samples[0]["groups"][0]
         cases = [case for one in patterns for case in one.cases or ()] + list(skips or ())

@@ -38,6 +38,11 @@ def skeleton(checkpoint: Checkpoint, transformers: str | None, skip: Sequence[st
             raise _unknown(config)
         return _guessed(checkpoint.tensors, config, transformers or NEWEST, skip)
     version = transformers or max(row.transformers, key=release)
+    if release(version)[0] not in {release(one)[0] for one in row.transformers} and _experts(row):
+        # Experts are what the majors differ in: linear layers in 4, in 5 one parameter of all of them.
+        if checkpoint.tensors is None:
+            raise _needs_headers(row, f"its experts were measured with transformers {row.transformers[-1]} alone")
+        return _guessed(checkpoint.tensors, config, version, skip)
     fields = Fields(row, config.fields)
     if checkpoint.tensors is None:
         return _from_config(row, fields, version, skip, config)
@@ -50,6 +55,10 @@ def _row(config: Config, transformers: str | None) -> Architecture | None:
     if found is None and not (config.remote_code and config.architecture):
         found = row_for(None, config.model_type, transformers)
     return found
+
+
+def _experts(row: Architecture) -> bool:
+    return any(pattern.kind == "expert" or ".experts." in pattern.name for pattern in row.parameters)
 
 
 def _unknown(config: Config) -> CheckpointError:
@@ -314,7 +323,7 @@ def _guessed(tensors: Sequence[Tensor], config: Config, version: str, skip: Sequ
             Parameter(tensor.name, tensor.shape, pattern.kind, converted=linear, kept=kept, stored=tensor.bytes)
         )
     said = config.architecture or config.model_type or "an unnamed class"
-    basis = f"the names and shapes of the tensors alone: bnbenv's table has no {said}"
+    basis = f"the names and shapes of the tensors alone: bnbenv's table has no {said} of transformers {version}"
     if config.remote_code:
         basis = f"the names and shapes of the tensors alone: {said} comes with code of its own"
     return Skeleton(tuple(parameters), version, basis, known=False)

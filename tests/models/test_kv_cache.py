@@ -19,7 +19,7 @@ EVIDENCE = sorted((ROOT / "matrices" / "evidence").glob("kv-cache-*.jsonl"))
 # Types whose caches are of a kind of their own: they are counted as keys and values of all heads, or not at all.
 OTHERS = {
     *("dots3_note_text", "inkling_text", "mllama", "zamba2", "zaya", "recurrent_gemma", "cpmant", "deepseek_v4"),
-    *("bigbird_pegasus", "hy_v4", "inkling2_text"),
+    *("bigbird_pegasus", "hy_v4", "inkling2_text", "mimo_v2_flash", "mvp", "openai-gpt", "prophetnet"),
     # Encoders keep nothing unless they are told to be decoders.
     *("bert", "bert-generation", "camembert", "data2vec-text", "electra", "ernie", "roberta", "roberta-prelayernorm"),
     *("roc_bert", "xlm-roberta", "xlm-roberta-xl"),

@@ -245,7 +245,7 @@ def _number(text: Mapping[str, Any], names: Sequence[str], what: str, index: int
     raise CheckpointError(
         "no-cache-size",
         f"config.json does not give the number of {what} ({', '.join(names[:3])}), from which the cache is counted",
-        "Give a config.json that has it, or say --context 0 to leave the cache out.",
+        "Give a config.json that has it: transformers writes one that is whole (config.save_pretrained).",
     )
 
 

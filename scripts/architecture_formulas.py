@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -153,14 +154,15 @@ class Search:
 
     def related(self, numeric: list[str], given: Sequence[Instance], wanted: tuple[int, ...]) -> list[str]:
         """The fields that can play a part: where only one differs between two samples and the value does too."""
-        certain: set[str] = set()
+        counted: Counter[str] = Counter()
         for one, other in itertools.combinations(range(len(given)), 2):
             if wanted[one] != wanted[other]:
                 differing = [name for name in numeric if given[one].values[name] != given[other].values[name]]
-                if len(differing) <= 2:  # of two, one is computed from the other
-                    certain.update(differing)
-        rest = [name for name in numeric if name not in certain and len({str(one.values[name]) for one in given}) > 1]
-        return [*sorted(certain), *(rest if len(certain) < 2 else rest[:3])]
+                if len(differing) <= 2:  # of two, one can be computed from the other
+                    counted.update({name: 100 if len(differing) == 1 else 1 for name in differing})
+        likely = [name for name, _ in counted.most_common()]
+        rest = [name for name in numeric if name not in counted and len({str(one.values[name]) for one in given}) > 1]
+        return [*likely, *rest]
 
 
 def alike(instances: Sequence[Instance]) -> list[Instance]:

@@ -106,7 +106,9 @@ class Derived:
             for name in sample["config"]:
                 if name not in record["types"]:
                     record["defaults"].setdefault(name, None)
-        self.samples = [one for one in record["samples"] if even(values_of(one, record["defaults"]))]
+        self.samples = [one for one in record["samples"] if even(values_of(one, record["defaults"]))] or record[
+            "samples"
+        ]
         self.values = [values_of(one, record["defaults"]) for one in self.samples]
         self.learned = [number for number, one in enumerate(self.samples) if one["why"] != "check"]
         self.search = Search(varied(record), until=time.process_time() + seconds)

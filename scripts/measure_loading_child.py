@@ -3,7 +3,7 @@
 Run by the Python of an environment with torch, transformers, accelerate and bitsandbytes:
 
     measure_loading_child.py make FOLDER NAME           a larger model of random weights (see MODELS)
-    measure_loading_child.py weights DTYPE FOLDER ...   the bytes of the loaded models, for each quantization
+    measure_loading_child.py weights DTYPE FOLDER ...   the bytes of the loaded models, for each of QUANTIZATIONS
     measure_loading_child.py save FOLDER QUANTIZATION DTYPE OUT
     measure_loading_child.py peak FOLDER QUANTIZATION DTYPE cpu|cuda
 
@@ -27,7 +27,7 @@ from typing import Any
 torch: Any = importlib.import_module("torch")
 hf: Any = importlib.import_module("transformers")
 
-QUANTIZATIONS = ("none", "int8", "nf4", "nf4-double", "fp4", "fp4-double")
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4-double")  # NF4 and FP4 take the same bytes
 TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 EARLY = hf.__version__.startswith("4.")
 
@@ -144,6 +144,8 @@ def warm_up(folder: str, quantization: str, dtype: Any, device: str) -> None:
     for key, value in small.items():
         if getattr(config, key, None) is not None:
             setattr(config, key, value)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     with tempfile.TemporaryDirectory() as place:

@@ -7,6 +7,9 @@ transformers 5 sorts a checkpoint's names by their parts, numbers as numbers (``
 core_model_loading.py, 5.23.0); 4 takes file after file, in each the names as text (modeling_utils.py, 4.57.6). Buffers
 that no checkpoint holds stand at the end. Every layer stands for itself (``count`` 1). A tied output is one with the
 embedding and is not listed: ``model.parameters()`` gives it once.
+
+``dtype`` F32 holds for quantized loading in bfloat16, and where a class says so for float16 too. What transformers 5
+keeps in float32 for float16 alone (T5's ``wo``) has the loading type here; transformers 4 keeps it in both.
 """
 
 from __future__ import annotations

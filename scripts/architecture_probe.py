@@ -397,6 +397,16 @@ def classes(names: list[str]) -> list[tuple[str, Any, Any]]:
     return list(found.values())
 
 
+def aliases(config_class: Any) -> dict[str, str]:
+    """Other names of fields; ``attribute_map`` does not have the width of older files of Bloom and Falcon."""
+    found = dict(getattr(config_class, "attribute_map", {}) or {})
+    with contextlib.suppress(Exception):  # a class without that field, or one that takes no other width alone
+        width = 2 * config_class().hidden_size
+        if "n_embed" not in found and config_class(n_embed=width).hidden_size == width:
+            found["n_embed"] = "hidden_size"
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--joint", type=int, default=36)
@@ -433,7 +443,7 @@ def main() -> int:
                 **{"architecture": name, "model_type": config_class.model_type, "samples": prober.samples},
                 **{"prefix": model_class.base_model_prefix, "said": prober.said},
                 **{"defaults": getattr(prober, "defaults", {}), "types": getattr(prober, "types", {})},
-                "aliases": dict(getattr(config_class, "attribute_map", {}) or {}),
+                "aliases": aliases(config_class),
                 "file": config_class.__module__,
             }
             print(json.dumps(row), file=out, flush=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from bnbenv.matrix.architectures import row_for
 from bnbenv.models.formulas import Unresolved
 from bnbenv.models.model import SIZES, CheckpointError, Config, Workload
-from bnbenv.models.structure import Fields
+from bnbenv.models.structure import MOST, Fields
 
 # The names that families give to one number; transformers maps most of them to the first one (``attribute_map``).
 HIDDEN = ("hidden_size", "n_embd", "d_model", "model_dim")
@@ -166,18 +166,13 @@ def _token(text: Mapping[str, Any], model_type: str, index: int, kind: str, tran
     heads = _number(text, HEADS, "attention heads", index)
     latent = text.get("kv_lora_rank")
     if isinstance(latent, int) and latent:
-        rope = text.get("qk_rope_head_dim") or 0
+        rope = _size(text, "qk_rope_head_dim")
         if _major(transformers) >= LATENT_SINCE:
-            indexer = text.get("index_head_dim") or 0 if kind == "indexed_attention" else 0
-            return int(latent + rope + indexer)
-        nope, value = text.get("qk_nope_head_dim") or 0, text.get("v_head_dim") or 0
-        return int(heads * (nope + rope + value))
+            return latent + rope + (_size(text, "index_head_dim") if kind == "indexed_attention" else 0)
+        return heads * (_size(text, "qk_nope_head_dim") + rope + _size(text, "v_head_dim"))
     if kind == "full_attention" and isinstance(text.get("global_head_dim"), int):  # Gemma 4
-        return (
-            2
-            * (text.get("num_global_key_value_heads") or _kv_heads(text, model_type, index, heads))
-            * int(text["global_head_dim"])
-        )
+        kept = _size(text, "num_global_key_value_heads") or _kv_heads(text, model_type, index, heads)
+        return 2 * kept * _size(text, "global_head_dim")
     return 2 * _kv_heads(text, model_type, index, heads) * _head_dim(text, index, heads)
 
 
@@ -240,13 +235,19 @@ def _state(text: Mapping[str, Any], size: int) -> int | None:
 def _number(text: Mapping[str, Any], names: Sequence[str], what: str, index: int = 0) -> int:
     for name in names:
         found = _of_layer(text.get(name), index)
-        if isinstance(found, int) and found > 0:
+        if isinstance(found, int) and 0 < found <= (MOST if names is LAYERS else found):
             return found
     raise CheckpointError(
         "no-cache-size",
         f"config.json does not give the number of {what} ({', '.join(names[:3])}), from which the cache is counted",
         "Give a config.json that has it: transformers writes one that is whole (config.save_pretrained).",
     )
+
+
+def _size(text: Mapping[str, Any], name: str) -> int:
+    """A number that may be left out; what is no number counts as left out."""
+    found = text.get(name)
+    return found if isinstance(found, int) and found > 0 else 0
 
 
 def _of_layer(value: object, index: int) -> object:
@@ -260,7 +261,11 @@ def _own(text: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     """What the document says of one layer alone (Gemma 4: ``{"05": {"head_dim": 512}}``)."""
     rows = text.get("per_layer_config")
     named = rows.items() if isinstance(rows, dict) else ()
-    return next((row for key, row in named if key.isdecimal() and int(key) == index and isinstance(row, dict)), {})
+    return next((row for key, row in named if _is_index(key, index) and isinstance(row, dict)), {})
+
+
+def _is_index(key: str, index: int) -> bool:
+    return key.isdecimal() and key.lstrip("0") == str(index or "")
 
 
 def _major(transformers: str | None) -> int:

@@ -51,7 +51,8 @@ def read_local(folder: Path) -> Checkpoint:
         return Checkpoint(str(folder), config, some(tensors, main), {main: size})
     where = read_index(_read(folder, main, LARGEST_INDEX), main)
     shards = sorted(set(where.values()))  # the order in which transformers loads them
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    there = set(names)
+    missing = [shard for shard in shards if shard not in there or not (folder / shard).is_file()]
     if missing:
         raise missing_shards(missing, len(shards), str(folder))
     headers = {shard: _header(folder, shard) for shard in shards}

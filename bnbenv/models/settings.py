@@ -84,5 +84,7 @@ def forward(subject: Subject, kind: Quantization, workload: Workload) -> int:
     widest = max((max(one.shape[-2:]) for one in linears), default=0)
     narrow = max((min(one.shape[-2:]) for one in linears), default=0)
     decoded = 0 if kind == "none" else 4 * tokens * widest if kind == "int8" else largest * dtype
-    vocabulary = max((one.shape[0] for one in subject.skeleton.parameters if one.kind == "embedding"), default=0)
+    vocabulary = max(
+        (one.shape[0] for one in subject.skeleton.parameters if one.kind == "embedding" and one.shape), default=0
+    )
     return decoded + tokens * (2 * widest + 4 * narrow) * dtype + 4 * workload.batch * vocabulary

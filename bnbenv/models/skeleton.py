@@ -18,12 +18,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from bnbenv.decode import shown
 from bnbenv.matrix.architectures import Architecture, Pattern, release, row_for
 from bnbenv.models.formulas import Unresolved
 from bnbenv.models.model import Checkpoint, CheckpointError, Config, Parameter, Skeleton, Tensor
 from bnbenv.models.structure import NUMBER, Fields, Place, Skips, Structure, filled
 
 NEWEST = "5.23.0"  # without a row and without a release: whose rules for names are taken
+LONGEST = 20  # digits of what is taken for a number in a tensor's name
 _OLD_BUFFERS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias")  # in old checkpoints, not loaded
 
 
@@ -221,8 +223,10 @@ class _Names:
                 self._by_name[pattern.name] = [pattern]
 
     def find(self, name: str) -> tuple[list[Pattern], tuple[int, ...]]:
-        numbers = tuple(int(one) for one in NUMBER.findall(name))
-        return self._of(NUMBER.sub("*", name)), numbers
+        found = NUMBER.findall(name)
+        if any(len(one) >= LONGEST for one in found):
+            return [], ()
+        return self._of(NUMBER.sub("*", name)), tuple(int(one) for one in found)
 
     def _of(self, pattern: str) -> list[Pattern]:
         for one in (pattern, self._prefix + pattern, pattern.removeprefix(self._prefix)):
@@ -242,10 +246,14 @@ def _absent(structure: Structure, found: _Found) -> bool:
 def _shape(structure: Structure, found: _Found) -> tuple[int, ...]:
     """That of the tensor; of one put together from several, that of the formula, or theirs put one on another."""
     first = found.tensors[0].shape
+    if len(first) < 2 and found.pattern.module in ("linear", "conv1d", "embedding"):
+        message = f"{shown(found.tensors[0].name)} has the shape {list(first)}, and is a matrix in that model"
+        raise CheckpointError("wrong-shape", message, "config.json and the weights are not of the same model.")
     if found.pattern.module == "conv1d":
         first = first[::-1]
     if len(found.tensors) == 1 and found.pattern.split == 1:
         return first
+    first = first or (1,)
     elements = sum(_product(tensor.shape) for tensor in found.tensors) // found.pattern.split
     try:
         shape = structure.shape(found.pattern, found.numbers[0] if found.numbers else None)
@@ -253,6 +261,8 @@ def _shape(structure: Structure, found: _Found) -> tuple[int, ...]:
         shape = None
     if shape is not None and _product(shape) == elements:
         return shape
+    if not all(first):
+        return (elements,)
     if found.pattern.kind == "expert" and all(one.shape == first for one in found.tensors):
         count = len(found.tensors) // max(1, len(found.pattern.stored))
         return (count, elements // (count * first[-1]), first[-1]) if count else (elements,)
@@ -284,10 +294,11 @@ def natural(name: str) -> list[tuple[int, int | str, int]]:
 
 @lru_cache(4096)
 def _part(part: str) -> tuple[int, int | str, int]:
-    if part.isdigit():
+    if part.isdecimal() and len(part) < LONGEST:
         return (0, int(part), -1)
     text = part.rstrip("0123456789")
-    return (1, text, int(part[len(text) :]) if len(text) < len(part) else -1)
+    end = part[len(text) :]
+    return (1, text, int(end)) if 0 < len(end) < LONGEST else (1, part, -1)
 
 
 def _product(shape: Sequence[int]) -> int:

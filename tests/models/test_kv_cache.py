@@ -84,3 +84,23 @@ def test_a_latent_is_cached_since_transformers_5() -> None:
 def test_a_config_without_heads_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="attention heads"):
         kv_cache(read_config('{"num_hidden_layers": 2}', "config.json"), Workload(), "BF16")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"per_layer_config": {"9" * 5000: {"head_dim": 8}, "²": {"head_dim": 8}}},
+        {"per_layer_config": {"0": {"kv_lora_rank": 4, "qk_rope_head_dim": "x"}}},
+        {"global_head_dim": 64, "num_global_key_value_heads": "x" * 1000},
+    ],
+)
+def test_what_is_no_number_counts_as_left_out(odd: dict[str, Any]) -> None:
+    fields = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 256, **odd}
+    found = kv_cache(read_config(json.dumps(fields), "config.json"), Workload(context=10, batch=1), "BF16")
+    assert 0 < found <= 2 * 10 * 2 * 256 * 2
+
+
+def test_more_layers_than_a_model_has_are_refused_before_they_are_made() -> None:
+    fields = {"num_hidden_layers": 10**11, "num_attention_heads": 4, "hidden_size": 256}
+    with pytest.raises(CheckpointError, match="number of layers"):
+        kv_cache(read_config(json.dumps(fields), "config.json"), Workload(), "BF16")

@@ -159,3 +159,39 @@ def test_formulas_and_conditions() -> None:
     assert [holds("below:b", values.__getitem__, layer) for layer in (3, 4)] == [True, False]
     with pytest.raises(Unresolved):
         evaluate("none", values.__getitem__)
+
+
+@pytest.mark.parametrize("end", ["²", "٣", "9" * 5000])
+def test_numbers_in_names_that_are_none(end: str) -> None:
+    odd = [tensor(f"model.layers.{end}.mlp.up_proj.weight", 4, 4), tensor(f"model.x{end}", 4)]
+    for fields in (LLAMA_70B, {"architectures": ["Unknown"]}):
+        for release in ("5.23.0", "4.57.6"):
+            usual = tensor("model.layers.0.mlp.up_proj.weight", 4, 4)
+            assert "model.layers.0.mlp.up_proj.weight" in {
+                one.name for one in skeleton(of_config(fields, (*odd, usual)), release).parameters
+            }
+
+
+def test_a_matrix_that_has_no_sides() -> None:
+    with pytest.raises(CheckpointError, match=r"lm_head.weight has the shape \[\]"):
+        skeleton(of_config(LLAMA_70B, (tensor("lm_head.weight"),)), "5.23.0")
+
+
+def test_layers_beyond_those_of_the_model_are_left_out() -> None:
+    """DeepSeek-V3 and GLM-4.5 hold one more, which predicts further tokens and which transformers does not load."""
+    fields = {**LLAMA_70B, "num_hidden_layers": 2}
+    tensors = tuple(tensor(f"model.layers.{layer}.mlp.up_proj.weight", 28672, 8192) for layer in (0, 1, 2))
+    found = skeleton(of_config(fields, tensors), "5.23.0")
+    there = [one.name for one in found.parameters if one.stored]
+    assert there == [one.name for one in tensors[:2]]
+    assert "left out (model.layers.2.mlp.up_proj.weight)" in found.basis
+
+
+def test_formulas_that_nothing_was_held_against_add_no_parameters_to_a_checkpoint() -> None:
+    row = row_for("Gemma3ForConditionalGeneration", None, "4.57.6")
+    assert row is not None and row.formulas is not None
+    fields = {"architectures": [row.architecture], "model_type": "gemma3", "torch_dtype": "bfloat16"}
+    vision = "vision_tower.vision_model.encoder.layers.26.mlp.fc1.weight"  # SigLIP's 27 layers
+    found = skeleton(of_config(fields, (tensor(vision, 4304, 1152),)), "4.57.6")
+    assert [one.shape for one in found.parameters if one.kind != "buffer"] == [(4304, 1152)]
+    assert found.parameters[0].converted

@@ -194,10 +194,13 @@ def _from_headers(
     for one in found.values():
         if _absent(structure, one):
             continue
+        if structure.beyond(one.pattern, one.numbers):
+            extra += one.tensors
+            continue
         shape = _shape(structure, one)
         stored = sum(tensor.bytes for tensor in one.tensors) // one.pattern.split
         parameters.append(judge.parameter(Place(one.pattern, one.numbers, shape), stored, len(one.tensors)))
-    buffers, note = _missing(structure, found, judge)
+    buffers, note = _missing(structure, found, judge, trusted=row.formulas is None)
     unknown = [one for one in extra if not one.name.endswith(_OLD_BUFFERS)]
     said = _basis(row, version, "the headers of the checkpoint")
     if unknown:
@@ -269,15 +272,21 @@ def _shape(structure: Structure, found: _Found) -> tuple[int, ...]:
     return (elements // first[-1], first[-1]) if elements % first[-1] == 0 else (elements,)
 
 
-def _missing(structure: Structure, found: dict[str, _Found], judge: _Judge) -> tuple[list[Parameter], str | None]:
-    """What the model has and the checkpoint does not hold: buffers that are computed, parameters that are lost."""
+def _missing(
+    structure: Structure, found: dict[str, _Found], judge: _Judge, trusted: bool
+) -> tuple[list[Parameter], str | None]:
+    """What the model has and the checkpoint does not hold: buffers that are computed, parameters that are lost.
+
+    Only of ``trusted`` formulas: others tell parameters that no model has.
+    """
     there: list[Parameter] = []
     lost: list[str] = []
     for place in structure.told():
-        if place.name not in found:
-            there.append(judge.parameter(place, 0))
-            if place.pattern.saved:
-                lost.append(place.name)
+        if place.name in found or (place.pattern.saved and not trusted):
+            continue
+        there.append(judge.parameter(place, 0))
+        if place.pattern.saved:
+            lost.append(place.name)
     return there, f"{len(lost)} parameters are not in the checkpoint ({lost[0]})" if lost else None
 
 

@@ -152,6 +152,20 @@ class Structure:
             raise Unresolved(pattern.ranges[star])
         return count
 
+    def beyond(self, pattern: Pattern, numbers: Sequence[int]) -> bool:
+        """Whether a number in the name is that of a layer which the model does not have.
+
+        Checkpoints hold layers that predict further tokens and that transformers leaves out (DeepSeek-V3's 61st). A
+        number of layers that is no field of the config says nothing.
+        """
+        for star, number in enumerate(numbers):
+            with suppress(Unresolved):
+                if not pattern.ranges[star : star + 1] or pattern.ranges[star].isdigit():
+                    continue
+                if number >= self._range(pattern, star):
+                    return True
+        return False
+
     def shape(self, pattern: Pattern, layer: int | None) -> tuple[int, ...] | None:
         """None where the model has no such parameter in that layer. Raises Unresolved."""
         if pattern.cases is None:

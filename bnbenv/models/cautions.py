@@ -146,6 +146,13 @@ def _mixed(s: Situation, advice: Advice) -> Iterator[Caution]:
 def _experts(s: Situation, skeleton: Skeleton | None) -> Iterator[Caution]:
     if skeleton is None or s.method is not None or s.quantization == "none":
         return
+    if not any(one.converted for one in skeleton.parameters):
+        yield Caution(
+            f"nothing of this model is quantized: transformers {skeleton.transformers} gives bitsandbytes plain linear "
+            "layers only, and it has none",
+            skeleton.basis,
+        )
+        return
     left = [one for one in skeleton.parameters if one.kind == "expert" and not one.converted]
     if not left or s.setting is None:
         return

@@ -37,7 +37,8 @@ _COUNTS = (
     *("n_embd", "n_layer", "n_head", "n_inner", "n_layers", "n_heads", "d_model", "d_ff", "d_kv"),
     *("num_layers", "num_heads", "num_kv_heads", "n_head_kv", "ffn_dim", "ffn_hidden_size", "word_embed_proj_dim"),
 )
-_LENGTHS = ("max_position_embeddings", "n_positions")  # -1 where there is no limit, 1200.0 in musicflamingo
+# -1 where there is no limit, 1200.0 in musicflamingo.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 _MOST = 1 << 40
 
 
@@ -66,6 +67,12 @@ def read_config(text: str | bytes, file: str) -> Config:
         quantization=quantization,
         remote_code=any(str(key).startswith("AutoModel") for key in fields.get("auto_map") or {}),
     )
+
+
+def longest(config: Config) -> int | None:
+    """The tokens that the model was made for; None where its document does not say."""
+    given = (config.text.get(name) for name in _LENGTHS)
+    return next((int(one) for one in given if isinstance(one, (int, float)) and one > 0), None)
 
 
 def _read(text: str | bytes, file: str) -> dict[str, Any]:

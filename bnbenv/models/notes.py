@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from bnbenv.models.config import longest
 from bnbenv.models.devices import Devices, room
 from bnbenv.models.fitting import Offload, Way, in_use, overhead, splittable
 from bnbenv.models.layout import held
@@ -68,23 +69,31 @@ def _about_model(of: Situation) -> Iterator[str]:
                 f"the checkpoint is in float32 and is loaded so; dtype=bfloat16 (bnbenv config prints it) takes"
                 f" {shown_size(saved)} less"
             )
-    longest = config.text.get("max_position_embeddings")
-    if isinstance(longest, int) and 0 < longest < of.workload.context:
-        yield f"the model was made for {longest} tokens at most; {of.workload.context} were asked for"
+    most = longest(config)
+    if most is not None and most < of.workload.context:
+        yield f"the model was made for {most} tokens at most; {of.workload.context} were asked for"
 
 
 def _experts(of: Situation) -> Iterator[str]:
-    kept = [one for one in of.subject.skeleton.parameters if one.kind == "expert" and not one.converted]
-    if not kept or of.setting.quantization == "none":
+    """What bitsandbytes does not get, though it is most of the model."""
+    skeleton, kind = of.subject.skeleton, of.setting.quantization
+    kept = [one for one in skeleton.parameters if one.kind == "expert" and not one.converted]
+    none = of.subject.own is None and not any(one.converted for one in skeleton.parameters)
+    if kind == "none" or not (kept or none):
         return
-    kind = of.setting.quantization
-    size = sum(one.count * held(one, kind, of.subject.dtypes[kind]) for one in kept)
-    text = (
-        f"its experts, {shown_size(size)}, are not quantized: transformers {of.subject.skeleton.transformers} has them"
-        " in tensors of three dimensions, which bitsandbytes does not convert"
-    )
+    if none:
+        text = (
+            f"nothing of it is quantized: transformers {skeleton.transformers} gives bitsandbytes plain linear layers"
+            " only, and it has none"
+        )
+    else:
+        size = sum(one.count * held(one, kind, of.subject.dtypes[kind]) for one in kept)
+        text = (
+            f"its experts, {shown_size(size)}, are not quantized: transformers {skeleton.transformers} has them"
+            " in tensors of three dimensions, which bitsandbytes does not convert"
+        )
     if of.older is not None and of.older < of.setting.weights.total:
-        text += f"; transformers<5 quantizes them, and all weights take {shown_size(of.older)} there"
+        text += f"; transformers<5 quantizes {'its layers' if none else 'them'}, and all weights take {shown_size(of.older)} there"
     yield text
 
 

@@ -79,9 +79,10 @@ def as_stored(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
     return Skeleton(parameters, api_for(transformers).version, "its tensors as they are stored", known=False)
 
 
-def keeps_experts(skeleton: Skeleton) -> bool:
-    """Whether experts stay as they are, which an older transformers may quantize."""
-    return any(one.kind == "expert" and not one.converted for one in skeleton.parameters)
+def keeps_layers(skeleton: Skeleton) -> bool:
+    """Whether experts, or all layers, stay as they are, which an older transformers may quantize."""
+    kept = any(one.kind == "expert" and not one.converted for one in skeleton.parameters)
+    return kept or not any(one.converted for one in skeleton.parameters)
 
 
 def document(

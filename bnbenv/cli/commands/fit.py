@@ -127,11 +127,11 @@ def _by_rows(checkpoint: Checkpoint, transformers: str | None) -> Skeleton:
 
 
 def _older(checkpoint: Checkpoint, skeleton: Skeleton) -> Skeleton | None:
-    """What transformers 4 makes of a model whose experts transformers 5 leaves as they are."""
+    """What transformers 4 makes of a model whose experts, or all layers, transformers 5 leaves as they are."""
     from bnbenv.models import report
     from bnbenv.models.model import CheckpointError
 
-    if not skeleton.transformers.startswith("5") or not report.keeps_experts(skeleton):
+    if not skeleton.transformers.startswith("5") or not report.keeps_layers(skeleton):
         return None
     try:
         return _by_rows(checkpoint, LAST_4)
@@ -199,10 +199,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _workload(args: argparse.Namespace, checkpoint: Checkpoint) -> Workload:
+    from bnbenv.models.config import longest
     from bnbenv.models.model import Workload
 
-    longest = checkpoint.config.text.get("max_position_embeddings")
-    usual = min(CONTEXT, longest) if isinstance(longest, int) and longest > 0 else CONTEXT
+    usual = min(CONTEXT, longest(checkpoint.config) or CONTEXT)
     return Workload(
         args.context or usual, args.batch, args.rank, args.target_modules, args.optimizer, args.checkpointing
     )

@@ -33,11 +33,9 @@ def picture(
     lines = [f"  {title}, {shown_size(device['total'])}, {free}", f"  [{bar}]"]
     if use["device_map"] is None:
         at = min(COLUMNS, round((others + on["overhead_bytes"] + peak) * COLUMNS / total))
-        lines.append(
-            f"   {' ' * max(0, at - 1)}^ {'' if at > 50 else f'at the peak of loading {shown_size(peak)}'}".rstrip()
-        )
-        if at > 50:
-            lines[-1] = f"   {f'at the peak of loading {shown_size(peak)} ':>{at - 1}}^"
+        words, before = f"at the peak of loading {shown_size(peak)}", max(0, at - 1)
+        right = f"   {' ' * before}^ {words}"
+        lines.append(right if len(right) <= WIDTH else f"   {words + ' ':>{before}}^")
     shown = [f"{part.block if blocks else part.sign} {part.what} {shown_size(part.bytes)}" for part in parts]
     lack = sum(part.bytes for part in parts) - device["total"]
     return lines + _packed([*shown, f"{shown_size(lack)} more than there is"] if lack > 0 else shown)

@@ -278,6 +278,30 @@ def test_where_it_may_not_go(bench: Bench, tmp_path: Path) -> None:
     assert not bench(out=tmp_path / "empty").there
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_what_came_there_meanwhile_is_not_replaced(force: bool, bench: Bench) -> None:
+    def fill() -> None:
+        bench.out.mkdir(exist_ok=True)
+        (bench.out / "trained.bin").write_text("for a week")
+
+    error = bench.fails(runner=After(fill), force=force)
+    assert (type(error), error.code) == (UsageError, "in-the-way")
+    assert [path.name for path in bench.out.iterdir()] == ["trained.bin"]
+    (bench.out / "trained.bin").unlink()
+    assert bench(force=force).kept == 3  # nothing is made twice
+
+
+def test_names_that_are_no_text(bench: Bench) -> None:
+    (bench.model / "notes\udcff.md").touch()
+    made = bench()
+    assert [note for note in made.notes if "udcff" in note and "not copied" in note]
+    assert bench.fails(out=bench.folder / "\udcff").code == "bad-name"
+    shutil.move(bench.model, bench.model.with_name("\udcff"))
+    bench.model = bench.model.with_name("\udcff")
+    assert bench.fails(out=bench.folder / "other").code == "bad-name"
+    assert bench.made == [] and bench.there() == ["out"]
+
+
 def test_another_result_is_replaced_only_when_that_is_asked_for(bench: Bench) -> None:
     bench()
     error = bench.fails(quant="fp4")
@@ -313,5 +337,8 @@ def test_what_is_copied_beside_the_weights(tmp_path: Path, bench: Bench) -> None
         assert (out / name).read_bytes() == (snapshot / name).read_bytes() and not (out / name).is_symlink()
     assert [note for note in made.notes if "passwords.json" in note and "link" in note]
     assert (made.note.revision, made.note.source) == ("abc", "me/tiny")
+    assert bench(model=snapshot, source="me/tiny", out=out).there
+    (out / "additional_chat_templates" / "mine.jinja").touch()
+    assert "additional_chat_templates/mine.jinja" in bench.fails(model=snapshot, out=out, force=True).message
     with_code = bench(model=snapshot, out=bench.folder / "code", trust_remote_code=True)
     assert "modeling_own.py" in with_code.copied

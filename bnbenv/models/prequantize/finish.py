@@ -11,6 +11,7 @@ from bnbenv.errors import Failed
 from bnbenv.models.model import Checkpoint, CheckpointError
 from bnbenv.models.prequantize.inputs import CONFIG, INDEX, sha256
 from bnbenv.models.prequantize.note import NOTE, File
+from bnbenv.models.prequantize.target import is_text
 
 # Of the files beside the weights, those that loading, tokenizing, prompting and licences need. Weights of any kind,
 # states of trainings and other quantizations' configurations are none of them.
@@ -34,7 +35,9 @@ def copy_others(model: Path, out: Path, code: bool) -> tuple[list[str], list[str
     copied, notes = [], []
     for path in _others(model, code):
         name = str(path.relative_to(model))
-        if not _is_inside(path, model):
+        if not is_text(name):
+            notes.append(f"{name!a} was not copied: its name is no UTF-8")
+        elif not _is_inside(path, model):
             notes.append(f"{name} was not copied: it is a link out of {model}")
         elif not path.is_file() or path.stat().st_size > LARGEST:
             notes.append(f"{name} was not copied: it is no file of a usual size")
@@ -49,7 +52,7 @@ def _others(model: Path, code: bool) -> Iterator[Path]:
     names = sorted(entry.name for entry in os.scandir(model))
     for name in names:
         low = name.lower()
-        if name in _NOT or low.endswith(".index.json") or low.startswith("."):
+        if low in _NOT or low.endswith(".index.json") or low.startswith("."):
             continue
         wanted = low.endswith(_ENDINGS) or (low.endswith(".py") and code)
         if (wanted or low.partition(".")[0] in _NAMES) and not (model / name).is_dir():

@@ -84,7 +84,7 @@ def prequantize(order: Order, checkpoint: Checkpoint, environment: Environment, 
         try:
             with during(ports.progress, "completing the folder"):
                 note, copied, notes = _complete(order, staging, job, follower)
-                staging.switch(replace=order.out.is_dir() and any(order.out.iterdir()))
+                staging.switch(replace=_replaced(order))
         except OSError as error:
             raise _no_room(error, order, predicted, staging) from error
         assert follower.done is not None
@@ -101,8 +101,20 @@ def _look(order: Order, job: Job) -> Made | None:
     other = difference(note.job, job) or (None if complete(order.out, note) else "files that are missing or changed")
     if other is None:
         return Made(note, True, 0, 0.0)
+    raise _exists(order, f"with {other}")
+
+
+def _replaced(order: Order) -> bool:
+    """Whether something is to be replaced. Hours have gone by: raises UsageError for what came there meanwhile."""
+    there = check_target(order)
+    if there is not None and not order.force:
+        raise _exists(order, "which came there meanwhile")
+    return there is not None
+
+
+def _exists(order: Order, what: str) -> UsageError:
     step = "Name another folder, or replace it: --force"
-    raise UsageError("exists", f"{order.out} holds the result of an earlier run, with {other}", step)
+    return UsageError("exists", f"{order.out} holds the result of an earlier run, {what}", step)
 
 
 def _begun(out: Path) -> int:

@@ -49,7 +49,15 @@ def read_note(folder: Path) -> Note | None:
 
 def others(folder: Path, note: Note) -> list[str]:
     """What lies in a folder beside what was written into it. Raises OSError."""
-    return sorted(path.name for path in folder.iterdir() if path.name not in {*note.files, NOTE})
+    known = {*note.files, NOTE}
+    within = {name.partition("/")[0] for name in known if "/" in name}
+    found: list[str] = []
+    for path in folder.iterdir():
+        if path.name in within and path.is_dir() and not path.is_symlink():
+            found += [f"{path.name}/{one.name}" for one in path.iterdir()]
+        else:
+            found.append(path.name)
+    return sorted(name for name in found if name not in known)
 
 
 def complete(folder: Path, note: Note) -> bool:

@@ -21,6 +21,10 @@ def check_target(order: Order) -> Note | None:
     """
     out, model = order.out, Path(os.path.realpath(order.model))
     parent = out.parent
+    for path in (order.model, out):
+        if not is_text(str(path)):
+            message = f"the path {str(path)!a} is no UTF-8, in which checkpoints name their files"
+            raise UsageError("bad-name", message, "Rename that folder, or make a link to it with a plain name.")
     if not out.name or not parent.is_dir():
         step = f"Make it with: mkdir -p '{parent}'" if out.name else "Name the folder to write, such as: model-nf4"
         raise UsageError("no-folder", f"{parent} is no folder" if out.name else "OUT names no folder", step)
@@ -36,6 +40,15 @@ def check_target(order: Order) -> Note | None:
     if out.is_symlink() or not out.is_dir():
         raise UsageError("in-the-way", f"{out} is there and is no folder", _ELSEWHERE)
     return _there(out)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written down in a JSON text; file systems take any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _there(out: Path) -> Note | None:

@@ -96,14 +96,22 @@ def _from_config(row: Architecture, fields: Fields, version: str, skip: Sequence
     judge = _Judge(row, fields, version, skip)
     size = 4 if config.dtype == "F32" else 2
     parameters = [
-        judge.parameter(place, size * _product(place.shape) if place.pattern.saved else 0) for place in places
+        judge.parameter(place, size * _product(place.shape) if place.pattern.saved else 0, _parts(place))
+        for place in places
     ]
-    order = list(range(len(places)))
     if release(version)[0] >= 5:
-        order = sorted(order, key=lambda at: natural(places[at].stored_name))
+        order = sorted(range(len(places)), key=lambda at: natural(places[at].stored_name))
+    else:  # as in one file; of several, the last one holds the output and the last layers
+        order = sorted(range(len(places)), key=lambda at: places[at].stored_name)
     loaded = [parameters[at] for at in order if places[at].pattern.saved]
     buffers = [one for one, place in zip(parameters, places, strict=True) if not place.pattern.saved]
     return Skeleton((*loaded, *buffers), version, _basis(row, version, "config.json alone"))
+
+
+def _parts(place: Place) -> int:
+    """Of how many tensors of a checkpoint it is put together: where each expert has its own, of as many."""
+    stars = place.pattern.name.count("*")
+    return sum(place.shape[0] if name.count("*") > stars else 1 for name in place.pattern.stored) or 1
 
 
 def _given(fields: Fields, name: str) -> object:

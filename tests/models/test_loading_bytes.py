@@ -11,15 +11,37 @@ from typing import Any
 import pytest
 
 from bnbenv.errors import Failed, UsageError
+from bnbenv.models.config import read_config
 from bnbenv.models.exact import exact, read_answer
 from bnbenv.models.layout import eight_bit, four_bit, weights
 from bnbenv.models.local import read_local
-from bnbenv.models.model import QUANTIZATIONS, CheckpointError, Parameter, Quantization, Skeleton
+from bnbenv.models.model import QUANTIZATIONS, Checkpoint, CheckpointError, Parameter, Quantization, Skeleton
 from bnbenv.models.peak import load_peak, prequantized_peak
 from bnbenv.models.skeleton import skeleton
 from bnbenv.process import Command, Finished, SystemRunner
 
-CHILD = Path(__file__).parents[2] / "scripts" / "measure_loading_child.py"
+ROOT = Path(__file__).parents[2]
+CHILD = ROOT / "scripts" / "measure_loading_child.py"
+EVIDENCE = sorted((ROOT / "matrices" / "evidence").glob("loading-cpu-*.json"))
+
+# The models that scripts/measure_loading_child.py makes, as transformers writes them.
+SIDES: dict[str, Any] = {"hidden_size": 2048, "num_attention_heads": 16, "max_position_embeddings": 2048}
+GROUPED: dict[str, Any] = {**SIDES, "num_key_value_heads": 4, "intermediate_size": 8192}
+LLAMA: dict[str, Any] = {**GROUPED, "architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True}
+OPT = {"architectures": ["OPTForCausalLM"], "model_type": "opt", "ffn_dim": 8192}
+MIXTRAL = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4}
+MADE: dict[str, dict[str, Any]] = {
+    "llama": {**LLAMA, "num_hidden_layers": 4, "vocab_size": 32000, "dtype": "bfloat16"},
+    "llama-f16": {**LLAMA, "num_hidden_layers": 3, "vocab_size": 16000, "dtype": "float16"},
+    "llama-f32": {**LLAMA, "num_hidden_layers": 2, "vocab_size": 16000, "dtype": "float32"},
+    "qwen2-tied-sharded": {**GROUPED, **QWEN2, "num_hidden_layers": 3, "vocab_size": 64000, "dtype": "bfloat16"},
+    "opt": {**SIDES, **OPT, "num_hidden_layers": 4, "vocab_size": 32000, "dtype": "float16"},
+    "mixtral": {
+        **{**GROUPED, **MIXTRAL, "hidden_size": 1536, "intermediate_size": 4096},
+        **{"num_hidden_layers": 2, "vocab_size": 16000, "dtype": "bfloat16"},
+    },
+}
 
 
 # What bitsandbytes 0.50.2 made of tensors of these shapes.
@@ -87,6 +109,39 @@ def test_a_type_that_is_cast_is_a_copy_on_the_cpu() -> None:
 def test_the_cpu_kernel_of_earlier_releases_takes_more() -> None:
     now = load_peak(model(LAYER), "nf4", "BF16", "cpu", bitsandbytes="0.50.2")
     assert load_peak(model(LAYER), "nf4", "BF16", "cpu", bitsandbytes="0.49.2") > 8 * now
+
+
+@pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.stem)
+def test_what_was_measured_is_foretold_from_config_json_alone(path: Path) -> None:
+    """Weights to the byte. transformers 4 reads file after file, which config.json does not tell."""
+    found = json.loads(path.read_text())
+    near = 0.01 if found["transformers"].startswith("5") else 0.06
+    for row in found["rows"]:
+        config = read_config(json.dumps(MADE[row["model"]]), "config.json")
+        plan = skeleton(Checkpoint(row["model"], config, None), found["transformers"])
+        kind, dtype = row["quantization"], row["dtype"]
+        if row["stored"] == "bitsandbytes":
+            peak = prequantized_peak(plan, kind, dtype, "cpu")
+        else:
+            peak = load_peak(plan, kind, dtype, "cpu", row["stored"], found["bitsandbytes"])
+        assert weights(plan, kind, dtype).total == row["weight_bytes"], row
+        assert peak == pytest.approx(row["peak_bytes"], rel=near), row
+    assert len(found["rows"]) > 4
+
+
+def test_transformers_4_takes_an_int8_weight_from_the_gpu_and_back() -> None:
+    total = weights(model(LAYER), "int8", "BF16").total
+    assert prequantized_peak(model(LAYER), "int8", "BF16", "cuda") == total
+    assert prequantized_peak(model(LAYER, transformers="4.57.6"), "int8", "BF16", "cuda") == total + LAYER.elements
+
+
+def test_what_the_gpu_holds_beside_the_weights() -> None:
+    """Statistics before they are nested; what transformers 4 casts there; what 5 reads ahead of putting together."""
+    n, blocks = LAYER.elements, LAYER.elements // 64
+    nested = 4 * blocks + 4 * blocks + blocks + 4 * blocks // 256 + 2 * 1024
+    assert load_peak(model(LAYER), "nf4-double", "BF16", "cuda") == 2 * n + n // 2 + nested
+    assert load_peak(model(LAYER, transformers="4.57.6"), "none", "F32", "cuda", "BF16") == 4 * n + 2 * n
+    assert load_peak(model(LAYER, EXPERTS), "none", "BF16", "cuda") == 2 * n + 2 * (2 * EXPERTS.elements)
 
 
 def test_nothing_is_prequantized_without_a_quantization() -> None:

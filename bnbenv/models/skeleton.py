@@ -14,18 +14,17 @@ keeps in float32 for float16 alone (T5's ``wo``) has the loading type here; tran
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bnbenv.decode import shown
 from bnbenv.matrix.architectures import Architecture, Pattern, release, row_for
 from bnbenv.models.formulas import Unresolved
+from bnbenv.models.guess import LONGEST, guessed, in_order, natural
 from bnbenv.models.model import Checkpoint, CheckpointError, Config, Parameter, Skeleton, Tensor
 from bnbenv.models.structure import NUMBER, Fields, Place, Skips, Structure, filled
 
 NEWEST = "5.23.0"  # without a row and without a release: whose rules for names are taken
-LONGEST = 20  # digits of what is taken for a number in a tensor's name
 _OLD_BUFFERS = ("rotary_emb.inv_freq", "attn.masked_bias", "attention.masked_bias")  # in old checkpoints, not loaded
 
 
@@ -41,13 +40,13 @@ def skeleton(checkpoint: Checkpoint, transformers: str | None, skip: Sequence[st
     if row is None:
         if checkpoint.tensors is None:
             raise _unknown(config)
-        return _guessed(checkpoint.tensors, config, transformers or NEWEST, skip)
+        return guessed(checkpoint.tensors, config, transformers or NEWEST, skip)
     version = transformers or max(row.transformers, key=release)
     if release(version)[0] not in {release(one)[0] for one in row.transformers} and _experts(row):
         # Experts are what the majors differ in: linear layers in 4, in 5 one parameter of all of them.
         if checkpoint.tensors is None:
             raise _needs_headers(row, f"its experts were measured with transformers {row.transformers[-1]} alone")
-        return _guessed(checkpoint.tensors, config, version, skip)
+        return guessed(checkpoint.tensors, config, version, skip)
     fields = Fields(row, config.fields)
     if checkpoint.tensors is None:
         return _from_config(row, fields, version, skip, config)
@@ -187,7 +186,7 @@ def _from_headers(
     structure = Structure(row, fields)
     found: dict[str, _Found] = {}
     extra: list[Tensor] = []
-    for tensor in _in_order(tensors, version):
+    for tensor in in_order(tensors, version):
         patterns, numbers = names.find(tensor.name)
         if not patterns:
             extra.append(tensor)
@@ -298,63 +297,8 @@ def _missing(
     return there, f"{len(lost)} parameters are not in the checkpoint ({lost[0]})" if lost else None
 
 
-def _in_order(tensors: Iterable[Tensor], version: str) -> list[Tensor]:
-    if release(version)[0] >= 5:
-        return sorted(tensors, key=lambda one: natural(one.name))
-    return sorted(tensors, key=lambda one: (one.file, one.name))
-
-
-def natural(name: str) -> list[tuple[int, int | str, int]]:
-    """Sorts as transformers 5 does: the parts of a name one by one, numbers as numbers and before text."""
-    return [_part(part) for part in name.split(".")]
-
-
-@lru_cache(4096)
-def _part(part: str) -> tuple[int, int | str, int]:
-    if part.isdecimal() and len(part) < LONGEST:
-        return (0, int(part), -1)
-    text = part.rstrip("0123456789")
-    end = part[len(text) :]
-    return (1, text, int(end)) if 0 < len(end) < LONGEST else (1, part, -1)
-
-
 def _product(shape: Sequence[int]) -> int:
     product = 1
     for side in shape:
         product *= side
     return product
-
-
-def _guessed(tensors: Sequence[Tensor], config: Config, version: str, skip: Sequence[str]) -> Skeleton:
-    """By names and shapes: a weight with two sides that is no embedding, output or norm is taken for a linear layer."""
-    tied = bool(config.text.get("tie_word_embeddings", config.fields.get("tie_word_embeddings", False)))
-    parameters = []
-    for tensor in _in_order(tensors, version):
-        module, _, last = tensor.name.rpartition(".")
-        name = module.rpartition(".")[2].lower()
-        pattern = Pattern(tensor.name, "other")
-        if last == "bias":
-            pattern = Pattern(tensor.name, "bias")
-        elif "norm" in name or name.startswith("ln_"):
-            pattern = Pattern(tensor.name, "norm")
-        elif name in ("lm_head", "output", "embed_out") and len(tensor.shape) == 2:
-            if tied and name == "lm_head":
-                continue
-            pattern = Pattern(tensor.name, "output")
-        elif ("emb" in name or name in ("wte", "wpe", "shared")) and len(tensor.shape) == 2:
-            pattern = Pattern(tensor.name, "embedding")
-        elif len(tensor.shape) == 3 and "expert" in tensor.name.lower():
-            pattern = Pattern(tensor.name, "expert")
-        elif last == "weight" and len(tensor.shape) == 2:
-            pattern = Pattern(tensor.name, "linear", module="linear")
-        skipped = any(one == module or module.endswith(f".{one}") for one in skip)
-        linear = pattern.kind == "linear" and not skipped
-        kept = "named in llm_int8_skip_modules" if pattern.kind == "linear" and skipped else None
-        parameters.append(
-            Parameter(tensor.name, tensor.shape, pattern.kind, converted=linear, kept=kept, stored=tensor.bytes)
-        )
-    said = config.architecture or config.model_type or "an unnamed class"
-    basis = f"the names and shapes of the tensors alone: bnbenv's table has no {said} of transformers {version}"
-    if config.remote_code:
-        basis = f"the names and shapes of the tensors alone: {said} comes with code of its own"
-    return Skeleton(tuple(parameters), version, basis, known=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,23 +51,13 @@ def rows(found: Skeleton) -> list[list[Any]]:
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-@pytest.mark.parametrize("release", ["5.23.0", "4.57.6"])
-def test_the_parameters_are_those_that_from_pretrained_gives(
-    release: str, request: pytest.FixtureRequest, models_environ: dict[str, str]
-) -> None:
-    five = release.startswith("5")
-    python = request.getfixturevalue("models_python" if five else "models_python_4")
-    zoo: Path = request.getfixturevalue("model_zoo" if five else "model_zoo_4")
-    done = subprocess.run(
-        [python, LOADED, zoo, *MODELS], env=models_environ, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    measured = json.loads(done.stdout.splitlines()[-1])
+def test_the_parameters_are_those_that_from_pretrained_gives(release: Any) -> None:
+    measured = json.loads(release.run(LOADED, release.zoo, *MODELS).splitlines()[-1])
+    version = measured.pop("transformers")
     for name in MODELS:
-        checkpoint = read_local(zoo / name)
-        assert rows(skeleton(checkpoint, release)) == measured[name], name
-        assert rows(skeleton(replace(checkpoint, tensors=None), release)) == measured[name], f"{name}, config alone"
+        checkpoint = read_local(release.zoo / name)
+        assert rows(skeleton(checkpoint, version)) == measured[name], name
+        assert rows(skeleton(replace(checkpoint, tensors=None), version)) == measured[name], f"{name}, config alone"
 
 
 def test_config_json_alone_gives_the_parameters_of_a_large_model_at_once() -> None:
@@ -195,3 +184,19 @@ def test_formulas_that_nothing_was_held_against_add_no_parameters_to_a_checkpoin
     found = skeleton(of_config(fields, (tensor(vision, 4304, 1152),)), "4.57.6")
     assert [one.shape for one in found.parameters if one.kind != "buffer"] == [(4304, 1152)]
     assert found.parameters[0].converted
+
+
+def test_what_is_known_of_classes_without_a_row() -> None:
+    fields = {"architectures": ["NovelForCausalLM"], "model_type": "novel", "num_hidden_layers": 1}
+    names = ("model.layers.0.mlp.experts.3.up_proj", "model.layers.0.mlp.up_proj", "mtp.fc", "model.layers.1.mlp.fc")
+    tensors = tuple(tensor(f"{name}.weight", 16, 8) for name in names)
+    for release, converted in (("5.23.0", names[1:2]), ("4.57.6", names[:2])):
+        found = skeleton(of_config(fields, tensors), release)
+        assert {one.name for one in found.parameters} == {f"{name}.weight" for name in names[:2]}  # no further tokens
+        assert {one.name for one in found.parameters if one.converted} == {f"{name}.weight" for name in converted}
+    own = skeleton(of_config({**fields, "auto_map": {"AutoModel": "code.Novel"}}, tensors), "5.23.0")
+    assert len(own.parameters) == sum(one.converted for one in own.parameters) == 4
+    wo = tensor("encoder.block.0.layer.1.DenseReluDense.wo.weight", 8, 16)
+    for release, dtype in (("5.23.0", None), ("4.57.6", "F32")):
+        (kept,) = skeleton(of_config({"architectures": ["NovelT5"], "model_type": "mt5"}, (wo,)), release).parameters
+        assert not kept.converted and kept.dtype == dtype

@@ -44,6 +44,7 @@ def cautions(
         *_already(s),
         *_overflow(s, advice),
         *_mixed(s, advice),
+        *_sliced(s),
         *_experts(s, skeleton),
         *_ragged(s, skeleton),
         *_room(s, plain),
@@ -141,6 +142,15 @@ def _mixed(s: Situation, advice: Advice) -> Iterator[Caution]:
         f"the oldest GPU decides: with CUDA_VISIBLE_DEVICES={','.join(new)} alone it would be bfloat16",
         "CUDA_VISIBLE_DEVICES, which bnbenv config reads",
     )
+
+
+def _sliced(s: Situation) -> Iterator[Caution]:
+    gpu = s.devices.gpus[0] if s.devices.gpus else None
+    if gpu is not None and (gpu.uuid or "").startswith("MIG-"):
+        yield Caution(
+            f"a process sees one MIG slice: CUDA_VISIBLE_DEVICES={gpu.uuid} makes it this one",
+            "NVIDIA's MIG user guide, CUDA_VISIBLE_DEVICES",
+        )
 
 
 def _experts(s: Situation, skeleton: Skeleton | None) -> Iterator[Caution]:

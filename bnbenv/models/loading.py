@@ -83,7 +83,7 @@ def document(
         "transformers": {"version": transformers, "measured": api.version, "of": installed.of},
         "gpus": [
             {"index": at, "name": gpu.name, "compute_capability": gpu.compute_capability, "free": gpu.free}
-            for at, gpu in enumerate(devices.gpus)
+            for at, gpu in enumerate(situation.devices.gpus)
         ],
     }
 
@@ -172,12 +172,23 @@ def _counted(s: Situation, skeleton: Skeleton, wanted: Wanted) -> Situation:
     if s.method not in (None, "bitsandbytes"):
         return replaced
     setting = _setting(s, skeleton, wanted, s.quantization)
+    s = msgspec.structs.replace(s, devices=_one_process(s.devices, setting, s.train))
+    replaced = msgspec.structs.replace(replaced, devices=s.devices)
     memory, alone = _memory(setting, s.devices, s.quantization != "none")
     tight = not any(
         in_use(setting, True) + overhead(gpu) <= room(gpu) * LEFT and setting.load_peak + overhead(gpu) <= room(gpu)
         for gpu in s.devices.gpus
     )
     return msgspec.structs.replace(replaced, setting=setting, memory=memory, alone=alone, tight=tight)
+
+
+def _one_process(devices: Devices, setting: Setting, train: bool) -> Devices:
+    """Where a MIG slice is to be taken, that one alone: a process sees no other device, and torch calls it 0."""
+    need = max(setting.load_peak, in_use(setting, train))
+    fits = [gpu for gpu in devices.gpus if need + overhead(gpu) <= room(gpu)]
+    one = fits[0] if fits else max(devices.gpus, key=room, default=None)
+    whole = [devices.gpus[at] for at in splittable(devices)]
+    return devices if one is None or one in whole else msgspec.structs.replace(devices, gpus=(one,))
 
 
 def _setting(s: Situation, skeleton: Skeleton, wanted: Wanted, kind: Quantization) -> Setting:

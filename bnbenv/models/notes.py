@@ -93,7 +93,8 @@ def _experts(of: Situation) -> Iterator[str]:
             " in tensors of three dimensions, which bitsandbytes does not convert"
         )
     if of.older is not None and of.older < of.setting.weights.total:
-        text += f"; transformers<5 quantizes {'its layers' if none else 'them'}, and all weights take {shown_size(of.older)} there"
+        what = "its layers" if none else "them"
+        text += f"; transformers<5 quantizes {what}, and all weights take {shown_size(of.older)} there"
     yield text
 
 

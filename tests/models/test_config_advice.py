@@ -129,6 +129,12 @@ def test_gpus_get_what_is_free_less_headroom_and_one_that_is_enough_is_taken_alo
     assert set(spread["max_memory"]) == {"0", "1"} and spread["device_map"] == '"auto"'
     slices = Devices(tuple(Device(0, "slice", GIB, GIB, f"MIG-{at}", "9.0") for at in range(2)), CPU)
     assert set(asked(slices)["settings"]["max_memory"]) == {"0"}, "a process can use one slice"
+    sizes = [Device(0, "slice", size * GIB, size * GIB, f"MIG-{size}", "9.0") for size in (3, 20)]
+    large = Skeleton((Parameter("model.layers.0.x.weight", (1 << 20, 4 << 10), "linear", True),), "5.23.0", "measured")
+    for kind in ("none", "nf4"):  # both need more than the smaller one has
+        found = asked(Devices(tuple(sizes), CPU), skeleton=large, quantization=kind)
+        assert "CUDA_VISIBLE_DEVICES=MIG-20" in notes(found) and '{"": 1}' not in found["code"]
+        assert [(gpu["index"], gpu["free"]) for gpu in found["gpus"]] == [(0, 20 * GIB)], "torch calls it 0"
 
 
 def test_training_is_data_parallel_and_says_why() -> None:

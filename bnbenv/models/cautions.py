@@ -9,7 +9,7 @@ import msgspec
 from bnbenv.models.advice import Advice, Situation
 from bnbenv.models.compute import AMPERE, OVERFLOWS, SUSPECTED
 from bnbenv.models.devices import room
-from bnbenv.models.fitting import in_use, overhead
+from bnbenv.models.fitting import LEFT, in_use, overhead
 from bnbenv.models.layout import BLOCK, held
 from bnbenv.models.model import Device, Setting, Skeleton
 from bnbenv.progress import shown_size
@@ -206,10 +206,19 @@ def _room(s: Situation, plain: Setting | None) -> Iterator[Caution]:
             "several, and bnbenv fit --train says what else would help",
             source,
         )
-    elif not s.train and sum(max(0, room(one) - overhead(one)) for one in devices) < need:
+    elif not s.train and _lacks(s, s.setting):
         yield Caution(
             f"it takes {shown_size(need)}, more than there is room for: bnbenv fit says what would fit", source
         )
+
+
+def _lacks(s: Situation, setting: Setting) -> bool:
+    """Whether it is more than ``max_memory`` allows, or without a GPU more than there is; statistics do not count."""
+    if not s.devices.gpus:
+        return in_use(setting, False) + overhead(s.devices.cpu) > room(s.devices.cpu)
+    counted = setting.weights.total - setting.weights.parts.get("statistics", 0)
+    left = 1 if s.quantization == "none" else LEFT
+    return s.memory is not None and counted > sum(s.memory.values()) * left
 
 
 def _fits(setting: Setting, devices: tuple[Device, ...], train: bool = False) -> bool:

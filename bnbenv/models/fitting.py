@@ -17,6 +17,7 @@ from bnbenv.models.placing import Block, place
 # (unslothai/unsloth-zoo, pull request 1053), 287 MB with CUDA 11.7 (pytorch/pytorch, pull request 86509); the workspace
 # is 8 MiB, on Hopper 32 MiB (torch's notes on CUDA, CUBLAS_WORKSPACE_CONFIG).
 CUDA_CONTEXT = 512 << 20
+LEFT = 9 / 10  # what transformers leaves of max_memory where it quantizes (adjust_max_memory)
 
 # What Python takes with torch 2.13 (CPU), transformers 5.23.0 and bitsandbytes 0.50.2 imported: 393 MB resident, 387 MB
 # with transformers 4.57.6. Measured on Linux x86-64.

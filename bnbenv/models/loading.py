@@ -16,7 +16,7 @@ from bnbenv.models.cautions import Installed, cautions
 from bnbenv.models.compute import compute_type
 from bnbenv.models.devices import Devices, room
 from bnbenv.models.dtype import loading_dtype
-from bnbenv.models.fitting import CUDA_CONTEXT, in_use, max_memory, overhead, splittable
+from bnbenv.models.fitting import CUDA_CONTEXT, LEFT, in_use, max_memory, overhead, splittable
 from bnbenv.models.loadcode import code
 from bnbenv.models.model import (
     FLOATS,
@@ -37,7 +37,6 @@ WORDS: Mapping[Quantization, str] = {
     **{"nf4": "in 4 bit (NF4)", "nf4-double": "in 4 bit (NF4, double quantization)"},
     **{"fp4": "in 4 bit (FP4)", "fp4-double": "in 4 bit (FP4, double quantization)"},
 }
-LEFT = 9 / 10  # what transformers leaves of max_memory where it quantizes (adjust_max_memory)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -127,6 +127,13 @@ def test_gpus_get_what_is_free_less_headroom_and_one_that_is_enough_is_taken_alo
     assert set(asked(gpus("8.9", "8.9"), skeleton=small)["settings"]["max_memory"]) == {"0"}
     spread = asked(gpus("8.9", "8.9"), skeleton=large)["settings"]
     assert set(spread["max_memory"]) == {"0", "1"} and spread["device_map"] == '"auto"'
+    # 70 billion parameters on 40 GiB beside two slices, which that process does not see
+    huge = Skeleton((Parameter("a.weight", (8192, 8192), "linear", True, count=1020),), "5.23.0", "test")
+    beside = tuple(Device(1, "slice", 20 * GIB, 20 * GIB, f"MIG-{at}", "8.0") for at in range(2))
+    assert "more than there is room for" in notes(
+        asked(Devices((*gpus("8.0", free=33 * GIB).gpus, *beside), CPU), skeleton=huge)
+    )
+    assert "more than there is room for" not in notes(asked(gpus("8.0", free=48 * GIB), skeleton=huge))
     slices = Devices(tuple(Device(0, "slice", GIB, GIB, f"MIG-{at}", "9.0") for at in range(2)), CPU)
     assert set(asked(slices)["settings"]["max_memory"]) == {"0"}, "a process can use one slice"
     sizes = [Device(0, "slice", size * GIB, size * GIB, f"MIG-{size}", "9.0") for size in (3, 20)]

@@ -196,6 +196,7 @@ def test_what_cannot_be_answered(refused: Any, model: Any, tmp_path: Path) -> No
     refused("fit", model(), "--context", str(1 << 26), "--batch", "4")
     refused("fit", model(), "--free", "much")
     refused("fit", model(), "--target-modules", "q_proj,,v_proj")
+    refused("fit", model(), "--target-modules", "c_attn", step="Name some")
     refused("fit", model(), "--exact", step="bnbenv sync")
     refused("fit", model(), "--python", str(tmp_path / "none"))
     refused("fit", model(), "--env", "other", code=2)

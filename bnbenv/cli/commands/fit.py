@@ -82,6 +82,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         document = report.quantized_already(checkpoint, devices, workload, release.version, release.of)
         return Outcome(Exit.DONE, document, _view(args, ctx))
     skeleton = _skeleton(args, ctx, checkpoint, release)
+    _check_targets(args, skeleton, ctx)
     devices = _devices(args, ctx, asked, release)
     _check_known(devices)
     dtype = DTYPES.get(args.dtype)
@@ -196,6 +197,22 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(
             "usage", f"--context times --batch is more than {MOST_TOKENS} tokens", "See: bnbenv fit --help"
         )
+
+
+def _check_targets(args: argparse.Namespace, skeleton: Skeleton, ctx: Context) -> None:
+    """Names that match nothing: peft refuses them too, unless others match."""
+    from bnbenv.models.training import is_adapted
+
+    asked = args.target_modules or ()
+    missing = [name for name in asked if not any(is_adapted(one, (name,)) for one in skeleton.parameters)]
+    if not missing:
+        return
+    linear = (one.name.removesuffix(".weight") for one in skeleton.parameters if one.kind == "linear")
+    known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linear)) or "none"
+    message = f"the model has no linear layer {' or '.join(missing)}, but {known}"
+    if len(missing) == len(asked):
+        raise UsageError("no-such-module", f"--target-modules: {message}", "Name some of these.")
+    ctx.progress.say(f"note: {message}")
 
 
 def _workload(args: argparse.Namespace, checkpoint: Checkpoint) -> Workload:

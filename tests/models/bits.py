@@ -72,7 +72,8 @@ def compare(protocol: Any, main: Any, model: Path, folder: Path, case: str) -> d
     stream = io.StringIO()
     job = {"model": str(model), "out": str(folder), "quant": quant, "double_quant": double, "dtype": dtype}
     main.attempt(json.dumps({**job, "shard_bytes": 500_000}), protocol.Reporter(stream))
-    events = {event["event"]: event for event in map(json.loads, stream.getvalue().splitlines())}
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    events = {event["event"]: event for event in told}
     if "error" in events:
         return {"case": case, "error": events["error"]}
     plan = events["plan"]
@@ -96,6 +97,7 @@ def compare(protocol: Any, main: Any, model: Path, folder: Path, case: str) -> d
         "converted": plan["converted"],
         "dtype": plan["dtype"],
         "shards": len(plan["shards"]),
+        "warned": [event["code"] for event in told if event["event"] == "warning"],
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import bnbenv.models.prequantize as package
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.real
 
 HERE = Path(__file__).parent
 STANDALONE = Path(package.__file__).parent / "standalone"
@@ -22,37 +22,35 @@ STANDALONE = Path(package.__file__).parent / "standalone"
 # Each model and each kind of quantization at least once with each major release.
 CASES_5 = ("llama-sharded:nf4:double", "qwen2:nf4", "gemma:fp4", "opt:int8", "mixtral:nf4:double")
 CASES_4 = ("llama-f32:nf4:double", "llama-biases:nf4", "qwen2:int8", "mixtral:fp4", "mistral:nf4:double:bfloat16")
+# Of a quantized checkpoint transformers expects its experts one by one, and save_pretrained writes them as one tensor.
+LLAMA_4 = {"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", "num_local_experts": 2}
 
 
-def bits(
-    python: Path, zoo: Path, folder: Path, cases: tuple[str, ...], environ: dict[str, str]
-) -> list[dict[str, Any]]:
-    argv = [python, HERE / "bits.py", STANDALONE, zoo, folder, *cases]
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def bits(release: Any, folder: Path, cases: tuple[str, ...]) -> list[dict[str, Any]]:
+    printed = release.run(HERE / "bits.py", STANDALONE, release.zoo, folder, *cases)
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
-def test_transformers_5_loads_the_very_bits(
-    models_python: Path, model_zoo: Path, tmp_path: Path, models_environ: dict[str, str]
-) -> None:
-    found = bits(models_python, model_zoo, tmp_path, CASES_5, models_environ)
+@pytest.mark.xdist_group("models-5")
+def test_transformers_5_loads_the_very_bits(models_5: Any, tmp_path: Path) -> None:
+    found = bits(models_5, tmp_path, CASES_5)
     for case in found:
         same = {"loaded": [], "logits": True, "files": []}
         assert {name: case.get(name) for name in same} == same, case
         assert case["quantized"] == case["converted"] > 0
-    assert {case["case"]: case["converted"] for case in found}["mixtral:nf4:double"] == 8  # not the experts
+    mixtral = next(case for case in found if case["case"] == "mixtral:nf4:double")
+    assert (mixtral["converted"], mixtral["warned"]) == (8, ["experts-not-converted"])
 
 
-def test_transformers_4_loads_the_very_bits(
-    models_python_4: Path, model_zoo_4: Path, tmp_path: Path, models_environ: dict[str, str]
-) -> None:
-    found = bits(models_python_4, model_zoo_4, tmp_path, CASES_4, models_environ)
+@pytest.mark.xdist_group("models-4")
+def test_transformers_4_loads_the_very_bits(models_4: Any, tmp_path: Path) -> None:
+    found = bits(models_4, tmp_path, CASES_4)
     for case in found:
         same = {"loaded": [], "logits": True, "files": []}
         assert {name: case.get(name) for name in same} == same, case
         assert case["dtype"] == ("bfloat16" if case["case"].endswith("bfloat16") else "float16")
-    assert {case["case"]: case["converted"] for case in found}["mixtral:fp4"] == 34  # experts and routers too
+    mixtral = next(case for case in found if case["case"] == "mixtral:fp4")
+    assert (mixtral["converted"], mixtral["warned"]) == (34, ["experts-converted"])  # and the routers
 
 
 def changed(model: Path, folder: Path, config: dict[str, Any] | None = None) -> Path:
@@ -79,9 +77,9 @@ def patched(model: Path, folder: Path, name: str, *, drop: bool = False, value: 
     return folder
 
 
-def test_goes_on_after_a_cut_and_refuses_what_would_be_nonsense(
-    models_python: Path, model_zoo: Path, tmp_path: Path, models_environ: dict[str, str]
-) -> None:
+@pytest.mark.xdist_group("models-5")
+def test_goes_on_after_a_cut_and_refuses_what_would_be_nonsense(models_5: Any, tmp_path: Path) -> None:
+    model_zoo = models_5.zoo
     llama, projection = model_zoo / "llama", "model.layers.1.mlp.up_proj.weight"
     cut = changed(llama, tmp_path / "cut")
     (cut / "model.safetensors").write_bytes((llama / "model.safetensors").read_bytes()[:-1000])
@@ -108,17 +106,13 @@ def test_goes_on_after_a_cut_and_refuses_what_would_be_nonsense(
         "wrong-shape": {"model": str(changed(llama, tmp_path / "s", {"intermediate_size": 448}))},
         "missing-tensors": {"model": str(patched(llama, tmp_path / "m", projection, drop=True))},
         "not-finite": {"model": str(patched(llama, tmp_path / "n", projection, value=b"\x00\x00\xc0\x7f"))},
+        "not-loadable": {"model": str(changed(llama, tmp_path / "l", LLAMA_4))},
         "no-device": {"model": str(llama), "device": "cuda:7"},
     }
     for name, job in jobs.items():
         job["out"] = str(tmp_path / ("whole" if name == "whole" else f"out-{name}"))
-    argv = [models_python, HERE / "jobs.py", STANDALONE]
-    order = json.dumps(list(jobs.values()))
-    done = subprocess.run(
-        argv, env=models_environ, input=order, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    events = dict(zip(jobs, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    printed = models_5.run(HERE / "jobs.py", STANDALONE, stdin=json.dumps(list(jobs.values())))
+    events = dict(zip(jobs, json.loads(printed.splitlines()[-1]), strict=True))
 
     first, again = events.pop("whole"), events.pop("resumed")
     assert first[-1]["event"] == again[-1]["event"] == "done", again[-1]
@@ -132,6 +126,7 @@ def test_goes_on_after_a_cut_and_refuses_what_would_be_nonsense(
         assert not list((tmp_path / f"out-{code}").glob("*.part"))
     assert projection in events["missing-tensors"][-1]["message"]
     assert projection in events["not-finite"][-1]["message"]
+    assert "SequentialLlama4TextExperts" in events["not-loadable"][-1]["message"]
 
 
 def test_a_job_that_cannot_be_read_is_told_without_any_package() -> None:
@@ -142,12 +137,9 @@ def test_a_job_that_cannot_be_read_is_told_without_any_package() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the most memory that a process had is read from Linux' /proc")
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_needs_no_more_memory_than_the_largest_tensor(
-    quant: str, models_python: Path, model_zoo: Path, tmp_path: Path, models_environ: dict[str, str]
-) -> None:
-    argv = [models_python, HERE / "most_memory.py", STANDALONE, model_zoo / "llama", tmp_path, quant]
-    done = subprocess.run(argv, env=models_environ, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+@pytest.mark.xdist_group("models-5")
+def test_needs_no_more_memory_than_the_largest_tensor(quant: str, models_5: Any, tmp_path: Path) -> None:
+    printed = models_5.run(HERE / "most_memory.py", STANDALONE, models_5.zoo / "llama", tmp_path, quant)
+    found = json.loads(printed.splitlines()[-1])
     assert found["event"] == "done"
     assert found["job"] < 1.2 * found["alone"], found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import re
 import shutil
 import signal
 import sys
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from .packages import check_device, check_packages, import_packages
 from .protocol import Job, JobError, Reporter, private_stdout, read_job
+
+EXPERT = re.compile(r"\.experts\.\d+\.")
 
 if TYPE_CHECKING:
     from .capture import Captured
@@ -119,14 +122,21 @@ def _tell_plan(captured: Captured, plan: Plan, job: Job, reporter: Reporter) -> 
 
 
 def _warn_experts(captured: Captured, plan: Plan, reporter: Reporter) -> None:
-    """transformers 5 has the experts of a layer in one parameter of three dimensions, which nobody quantizes."""
+    """transformers 5 has the experts of a layer in one parameter of three dimensions, which nobody quantizes.
+
+    In transformers 4 they are linear layers: what one of them quantized, the other cannot read.
+    """
+    version = captured.versions["transformers"]
     targets = {target for unit in plan.units if not unit.groups for target in unit.assigned.targets}
     experts = [name for name, value in captured.model.named_parameters() if value.ndim == 3 and name in targets]
     if experts:
         size = sum(captured.model.get_parameter(name).numel() for name in experts) * captured.dtype.itemsize
-        text = f"{len(experts)} tensors of experts ({size / 1e9:.1f} GB) are not quantized: transformers "
-        text += f"{captured.versions['transformers']} keeps all experts of a layer in one parameter, {experts[0]}"
+        text = f"{len(experts)} tensors of experts ({size / 1e9:.1f} GB) are not quantized: transformers {version} "
+        text += f"keeps all experts of a layer in one parameter, {experts[0]}; transformers 4 cannot load the result"
         reporter.warn("experts-not-converted", text)
+    elif captured.transformers < (5,) and any(EXPERT.search(name) for unit in plan.units for name in unit.groups):
+        text = f"transformers 5 cannot load the result: {version} has the experts as linear layers, and it has not"
+        reporter.warn("experts-converted", text)
 
 
 def _check_done(plan: Plan, job: Job) -> None:

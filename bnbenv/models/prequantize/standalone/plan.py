@@ -67,6 +67,7 @@ class Plan:
 
 def make_plan(captured: Captured, names: Names, sources: dict[str, Source], job: Job, reporter: Reporter) -> Plan:
     """Raises JobError where checkpoint and model do not belong together."""
+    _check_reload(captured)
     assigned, unused = names.assign(sources)
     _check_shapes(captured.model, assigned)
     assigned, doubled = _without_doubles(captured.model, assigned)
@@ -76,6 +77,20 @@ def make_plan(captured: Captured, names: Names, sources: dict[str, Source], job:
     units = _units(captured, names, assigned, torch.device(job.device))
     _warn_unused(captured.model, unused, reporter)
     return Plan(shard(units, job.shard_bytes), unused + doubled)
+
+
+def _check_reload(captured: Captured) -> None:
+    """transformers gives a quantized checkpoint of Llama 4 other modules than one that is quantized while loading."""
+    from transformers.quantizers import base
+
+    table: dict[str, Any] = getattr(base, "MODULES_TO_PATCH_FOR_QUANTIZATION", {})
+    method = captured.quantizer.quantization_config.quant_method
+    kinds = {type(module).__name__ for module in captured.model.modules()}
+    for kind in sorted(kinds & table.keys()):
+        if method in table[kind]["quantization_methods"]:
+            text = f"transformers {captured.versions['transformers']} cannot load a quantized checkpoint of this model"
+            text += f" as save_pretrained writes it: in place of {kind} it has {table[kind]['module_name'].__name__}"
+            raise JobError("not-loadable", text, "Load the model with quantization on the fly.")
 
 
 def _check_shapes(model: Any, assigned: list[Assigned]) -> None:

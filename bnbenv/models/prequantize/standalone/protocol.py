@@ -41,8 +41,8 @@ good. Codes of errors: ``unreadable-job``, ``package-missing``, ``package-too-ol
 ``unknown-architecture``, ``remote-code``, ``quantized-already``, ``no-safetensors``, ``cannot-build``,
 ``nothing-to-convert``, ``missing-tensors``, ``wrong-shape``, ``not-finite``, ``not-loadable``, ``no-device``,
 ``out-of-memory``, ``disk-full``, ``cannot-read``, ``cannot-write``, ``other-plan``, ``changed``, ``failed``.
-Codes of warnings: ``experts-not-converted``, ``left-out``, ``not-finite-kept``, ``load-with-dtype``,
-``not-in-checkpoint``.
+Codes of warnings: ``experts-not-converted``, ``experts-converted``, ``left-out``, ``not-finite-kept``,
+``load-with-dtype``, ``not-in-checkpoint``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ class Fields:
             return given
         if default is None:
             return given
-        cases = default.null if given is None else default.missing
+        # What is computed where it is left out, is computed because it is None then: null says the same.
+        cases = default.missing if given is _ABSENT else default.null or default.missing
         if cases:
             case = first_case(cases, self, None)
             return evaluate(case.gives[0], self) if case is not None else None

@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 
 hf.utils.logging.set_verbosity_error()
-found = {}
+found = {"transformers": hf.__version__}
 for name in sys.argv[2:]:
     wanted = hf.BitsAndBytesConfig(load_in_4bit=True)
     model = hf.AutoModelForCausalLM.from_pretrained(

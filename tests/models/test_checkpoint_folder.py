@@ -286,7 +286,7 @@ def test_a_model_of_70_billion_parameters_is_read_at_once(tmp_path: Path) -> Non
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
+@pytest.mark.xdist_group("models-5")
 def test_what_transformers_wrote(model_zoo: Path) -> None:
     single, shards = read_local(model_zoo / "llama"), read_local(model_zoo / "llama-sharded")
     assert single.tensors is not None and shards.tensors is not None and len(shards.files) > 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,8 +141,8 @@ for line in sys.stdin:
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-def test_what_is_read_here_the_library_reads_alike(models_python: Path) -> None:
+@pytest.mark.xdist_group("models-5")
+def test_what_is_read_here_the_library_reads_alike(models_run: Any) -> None:
     """It is laxer in a few places (types as floats, fields in a list, the last of two keys): never the other way."""
     dice = random.Random(8)
     texts = [(header if isinstance(header, bytes) else json.dumps(header).encode(), data) for _, header, data in GOOD]
@@ -159,9 +157,9 @@ def test_what_is_read_here_the_library_reads_alike(models_python: Path) -> None:
             texts.append((text[:place] + bytes([dice.choice(b'0123456789[]{},:"F8UEM \\')]) + text[place + 1 :], data))
     files = [file_of(text, data) for text, data in texts]
     given = "".join(f"{content.hex()}\n" for content in files)
-    done = subprocess.run([models_python, "-c", PROBE], input=given, capture_output=True, text=True, check=True)
+    printed = models_run("-c", PROBE, stdin=given)
     read_here = 0
-    for content, line in zip(files, done.stdout.splitlines(), strict=True):
+    for content, line in zip(files, printed.splitlines(), strict=True):
         library = json.loads(line)
         try:
             here = {tensor.name: [tensor.dtype, list(tensor.shape)] for tensor in read(content)}

@@ -410,7 +410,7 @@ print(snapshot_download("owner/name", revision=sys.argv[1]))
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
+@pytest.mark.xdist_group("models-5")
 def test_a_cache_that_the_library_itself_filled(models_python: Path, hub: Server, environ: dict[str, str]) -> None:
     """huggingface_hub takes the server for a hub, and what it leaves on the disk is read here."""
     own = {**os.environ, **environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}

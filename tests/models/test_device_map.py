@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from bnbenv.models.local import read_local
 from bnbenv.models.placing import blocks, place
 from bnbenv.models.skeleton import skeleton
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("models")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("models-5")]
 
 CHECK = """\
 import json, sys
@@ -37,23 +36,12 @@ print("all are placed")
 """
 
 
-def test_accelerate_takes_it_for_every_model_of_the_zoo(
-    model_zoo: Path, models_python: Path, models_environ: dict[str, str]
-) -> None:
+def test_accelerate_takes_it_for_every_model_of_the_zoo(models_5: Any) -> None:
     maps = {}
-    for folder in sorted(model_zoo.iterdir()):
+    for folder in sorted(models_5.zoo.iterdir()):
         parts = blocks(skeleton(read_local(folder), "5.23.0"), "nf4-double", "BF16")
         half = sum(part.bytes for part in parts) * 8 // 10
         placed = place(parts, (half, half))
         assert placed is not None and set(placed.values()) == {0, 1}, folder.name
         maps[str(folder)] = placed
-    done = subprocess.run(
-        [models_python, "-c", CHECK],
-        input=json.dumps(maps),
-        env=models_environ,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.stdout.strip() == "all are placed", done.stderr[-2000:]
+    assert models_5.run("-c", CHECK, stdin=json.dumps(maps)).strip() == "all are placed"

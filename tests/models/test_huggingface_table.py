@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,12 +57,8 @@ def test_what_is_no_version_is_refused() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-@pytest.mark.parametrize("fixture", ["models_python", "models_python_4"])
-def test_a_row_says_what_the_release_says_of_itself(fixture: str, request: pytest.FixtureRequest) -> None:
-    python: Path = request.getfixturevalue(fixture)
-    done = subprocess.run([python, "-c", ASK], capture_output=True, text=True, check=True, timeout=120)
-    found: dict[str, Any] = json.loads(done.stdout)
+def test_a_row_says_what_the_release_says_of_itself(release: Any) -> None:
+    found: dict[str, Any] = json.loads(release.run("-c", ASK))
     api = api_for(found["version"])
     assert api.version == found["version"]
     assert (api.parameters, api.checkpointing_kwargs) == (found["parameters"], found["checkpointing"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +50,13 @@ def test_every_class_that_was_measured_is_foretold_to_the_byte(path: Path) -> No
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-def test_real_models_hold_what_is_foretold(
-    models_python: Path, model_zoo: Path, models_environ: dict[str, str]
-) -> None:
+@pytest.mark.xdist_group("models-5")
+def test_real_models_hold_what_is_foretold(models_5: Any) -> None:
     names = ("llama", "qwen2", "mistral", "gemma", "opt", "mixtral")  # mistral has a window of 64
-    words = ["--context", "200", *(str(model_zoo / name) for name in names)]
-    done = subprocess.run(
-        [models_python, ROOT / "scripts" / "measure_cache.py", *words],
-        env=models_environ,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["model"] for row in found] == list(names), done.stderr
+    words = ["--context", "200", *(models_5.zoo / name for name in names)]
+    printed = models_5.run(ROOT / "scripts" / "measure_cache.py", *words)
+    found = [json.loads(line) for line in printed.splitlines()]
+    assert [row["model"] for row in found] == list(names)
     for row in found:
         assert (row["model"], row.get("bytes")) == (row["model"], predicted(row, 200)), row
         assert row["written"] == predicted(row, 201, written=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,25 +146,21 @@ def test_nothing_is_prequantized_without_a_quantization() -> None:
     assert prequantized_peak(model(LAYER), "none", "BF16", "cuda") is None
 
 
-@pytest.mark.parametrize(("release", "dtype"), [(5, "BF16"), (4, "F16")])
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-def test_predicted_weight_bytes_are_those_of_the_loaded_models(
-    release: int, dtype: str, request: pytest.FixtureRequest, models_environ: dict[str, str]
-) -> None:
+def test_predicted_weight_bytes_are_those_of_the_loaded_models(release: Any) -> None:
     """The exact skeleton to the byte; the one from headers within 1 %."""
-    python, zoo = python_of(request, release), request.getfixturevalue("model_zoo" if release == 5 else "model_zoo_4")
-    folders = sorted(zoo.iterdir())
-    runner = SystemRunner()
+    dtype, folders = ("BF16" if release.major == 5 else "F16"), sorted(release.zoo.iterdir())
     built = {
-        name: exact(zoo / name, python, runner, dtype=dtype, tensors=read_local(zoo / name).tensors)
-        for name in ("mixtral", "qwen2" if release == 5 else "opt")
+        name: exact(
+            release.zoo / name, release.python, release.run, dtype=dtype, tensors=read_local(release.zoo / name).tensors
+        )
+        for name in ("mixtral", "qwen2" if release.major == 5 else "opt")
     }
     seen = 0
-    for told in child(python, models_environ, "weights", dtype, *map(str, folders)):
+    for told in map(json.loads, release.run(CHILD, "weights", dtype, *folders).splitlines()):
         kind: Quantization = told["quantization"]
         told_of = f"{told['model']} {kind}"
-        headers = skeleton(read_local(zoo / told["model"]), built["mixtral"].transformers)
+        headers = skeleton(read_local(release.zoo / told["model"]), built["mixtral"].transformers)
         assert weights(headers, kind, dtype).total == pytest.approx(told["total"], rel=0.01), told_of
         if told["model"] in built:
             assert weights(built[told["model"]], kind, dtype).total == told["total"], told_of
@@ -175,40 +169,32 @@ def test_predicted_weight_bytes_are_those_of_the_loaded_models(
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-def test_predicted_peak_is_near_the_measured_one(
-    request: pytest.FixtureRequest, models_environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_predicted_peak_is_near_the_measured_one(release: Any, tmp_path: Path) -> None:
     """One layer of a Llama-like model, both loaders; more models are in matrices/evidence."""
-    folder, environ = tmp_path / "one-layer", {**models_environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}
-    python = python_of(request, 5)
-    list(child(python, environ, "make", str(folder), "one-layer"))
-    checkpoint = read_local(folder)
-    for release, kind, dtype in ((5, "nf4-double", "BF16"), (4, "int8", "F16")):
-        python = python_of(request, release)
-        (told,) = child(python, environ, "peak", str(folder), kind, dtype, "cpu")
-        plan = skeleton(checkpoint, told["transformers"])
-        quantization = next(one for one in QUANTIZATIONS if one == kind)
-        assert load_peak(plan, quantization, dtype, "cpu", "BF16") == pytest.approx(told["peak_bytes"], rel=0.1)
+    folder = tmp_path / "one-layer"
+    release.run(CHILD, "make", folder, "one-layer")
+    kind: Quantization = "nf4-double" if release.major == 5 else "int8"
+    dtype = "BF16" if kind == "nf4-double" else "F16"
+    told = json.loads(release.run(CHILD, "peak", folder, kind, dtype, "cpu"))
+    plan = skeleton(read_local(folder), told["transformers"])
+    assert load_peak(plan, kind, dtype, "cpu", "BF16") == pytest.approx(told["peak_bytes"], rel=0.1)
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-def test_a_model_is_built_from_its_config_alone(
-    models_python: Path, model_zoo: Path, models_environ: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.mark.xdist_group("models-5")
+def test_a_model_is_built_from_its_config_alone(models_5: Any, models_environ: dict[str, str], tmp_path: Path) -> None:
     """As with the checkpoint: the parts of its experts, too."""
-    fields = json.loads((model_zoo / "mixtral" / "config.json").read_text())
+    fields = json.loads((models_5.zoo / "mixtral" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    alone = exact(tmp_path, models_python, SystemRunner(), environ=dict(models_environ))
-    headers = skeleton(read_local(model_zoo / "mixtral"), "5.23.0")
+    alone = exact(tmp_path, models_5.python, SystemRunner(), environ=dict(models_environ))
+    headers = skeleton(read_local(models_5.zoo / "mixtral"), "5.23.0")
     assert [(one.name, one.shape, one.parts) for one in alone.parameters if one.parts > 1] == [
         (one.name, one.shape, one.parts) for one in headers.parameters if one.parts > 1
     ]
     assert weights(alone, "nf4", "BF16").total == weights(headers, "nf4", "BF16").total
     (tmp_path / "config.json").write_text(json.dumps({**fields, "architectures": ["NoSuchForCausalLM"]}))
     with pytest.raises(CheckpointError, match="has no class NoSuchForCausalLM") as caught:
-        exact(tmp_path, models_python, SystemRunner(), environ=dict(models_environ))
+        exact(tmp_path, models_5.python, models_5.run)
     assert caught.value.code == "unknown-architecture"
 
 
@@ -254,16 +240,3 @@ def test_a_process_that_is_killed_is_an_error(tmp_path: Path) -> None:
 def test_a_python_that_is_not_there_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be started"):
         exact(tmp_path, tmp_path / "none", SystemRunner())
-
-
-def python_of(request: pytest.FixtureRequest, release: int) -> Path:
-    """The Python of an environment with that major release of transformers."""
-    python: Path = request.getfixturevalue("models_python" if release == 5 else "models_python_4")
-    return python
-
-
-def child(python: Path, environ: dict[str, str], *words: str) -> Iterator[dict[str, Any]]:
-    command = [str(python), str(CHILD), *words]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    yield from map(json.loads, done.stdout.splitlines())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from bnbenv.models.local import read_local
 from bnbenv.models.prequantize.inputs import sha256
 from bnbenv.models.prequantize.note import read_note
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("models")]
+pytestmark = pytest.mark.real
 
 # Decoded weights against those of the source: NF4's mean error on normal values is 0.073 of their deviation. Rows that
 # are no whole blocks are left out: on some CPUs bitsandbytes 0.50.2 decodes them wrongly.
@@ -65,40 +64,31 @@ def whole(document: Any) -> None:
     assert sorted(path.name for path in out.parent.iterdir() if ".bnbenv-part" in path.name) == []
 
 
-def test_a_snapshot_in_the_cache_of_the_hub(
-    command: Callable[..., Any], models_python: Path, model_zoo: Path, models_environ: Mapping[str, str], tmp_path: Path
-) -> None:
+@pytest.mark.xdist_group("models-5")
+def test_a_snapshot_in_the_cache_of_the_hub(command: Callable[..., Any], models_5: Any, tmp_path: Path) -> None:
     home = tmp_path / "hub" / "models--me--tiny"
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = home / "snapshots" / commit
     for folder in (home / "blobs", home / "refs", snapshot):
         folder.mkdir(parents=True)
     (home / "refs" / "main").write_text(commit)
-    for file in (model_zoo / "llama").iterdir():
+    for file in (models_5.zoo / "llama").iterdir():
         shutil.copy(file, home / "blobs" / file.name)
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
-    made = command("me/tiny", "a b\nc", "--python", str(models_python), "--shard-size", "400KB")
+    made = command("me/tiny", "a b\nc", "--python", str(models_5.python), "--shard-size", "400KB")
     whole(made)
     assert (made["status"], made["quantization"], made["device"]) == ("made", "nf4-double", "cpu")
     assert (made["converted"], made["kept"], len(made["files"]) > 1) == (14, 7, True)
-    assert command("me/tiny", "a b\nc", "--python", str(models_python), "--shard-size", "400KB")["status"] == "there"
-    loaded = subprocess.run(
-        [models_python, "-c", LOAD, made["out"], snapshot / "model.safetensors"],
-        env={**os.environ, **models_environ},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert loaded.returncode == 0, loaded.stderr
-    in_4_bit, layers, error = json.loads(loaded.stdout.splitlines()[-1])
+    assert command("me/tiny", "a b\nc", "--python", str(models_5.python), "--shard-size", "400KB")["status"] == "there"
+    loaded = models_5.run("-c", LOAD, made["out"], snapshot / "model.safetensors")
+    in_4_bit, layers, error = json.loads(loaded.splitlines()[-1])
     assert (in_4_bit, layers) == (True, 14) and 0.05 < error < 0.1
 
 
-def test_transformers_4(command: Callable[..., Any], models_python_4: Path, model_zoo_4: Path) -> None:
-    made = command(
-        str(model_zoo_4 / "opt"), "out", "--quant", "int8", "--dtype", "float32", "--python", str(models_python_4)
-    )
+@pytest.mark.xdist_group("models-4")
+def test_transformers_4(command: Callable[..., Any], models_4: Any) -> None:
+    words = ("--quant", "int8", "--dtype", "float32", "--python", str(models_4.python))
+    made = command(str(models_4.zoo / "opt"), "out", *words)
     whole(made)
     assert (made["quantization"], made["dtype"], len(made["files"])) == ("int8", "float32", 1)
     assert {"config.json", "generation_config.json"} <= set(made["others"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +57,12 @@ def test_what_was_measured_is_foretold_within_a_tenth(path: Path) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("models")
-def test_a_real_step_takes_what_is_foretold(
-    models_python: Path, model_zoo: Path, models_environ: dict[str, str]
-) -> None:
-    words = [str(model_zoo / "llama"), "--context", "256", "--optimizer", "adamw-8bit"]
-    done = subprocess.run(
-        [models_python, ROOT / "scripts" / "measure_training.py", *words],
-        env=models_environ,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [row["checkpointing"] for row in found] == [True, False], done.stderr
+@pytest.mark.xdist_group("models-5")
+def test_a_real_step_takes_what_is_foretold(models_5: Any) -> None:
+    words = [models_5.zoo / "llama", "--context", "256", "--optimizer", "adamw-8bit"]
+    printed = models_5.run(ROOT / "scripts" / "measure_training.py", *words)
+    found = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [row["checkpointing"] for row in found] == [True, False]
     for row in found:
         check(row)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bnbenv.cli.command import Context
@@ -11,7 +12,9 @@ from bnbenv.paths import Sysroot
 if TYPE_CHECKING:
     from bnbenv.models.devices import Asked, Devices
     from bnbenv.models.environment import Environment
+    from bnbenv.models.model import Checkpoint
 
+NAMED = "named in llm_int8_skip_modules"  # why a parameter is kept, as Skeleton says it
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -51,6 +54,24 @@ def release_of(args: argparse.Namespace, ctx: Context) -> Release:
     if found.transformers is None:
         return Release(None, f"the newest release that is known ({found.called} has no transformers)", found)
     return Release(found.transformers, found.called, found)
+
+
+def skips_of(checkpoint: Checkpoint, transformers: str | None, names: Sequence[str], ctx: Context) -> tuple[str, ...]:
+    """Modules that are to stay as they are: those that were named, and the output layer; says what names nothing.
+
+    Raises CheckpointError where the parameters cannot be told.
+    """
+    from bnbenv.models.loading import skipped
+    from bnbenv.models.skeleton import skeleton
+
+    missing = [
+        name
+        for name in names
+        if not any(one.kept == NAMED for one in skeleton(checkpoint, transformers, (name,)).parameters)
+    ]
+    if missing:
+        ctx.progress.say(f"note: --skip-modules: the model has no layer {' or '.join(missing)} to skip")
+    return skipped(skeleton(checkpoint, transformers), tuple(names))
 
 
 def ask_devices(args: argparse.Namespace, ctx: Context) -> Asked | None:

@@ -24,6 +24,9 @@ IN_A_ROW = 4  # GPUs
 _NAMES = {short: name for name, short in TORCH_NAMES.items()}
 
 
+OUTPUTS = ("lm_head",)  # the output layer's name where the parameters are not known, or it is tied and none of them
+
+
 class Line(msgspec.Struct, frozen=True):
     """A line of the code, why it is there, and who says so."""
 
@@ -58,7 +61,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     train: bool = False
     fsdp: bool = False
     skip: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ("lm_head",)
+    outputs: tuple[str, ...] = OUTPUTS
     remote_code: bool = False
     revision: str | None = None
     memory: dict[int, int] | None = None

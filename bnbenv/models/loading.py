@@ -11,7 +11,7 @@ from bnbenv.errors import UsageError
 from bnbenv.matrix.huggingface import api_for
 from bnbenv.matrix.model import TransformersApi
 from bnbenv.models import report
-from bnbenv.models.advice import Advice, Situation, advise
+from bnbenv.models.advice import OUTPUTS, Advice, Situation, advise
 from bnbenv.models.cautions import Installed, cautions
 from bnbenv.models.compute import compute_type
 from bnbenv.models.devices import Devices, room
@@ -158,7 +158,7 @@ def _situation(
 
 def skipped(skeleton: Skeleton, names: tuple[str, ...]) -> tuple[str, ...]:
     """The list that takes the place of transformers' own: the output layer, and what the user named."""
-    return tuple(dict.fromkeys((*_outputs(skeleton), *names)))
+    return tuple(dict.fromkeys((*(_outputs(skeleton) or OUTPUTS), *names)))
 
 
 def _outputs(skeleton: Skeleton) -> tuple[str, ...]:

@@ -94,8 +94,10 @@ def test_environments_that_cannot_do_it(refused: Callable[..., str], tmp_path: P
 
 
 def test_a_python_that_does_not_start_leaves_nothing(
-    refused: Callable[..., str], tmp_path: Path, python: str, place: Path
+    refused: Callable[..., str], bnbenv: Callable[..., Any], tmp_path: Path, python: str, place: Path
 ) -> None:
     before = sorted(place.iterdir())
-    assert "cannot be started" in refused("prequantize", model(tmp_path / "model"), "out", "--python", python)
+    given = ("prequantize", model(tmp_path / "model"), "out", "--python", python)
+    assert "cannot be started" in refused(*given)
+    assert "the model has no layer k_prj to skip" in bnbenv(*given, "--skip-modules", "k_prj").err
     assert sorted(place.iterdir()) == before

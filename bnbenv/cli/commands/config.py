@@ -78,7 +78,7 @@ def _open(args: argparse.Namespace, ctx: Context) -> Checkpoint:
 
 def _skeleton(checkpoint: Checkpoint, release: Release, skip: tuple[str, ...], ctx: Context) -> Skeleton | None:
     """Its parameters, or None where they cannot be told: then the code goes without figures."""
-    from bnbenv.models.loading import skipped
+    from bnbenv.cli.modelled import skips_of
     from bnbenv.models.model import CheckpointError
     from bnbenv.models.report import method
     from bnbenv.models.skeleton import skeleton
@@ -86,8 +86,8 @@ def _skeleton(checkpoint: Checkpoint, release: Release, skip: tuple[str, ...], c
     if method(checkpoint.config) not in (None, "bitsandbytes"):
         return None
     try:
-        found = skeleton(checkpoint, release.version)
-        return skeleton(checkpoint, release.version, skipped(found, skip)) if skip else found
+        skips = skips_of(checkpoint, release.version, skip, ctx) if skip else ()
+        return skeleton(checkpoint, release.version, skips)
     except CheckpointError as error:
         ctx.progress.say(f"note: no bytes are counted: {error.message}")
         return None

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=types, help="what is loaded and stays unquantized (default: as from_pretrained)"
     )
-    parser.add_argument("--skip-modules", metavar="A,B", help="modules that stay as they are (default: the output)")
+    parser.add_argument("--skip-modules", metavar="A,B", help="modules that stay as they are, beside the output")
     parser.add_argument("--shard-size", metavar="SIZE", default="5GB", help="of a file at most (default: 5GB)")
     parser.add_argument("--device", default="auto", metavar="WHICH", help="auto, cpu or cuda:N (default: auto)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the code that comes with the checkpoint")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     import msgspec
 
-    from bnbenv.cli.modelled import find_devices
+    from bnbenv.cli.modelled import find_devices, skips_of
     from bnbenv.models.compute import compute_type, has_bf16
     from bnbenv.models.devices import ask
     from bnbenv.models.prequantize.order import Order, read_device, read_modules, read_size
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         double_quant=not args.no_double_quant,
         compute_dtype=args.compute_dtype or compute,
         dtype=args.dtype,
-        skip=skip,
+        skip=skip and skips_of(checkpoint, environment.transformers, skip, ctx),
         shard_bytes=checked[0],
         device=place.device,
         trust_remote_code=args.trust_remote_code,

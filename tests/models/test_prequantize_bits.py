@@ -21,7 +21,10 @@ STANDALONE = Path(package.__file__).parent / "standalone"
 
 # Each model and each kind of quantization at least once with each major release.
 CASES_5 = ("llama-sharded:nf4:double", "qwen2:nf4", "gemma:fp4", "opt:int8", "gpt2:nf4:double", "mixtral:nf4:double")
-CASES_4 = ("llama-f32:nf4:double", "llama-biases:nf4", "gpt2:int8", "mixtral:fp4", "mistral:nf4:double:bfloat16")
+CASES_4 = (
+    *("llama-f32:nf4:double", "llama-biases:nf4", "qwen2:int8", "gpt2:int8", "mixtral:fp4"),
+    "mistral:nf4:double:bfloat16",
+)
 # Of a quantized checkpoint transformers expects its experts one by one, and save_pretrained writes them as one tensor.
 LLAMA_4 = {"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", "num_local_experts": 2}
 

@@ -22,6 +22,7 @@ SIDES: dict[str, Any] = {
 }
 GROUPED = {**SIDES, "num_key_value_heads": 2, "intermediate_size": 416}
 OPT = {**SIDES, "ffn_dim": 416, "word_embed_proj_dim": 192}
+GPT2 = {"vocab_size": 1000, "n_embd": 192, "n_layer": 2, "n_head": 6, "n_positions": 512}
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
 # name: configuration, type that it is stored in, largest file
@@ -34,6 +35,7 @@ ZOO: dict[str, tuple[Any, torch.dtype, str]] = {
     "mistral": (lambda: hf.MistralConfig(**GROUPED, head_dim=48, sliding_window=64), BF16, "5GB"),
     "gemma": (lambda: hf.GemmaConfig(**GROUPED, head_dim=64), BF16, "400KB"),
     "opt": (lambda: hf.OPTConfig(**OPT), F16, "5GB"),
+    "gpt2": (lambda: hf.GPT2Config(**GPT2), F32, "5GB"),
     "mixtral": (lambda: hf.MixtralConfig(**GROUPED, num_local_experts=4), BF16, "600KB"),
 }
 

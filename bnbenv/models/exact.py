@@ -119,6 +119,7 @@ def _parameter(event: Mapping[str, Any]) -> Parameter:
         dtype=None if dtype is None else _TYPES[dtype],
         stored=int(event["stored"]),
         parts=int(event["parts"]),
+        turned=bool(event["turned"]),
     )
 
 

@@ -93,7 +93,8 @@ class Parameter(msgspec.Struct, frozen=True):
     in words. ``dtype`` is the type that it always has (rotary frequencies are F32); None is the type that the model
     is loaded in. ``count`` equal ones stand in one (the layers of a model). ``stored`` are the bytes of what
     it is read from, of one, 0 for what is no part of the checkpoint (the tied output, buffers that are computed).
-    ``parts`` is of how many tensors of the checkpoint one is put together (the experts of a layer).
+    ``parts`` is of how many tensors of the checkpoint one is put together (the experts of a layer). ``turned``: it is
+    stored the other way round (GPT-2's Conv1D), and copied when it is quantized.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Parameter(msgspec.Struct, frozen=True):
     count: int = 1
     stored: int = 0
     parts: int = 1
+    turned: bool = False
 
     @property
     def elements(self) -> int:

@@ -140,7 +140,7 @@ def _conversion_on_the_cpu(parameter: Parameter, quantization: Quantization, dty
         half = 0 if dtype == "F16" else 2 * n
         return half + 4 * n + 4 * n + 2 * 4 * parameter.shape[0]
     absmax = 4 * -(-n // BLOCK)
-    scaled = 4 * n
+    scaled = 4 * n + _turning(parameter, dtype)
     if first_kernel:  # 0.46 to 0.49: the distances to all 16 values of the code, and their absolute values
         return scaled + absmax + 2 * 16 * 4 * n
     single = 0 if dtype == "F32" else 4 * n
@@ -149,6 +149,11 @@ def _conversion_on_the_cpu(parameter: Parameter, quantization: Quantization, dty
         return single + scaled + absmax + 4 * n + n + n
     # The order of FP4's values is looked up by int32 indices, which torch makes int64 first, and is int64 itself.
     return single + scaled + absmax + 4 * n + 8 * n + 8 * n
+
+
+def _turning(parameter: Parameter, dtype: str) -> int:
+    """Bytes of the copy of a weight that is stored the other way round, in 4 bit (``Params4bit._quantize``)."""
+    return plain(parameter, dtype) if parameter.turned else 0
 
 
 # On CUDA
@@ -169,7 +174,7 @@ def _on_cuda(skeleton: Skeleton, quantization: Quantization, dtype: str, stored_
             return need
         # transformers 4 takes a 4-bit weight to the CPU and back and holds the first copy meanwhile. Both do so
         # with an int8 one, and what comes back is float16.
-        copy = 2 * one.elements if quantization == "int8" else size if early else 0
+        copy = 2 * one.elements if quantization == "int8" else size if early else _turning(one, dtype)
         return max(need, size + copy + _conversion_on_cuda(one, quantization))
 
     if quantization == "none" and not early:

@@ -149,6 +149,7 @@ class _Judge:
             dtype="F32" if self._in_float32(name) else pattern.dtype,
             stored=stored,
             parts=parts,
+            turned=pattern.module == "conv1d",
         )
 
     def _kept(self, pattern: Pattern, name: str) -> str | None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bnbenv.errors import Failed, UsageError
@@ -89,6 +90,15 @@ def test_on_a_gpu_transformers_4_holds_a_weight_twice() -> None:
     assert load_peak(model(LAYER), "nf4", "BF16", "cuda") == 2 * n + result
     assert load_peak(model(LAYER, transformers="4.57.6"), "nf4", "BF16", "cuda") == 2 * n + 2 * n + result
     assert load_peak(model(LAYER), "int8", "BF16", "cuda") == 2 * n + 2 * n + eight_bit(LAYER.shape).total
+
+
+def test_a_weight_that_is_stored_the_other_way_round_is_copied_in_4_bit() -> None:
+    """GPT-2's: 223.8 MB were measured for three layers of 1536 in float32, and 186.5 are without the copy."""
+    turned = msgspec.structs.replace(LAYER, turned=True)
+    for device in ("cuda", "cpu"):
+        for quantization, copy in (("nf4-double", 2 * LAYER.elements), ("int8", 0)):
+            plain = load_peak(model(LAYER), quantization, "BF16", device)  # type: ignore[arg-type]
+            assert load_peak(model(turned), quantization, "BF16", device) == plain + copy  # type: ignore[arg-type]
 
 
 def test_experts_are_held_twice_while_they_are_put_together() -> None:

@@ -211,6 +211,7 @@ def told(torch: Any, model: Any, quantizer: Any, dtype: Any, sources: dict[str, 
                 "dtype": own_type(name, value, dtype, fixed, is_buffer and name not in sources, converted),
                 "stored": stored,
                 "parts": parts,
+                "turned": converted and getattr(getattr(module, "source_cls", None), "__name__", "") == "Conv1D",
             }
             lines.append((place, line))
     return lines

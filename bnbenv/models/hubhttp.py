@@ -172,6 +172,7 @@ class Hub:
             stream=True,
             verify=verify.verify(url),
             cert=self._network.client_cert,
+            hooks={"response": _without_body},
         ) as answer:
             found = {key: value for one in (answer, *answer.history) for key, value in one.headers.items()}
             told = requests_headers(found)
@@ -223,6 +224,13 @@ class Hub:
             if self._network.proxy:
                 self._own.session.proxies = {"http": self._network.proxy, "https": self._network.proxy}
         return self._own.session, self._own.http
+
+
+def _without_body(answer: requests.Response, **_: Any) -> None:
+    """Of a redirect nothing is read but where it leads to: requests would read all that is sent with it."""
+    if answer.is_redirect:
+        answer.close()
+        answer._content = b""
 
 
 def requests_headers(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -366,6 +366,25 @@ def test_a_server_that_does_not_answer_as_a_hub(
     assert refused(environ).exit == 7
 
 
+def test_what_comes_with_a_redirect_is_not_read(hub: Server, environ: dict[str, str]) -> None:
+    sent = 0
+
+    def flood(handler: Any, name: str, content: bytes) -> bool:
+        nonlocal sent
+        handler.send_response(302)
+        handler.send_header("Location", f"http://localhost:{hub.port}/nowhere")
+        handler.send_header("Content-Length", str(1 << 50))
+        handler.end_headers()
+        while sent < 1 << 30:
+            sent += handler.wfile.write(bytes(1 << 20))
+        return True
+
+    hub.fault = flood
+    with pytest.raises(CheckpointError, match="no model"):
+        open_model("owner/name", environ, limit=30)
+    assert sent < 1 << 28
+
+
 def test_a_hub_that_is_not_there(environ: dict[str, str]) -> None:
     error = refused({**environ, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert error.exit == 7 and "connection refused" in error.message and "folder" in error.next_step

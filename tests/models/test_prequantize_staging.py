@@ -27,6 +27,7 @@ from bnbenv.models.local import read_local
 from bnbenv.models.prequantize.make import Made, Ports, prequantize
 from bnbenv.models.prequantize.note import read_note
 from bnbenv.models.prequantize.order import Order
+from bnbenv.models.prequantize.target import no_space
 from bnbenv.process import Command, Finished, SystemRunner
 
 STAND_IN = Path(__file__).with_name("prequantize_stand_in.py")
@@ -177,9 +178,10 @@ def test_too_little_space_is_said_before_anything_is_written(bench: Bench) -> No
     order = Order(str(bench.model), bench.model, bench.out)
     ports = Ports(SystemRunner(), bench.heard, os.environ, script=STAND_IN)
     python = Environment(Path(sys.executable), "this Python", PACKAGES)
-    with pytest.raises(BnbenvError, match=r"it takes 9000000\.0 GB, and .* are free") as refused:
+    with pytest.raises(BnbenvError, match=r"it takes 9000000\.0 GB and 67\.1 MB to spare, and .* are free") as refused:
         prequantize(order, read_local(bench.model), python, 9 * 10**15, ports)
-    assert (refused.value.code, bench.there()) == ("no-space", [])
+    assert (refused.value.code, bench.there()) == ("no-space", []) and "df -i" not in refused.value.message
+    assert "df -i" in no_space(bench.out, 1000, 0).message  # a disk that is full, it says, and is not
 
 
 def test_a_checkpoint_that_changes_meanwhile(bench: Bench) -> None:

@@ -101,8 +101,9 @@ class Follower:
         elif kind == "shard":
             self._finished(str(event["name"]), File(int(event["bytes"]), str(event["sha256"])))
         elif kind == "warning":
-            self.warnings.append(str(event["text"]))
-            self.progress.say(f"warning: {event['text']}")
+            text = " ".join(str(event["text"]).split())  # names of tensors may hold line breaks
+            self.warnings.append(text)
+            self.progress.say(f"warning: {text}")
         elif kind == "error":
             self.error = event
         elif kind == "done":

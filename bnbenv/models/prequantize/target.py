@@ -80,8 +80,11 @@ def no_space(out: Path, needed: int, there: int) -> Failed:
     free = shutil.disk_usage(out.parent).free
     done = f", {shown_size(there)} of it done" if there else ""
     message = (
-        f"no space for {out}: it takes {shown_size(needed)}{done}, and {shown_size(free)} are free in {out.parent}"
+        f"no space for {out}: it takes {shown_size(needed)}{done} and {shown_size(SMALL)} to spare, and"
+        f" {shown_size(free)} are free in {out.parent}"
     )
+    if needed + SMALL - there <= free:  # of a disk that says that it is full
+        message += "; there may be no room for more files (df -i), or a quota may be used up"
     kept = " It goes on where it stopped." if there else ""
     return Failed("no-space", message, f"Free some space there, or name a folder on another disk.{kept}")
 

@@ -196,10 +196,13 @@ def _unforeseen(error: BaseException, tensor: str) -> JobError:
         return JobError("out-of-memory", f"there is not enough memory{where}", step, text)
     if isinstance(error, OSError):
         return JobError("cannot-read", f"a file cannot be read{where}: {error.strerror or text}", "", text)
-    return JobError("failed", f"quantizing failed{where}: {kind}: {text}", "", _trace(error))
+    step = "See whether from_pretrained with a BitsAndBytesConfig loads it; if it does, report this."
+    return JobError("failed", f"quantizing failed{where}: {kind}: {text}", step, _places(error))
 
 
-def _trace(error: BaseException) -> str:
+def _places(error: BaseException) -> str:
+    """Where it happened, as whoever mends it needs to know."""
     import traceback
 
-    return "".join(traceback.format_exception(type(error), error, error.__traceback__)[-6:])
+    places = traceback.extract_tb(error.__traceback__)[-6:]
+    return "\n".join(f"{place.filename}, line {place.lineno}, in {place.name}" for place in places)

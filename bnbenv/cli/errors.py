@@ -35,9 +35,12 @@ class Interrupted(BnbenvError):
 def from_exception(error: BaseException, command: str = "") -> BnbenvError:
     """Whatever went wrong, as an error for people."""
     if isinstance(error, KeyboardInterrupt):
+        if command in ("fit", "config"):  # which change nothing
+            return Interrupted("interrupted", "interrupted")
         again = command in ("build", "prequantize")
         step = "Run it again: it goes on where it stopped." if again else "See it: bnbenv status"
-        return Interrupted("interrupted", "interrupted: what is in use is whole", step)
+        kept = "what is finished is kept" if command == "prequantize" else "what is in use is whole"
+        return Interrupted("interrupted", f"interrupted: {kept}", step)
     if isinstance(error, MemoryError):
         return Failed("out-of-memory", "out of memory; nothing in use was changed")
     if isinstance(error, OSError):

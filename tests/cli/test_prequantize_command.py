@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from bnbenv.cli.errors import from_exception
+
 PACKAGES = ("torch-2.13.0+cpu", "transformers-5.23.0", "accelerate-1.15.0", "bitsandbytes-0.50.2", "safetensors-0.8.0")
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16"}
 
@@ -101,3 +103,10 @@ def test_a_python_that_does_not_start_leaves_nothing(
     assert "cannot be started" in refused(*given)
     assert "the model has no layer k_prj to skip" in bnbenv(*given, "--skip-modules", "k_prj").err
     assert sorted(place.iterdir()) == before
+
+
+def test_what_is_said_of_ctrl_c() -> None:
+    said = {name: from_exception(KeyboardInterrupt(), name) for name in ("fit", "config", "prequantize")}
+    assert [(said[name].message, said[name].next_step) for name in ("fit", "config")] == [("interrupted", "")] * 2
+    assert said["prequantize"].message == "interrupted: what is finished is kept"
+    assert "where it stopped" in said["prequantize"].next_step

@@ -26,7 +26,7 @@ from bnbenv.models.environment import Environment
 from bnbenv.models.local import read_local
 from bnbenv.models.prequantize.make import Made, Ports, prequantize
 from bnbenv.models.prequantize.note import read_note
-from bnbenv.models.prequantize.order import Order
+from bnbenv.models.prequantize.order import Job, Order, difference
 from bnbenv.models.prequantize.target import no_space
 from bnbenv.process import Command, Finished, SystemRunner
 
@@ -344,3 +344,35 @@ def test_what_is_copied_beside_the_weights(tmp_path: Path, bench: Bench) -> None
     assert "additional_chat_templates/mine.jinja" in bench.fails(model=snapshot, out=out, force=True).message
     with_code = bench(model=snapshot, out=bench.folder / "code", trust_remote_code=True)
     assert "modeling_own.py" in with_code.copied
+
+
+def test_what_makes_another_job() -> None:
+    """Whatever changes the bytes of the result; the number of the GPU and where it is written to do not."""
+    order = Order("m", Path("m"), Path("out"))
+
+    def job(script: int = 1, **changes: Any) -> Job:
+        return Job(msgspec.structs.replace(order, **changes).options(), {}, {}, script)
+
+    changed = {"dtype": "float16", "skip": ("lm_head",), "compute_dtype": "float32", "shard_bytes": 1, "quant": "fp4"}
+    for name, value in {**changed, "double_quant": False, "trust_remote_code": True, "device": "cuda:0"}.items():
+        assert difference(job(), job(**{name: value})) == f"other options ({name})"
+    assert difference(job(), job(script=2)) == "another bnbenv"
+    assert difference(job(device="cuda:0"), job(device="cuda:1", out=Path("else"), limit=5.0, force=True)) is None
+
+
+def test_a_header_that_changed_in_place_is_another_checkpoint(bench: Bench) -> None:
+    """Of the same size and time: a tool that puts times back."""
+    bench.fails("die 2")
+    file = bench.model / "model.safetensors"
+    stat = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"a.weight", b"b.weight"))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert bench().kept == 0
+
+
+def test_a_result_that_was_cut_off_later_is_not_called_whole(bench: Bench) -> None:
+    bench()
+    file = bench.out / SHARDS[0]
+    os.truncate(file, file.stat().st_size - 1)
+    assert "missing or changed" in bench.fails().message
+    assert not bench(force=True).there

@@ -229,6 +229,18 @@ def test_a_long_header_takes_a_second_request(hub: Server, environ: dict[str, st
     assert spans[0] == "bytes=0-99999" and spans[1] is not None and spans[1].startswith("bytes=100000-")
 
 
+def test_a_file_that_is_replaced_between_two_requests(hub: Server, environ: dict[str, str]) -> None:
+    hub.files["model.safetensors"] = weights("a", "b", padding=300_000)
+
+    def grow(handler: Any, name: str, content: bytes) -> bool:
+        hub.files[name] = content + b" "
+        return False
+
+    hub.fault = grow
+    error = refused(environ)
+    assert error.exit == 7 and "replaced while it was read" in error.message
+
+
 def test_a_server_that_knows_no_parts(hub: Server, environ: dict[str, str]) -> None:
     hub.files["model.safetensors"] = weights("a", padding=150_000)
 
@@ -330,6 +342,15 @@ def another_part(handler: Any, name: str, content: bytes) -> bool:
     return True
 
 
+def less_than_it_says(handler: Any, name: str, content: bytes) -> bool:
+    handler.send_response(206)
+    handler.send_header("Content-Range", f"bytes 0-{len(content) - 1}/{len(content)}")
+    handler.send_header("Content-Length", "5")
+    handler.end_headers()
+    handler.wfile.write(content[:5])
+    return True
+
+
 def garbage(handler: Any, name: str, content: bytes) -> bool:
     handler.close_connection = True
     handler.wfile.write(b"\0\1\2\3 this is not HTTP\r\n\r\n")
@@ -358,7 +379,7 @@ def test_a_hub_that_sends_a_byte_now_and_then(hub: Server, environ: dict[str, st
     assert time.monotonic() - begun < 30
 
 
-@pytest.mark.parametrize("fault", [cut_off, another_part, garbage])
+@pytest.mark.parametrize("fault", [cut_off, another_part, less_than_it_says, garbage])
 def test_a_server_that_does_not_answer_as_a_hub(
     fault: Callable[[Any, str, bytes], bool], hub: Server, environ: dict[str, str]
 ) -> None:

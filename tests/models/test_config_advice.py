@@ -114,6 +114,10 @@ def test_fsdp_stores_what_it_can_shard_and_places_nothing() -> None:
     found = asked(gpus("8.0", "8.0"), train=True, fsdp=True)
     assert found["settings"]["quant_storage"] == found["settings"]["dtype"] == "bfloat16"
     assert found["settings"]["device_map"] is None and "prepare_model_for_kbit_training(" not in found["code"]
+    assert found["settings"]["optimizer"] == "adamw_torch", "what is paged cannot be sharded"
+    own = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"}
+    there = asked(gpus("8.0", "8.0"), checkpoint(quantization_config=own), train=True, fsdp=True)
+    assert there["settings"]["quant_storage"] is None and "BitsAndBytesConfig(" not in there["code"]
     for wanted, because in (({"quantization": "int8"}, "are integers"), ({}, "no GPU can be used here")):
         with pytest.raises(UsageError, match=because):
             asked(gpus("8.0") if wanted else NO_GPU, train=True, fsdp=True, **wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bnbenv.models.devices import Devices
-from bnbenv.models.fitting import CUDA_CONTEXT, PROCESS, Fit, judge, max_memory, offload
+from bnbenv.models.fitting import CUDA_CONTEXT, PROCESS, Fit, judge, max_memory, offload, way
 from bnbenv.models.model import Device, Parameter, Setting, Skeleton, Training, Weights, Workload
 from bnbenv.models.options import Question
 from bnbenv.models.placing import Block, blocks, place
@@ -137,3 +137,21 @@ def test_blocks_are_layers_and_what_lies_beside_them() -> None:
     placed = place(found, (42500, 20000))
     assert placed is not None and placed["lm_head"] == placed["model.embed_tokens"] == 0
     assert placed["model.norm"] == placed["model.layers.10"] == 1
+
+
+def test_what_is_computed_has_its_room_beside_weights_and_cache() -> None:
+    """On each GPU as a whole."""
+    prompt = setting(forward=2 * GB)
+    assert asked(gpus(13), prompt).way.answer == "fits"
+    less = asked(gpus(12.9), prompt).way
+    assert (less.answer, less.missing) == ("does-not-fit", 10**8)
+    assert max_memory(setting(peak=10, forward=2 * GB), False, gpus(8, 8)) == dict.fromkeys((0, 1), 55 * 10**8)
+
+
+def test_what_becomes_float32_for_training_counts_where_it_lies() -> None:
+    """Half of it with the embeddings, half with the output layer."""
+    parts = tuple(block if block.layer else block._replace(kept=GB) for block in BLOCKS)
+    trained = setting(peak=10, training=Training(1, 0, 0, 0, 0, casts=4 * GB))
+    found = way(trained, True, gpus(7, 7), lambda name: parts)
+    assert found.device_map == {"embed": 0, "layers.0": 0, "layers.1": 0, "layers.2": 1, "layers.3": 1, "head": 1}
+    assert way(trained, True, gpus(7, 6.9), lambda name: parts).answer == "does-not-fit"

@@ -12,7 +12,7 @@ from bnbenv.matrix.architectures import nearest, row_for
 from bnbenv.models.config import read_config
 from bnbenv.models.dtype import loading_dtype
 from bnbenv.models.layout import eight_bit, quantized
-from bnbenv.models.model import Checkpoint, Parameter, Tensor
+from bnbenv.models.model import Checkpoint, CheckpointError, Parameter, Tensor
 from bnbenv.models.skeleton import skeleton
 
 LLAMA = {
@@ -28,9 +28,11 @@ def tensor(name: str, *shape: int, dtype: str = "BF16") -> Tensor:
     return Tensor(name, dtype, shape, "model.safetensors", 0, size)
 
 
-def parameters(release: str, fields: dict[str, Any], *tensors: Tensor) -> dict[str, Parameter]:
+def parameters(
+    release: str, fields: dict[str, Any], *tensors: Tensor, skip: tuple[str, ...] = ()
+) -> dict[str, Parameter]:
     checkpoint = Checkpoint("model", read_config(json.dumps(fields), "config.json"), tensors or None)
-    return {one.name: one for one in skeleton(checkpoint, release).parameters}
+    return {one.name: one for one in skeleton(checkpoint, release, skip).parameters}
 
 
 @pytest.mark.parametrize("release", ["4.57.6", "5.23.0"])
@@ -58,6 +60,22 @@ def test_what_is_kept_in_float32_is_not_converted() -> None:
         found = parameters(release, fields, tensor(name, 64, 96), tensor(name.replace("wo", "wi"), 96, 64))
         assert (found[name].converted, found[name].dtype) == (False, dtype), release
         assert found[name.replace("wo", "wi")].converted, release
+        assert not parameters(release, fields, tensor(name, 64, 96), skip=("wi",))[name].converted, release
+
+
+@pytest.mark.parametrize(("release", "kept"), [("4.57.6", set()), ("5.23.0", {"q", "k", "v", "o"})])
+def test_a_name_is_the_end_of_one_in_transformers_5_and_a_whole_part_before(release: str, kept: set[str]) -> None:
+    found = parameters(release, LLAMA, skip=("lm_head", "_proj"))
+    attention = {name: found[f"model.layers.0.self_attn.{name}_proj.weight"] for name in ("q", "k", "v", "o")}
+    assert {name for name, one in attention.items() if not one.converted} == kept
+
+
+def test_experts_of_a_major_that_was_not_measured_are_not_guessed_at() -> None:
+    """They are what the majors differ in, and OLMoE's row is of 5."""
+    fields = {"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "num_hidden_layers": 1}
+    assert parameters("5.23.0", fields)
+    with pytest.raises(CheckpointError, match="its experts were measured with transformers 5"):
+        parameters("4.57.6", fields)
 
 
 def test_what_is_in_float32_whatever_it_is_loaded_in() -> None:

@@ -98,3 +98,14 @@ def test_what_is_not_quantized_becomes_float32_unless_nothing_is() -> None:
         for kind, dtype in (("nf4", "BF16"), ("int8", "F32"), ("none", "BF16"))
     }
     assert casts == {"nf4": 2 * (2 * 64_000 + 64), "int8": 0, "none": 0}
+
+
+def test_a_cap_on_the_logits_is_one_more_copy_and_nested_statistics_are_decoded_too() -> None:
+    def activations(skeleton: Skeleton, kind: Any = "nf4", **fields: Any) -> int:
+        config = read_config(json.dumps({"model_type": "llama", **fields}), "config.json")
+        return training(skeleton, config, kind, "BF16", Workload(context=8, rank=4)).activations
+
+    assert activations(SKELETON, final_logit_softcapping=30.0) - activations(SKELETON) == 8 * 1000 * 4
+    layers = tuple(one for one in SKELETON.parameters if one.kind == "linear")
+    alone = Skeleton(layers, "5.23.0", "a test")
+    assert activations(alone, "nf4-double") - activations(alone) == 64 * 64 // 16

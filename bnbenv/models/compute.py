@@ -23,8 +23,12 @@ SUSPECTED = {
     "qwen2": "QwenLM/Qwen3 issue 826",
     "qwen2_vl": "huggingface/transformers issue 33294",
     "deepseek_v2": "deepseek-ai/DeepSeek-V2 issue 93",
-    "gemma4": "unslothai/unsloth pull request 5074",
-    "gemma4_text": "unslothai/unsloth pull request 5074",
+    "gemma3n": "unslothai/unsloth pull request 5055",
+    "gemma3n_text": "unslothai/unsloth pull request 5055",
+    "gemma4": "unslothai/unsloth pull request 6865",
+    "gemma4_text": "unslothai/unsloth pull request 6865",
+    "qwen3_moe": "unslothai/unsloth pull request 6865",
+    "glm4_moe": "unslothai/unsloth pull request 6865",
     "longt5": "huggingface/transformers pull request 19229",
 }
 

@@ -78,7 +78,7 @@ def check_room(out: Path, needed: int, there: int) -> None:
 def no_space(out: Path, needed: int, there: int) -> Failed:
     """The error about a disk that is full, or would be."""
     free = shutil.disk_usage(out.parent).free
-    done = f", {shown_size(there)} of it done" if there else ""
+    done = f" ({shown_size(there)} of it done)" if there else ""
     message = (
         f"no space for {out}: it takes {shown_size(needed)}{done} and {shown_size(SMALL)} to spare, and"
         f" {shown_size(free)} are free in {out.parent}"

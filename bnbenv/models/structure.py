@@ -99,6 +99,7 @@ class Structure:
     def __init__(self, row: Architecture, fields: Fields) -> None:
         self._row, self._fields = row, fields
         self._shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self._counts: dict[str, int] = {}
 
     def places(self) -> Iterator[Place]:
         """In the order of the model. Raises Unresolved."""
@@ -148,10 +149,12 @@ class Structure:
     def _range(self, pattern: Pattern, star: int) -> int:
         if star >= len(pattern.ranges):
             raise Unresolved(pattern.name)
-        count = evaluate(pattern.ranges[star], self._fields)
-        if not 0 <= count <= MOST:
-            raise Unresolved(pattern.ranges[star])
-        return count
+        formula = pattern.ranges[star]
+        if formula not in self._counts:
+            self._counts[formula] = evaluate(formula, self._fields)
+        if not 0 <= self._counts[formula] <= MOST:
+            raise Unresolved(formula)
+        return self._counts[formula]
 
     def beyond(self, pattern: Pattern, numbers: Sequence[int]) -> bool:
         """Whether a number in the name is that of a layer which the model does not have.
@@ -159,11 +162,9 @@ class Structure:
         Checkpoints hold layers that predict further tokens and that transformers leaves out (DeepSeek-V3's 61st). A
         number of layers that is no field of the config says nothing.
         """
-        for star, number in enumerate(numbers):
-            with suppress(Unresolved):
-                if not pattern.ranges[star : star + 1] or pattern.ranges[star].isdigit():
-                    continue
-                if number >= self._range(pattern, star):
+        with suppress(Unresolved):
+            for star, formula in enumerate(pattern.ranges[: len(numbers)]):
+                if not formula.isdigit() and numbers[star] >= self._range(pattern, star):
                     return True
         return False
 

@@ -52,7 +52,7 @@ def release_of(args: argparse.Namespace, ctx: Context) -> Release:
     if found is None:
         return Release(None, "the newest release that is known", None)
     if found.transformers is None:
-        return Release(None, f"the newest release that is known ({found.called} has no transformers)", found)
+        return Release(None, f"the newest release that is known, since {found.called} has none", found)
     return Release(found.transformers, found.called, found)
 
 

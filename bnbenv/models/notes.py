@@ -127,7 +127,8 @@ def _about_loading(of: Situation) -> Iterator[str]:
 
 def _about_devices(of: Situation) -> Iterator[str]:
     if of.devices.missing:
-        yield f"judged for main memory, since {of.devices.missing}"
+        memory = "this machine's main memory" if of.devices.recorded else "main memory"
+        yield f"judged for {memory}, since {of.devices.missing}"
     if of.devices.recorded and any(gpu.free is None for gpu in of.devices.gpus):
         yield "what is free there is not known: all of its memory is counted, less what a driver keeps"
     yield from of.devices.notes

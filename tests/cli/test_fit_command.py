@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,18 @@ def test_the_release_of_transformers_that_loads_it(bnbenv: Any, model: Any, tmp_
     (site / "transformers-4.57.6.dist-info").mkdir(parents=True)
     (tmp_path / "env/bin").mkdir()
     (tmp_path / "env/bin/python").write_text("#!/bin/false\n")
+    shutil.copytree(tmp_path / "env", tmp_path / "bare", ignore=shutil.ignore_patterns("transformers*"))
     ran = bnbenv("fit", model(), "--python", str(tmp_path / "env"), "--free", "99GB", "--json").document
     assert (ran["asked"]["dtype"], ran["basis"]["transformers"][:5]) == ("float16", "4.57.")
     ran = bnbenv("fit", model(), "--free", "99GB", "--json").document
     assert (ran["asked"]["dtype"], ran["basis"]["transformers"][:2]) == ("bfloat16", "5.")
     single = bnbenv("fit", model(dtype="float32"), "--free", "99GB", "--json").document
     assert any("dtype=bfloat16" in note for note in single["notes"])
+    mac = str(HOSTS / "macos-aarch64__absent__nogpu" / "facts.json")
+    said = bnbenv("fit", model(), "--python", str(tmp_path / "bare"), "--facts", mac, "--free", "99GB").out
+    bare = " ".join(said.split())
+    assert "judged for this machine's main memory" in bare and "newest release that is known, since " in bare
+    assert "is missing in" not in bnbenv("config", model(), "--python", str(tmp_path / "bare")).out
     assert single["settings"][0]["weight_bytes"] > 1.99 * ran["settings"][0]["weight_bytes"]
 
 

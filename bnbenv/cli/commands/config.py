@@ -117,7 +117,7 @@ def _wanted(args: argparse.Namespace, ctx: Context, devices: Devices) -> Wanted:
 def _installed(release: Release) -> Installed:
     from bnbenv.models.cautions import Installed
 
-    if release.environment is None:
+    if release.environment is None or release.version is None:
         return Installed(release.of, None, None, None, there=False)
     found = release.environment.versions
     return Installed(release.of, found.get("bitsandbytes"), found.get("accelerate"), found.get("peft"))

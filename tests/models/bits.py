@@ -1,6 +1,7 @@
 """Run by the Python of an environment: what was quantized beforehand against loading with quantization on the fly.
 
-``python bits.py STANDALONE ZOO FOLDER CASE ...`` with cases ``model:quant[:double][:dtype]``; one JSON object a line.
+``python bits.py STANDALONE ZOO FOLDER CASE ...`` with cases ``model:quant[:double][:dtype][:skip=A+B][:compute=TYPE]``;
+one JSON object a line.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from safetensors import safe_open
 NEWER = int(hf.__version__.split(".")[0]) >= 5
 
 
-def config(quant: str, double: bool) -> Any:
+def config(quant: str, double: bool, compute: str, skip: list[str] | None) -> Any:
     if quant == "int8":
-        return hf.BitsAndBytesConfig(load_in_8bit=True)
-    kind = {"bnb_4bit_quant_type": quant, "bnb_4bit_use_double_quant": double}
-    return hf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, **kind)
+        return hf.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip)
+    kind = {"bnb_4bit_quant_type": quant, "bnb_4bit_use_double_quant": double, "llm_int8_skip_modules": skip}
+    return hf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=getattr(torch, compute), **kind)
 
 
 def load(folder: Path, dtype: str | None, **more: Any) -> Any:
@@ -52,6 +53,10 @@ def saved(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
+def quantization(folder: Path) -> Any:
+    return json.loads((folder / "config.json").read_text())["quantization_config"]
+
+
 def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
     found = [f"only one has {name}" for name in sorted(one.keys() ^ other.keys())]
     for name in sorted(one.keys() & other.keys()):
@@ -65,12 +70,14 @@ def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def compare(protocol: Any, main: Any, model: Path, folder: Path, case: str) -> dict[str, Any]:
     _, quant, *more = case.split(":")
-    double = "double" in more
-    dtype = next((word for word in more if word != "double"), None)
+    double, given = "double" in more, dict(word.split("=") for word in more if "=" in word)
+    dtype = next((word for word in more if word != "double" and "=" not in word), None)
+    compute, skip = given.get("compute", "bfloat16"), given["skip"].split("+") if "skip" in given else None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     stream = io.StringIO()
     job = {"model": str(model), "out": str(folder), "quant": quant, "double_quant": double, "dtype": dtype}
+    job |= {"compute_dtype": compute, "skip": skip}
     main.attempt(json.dumps({**job, "shard_bytes": 500_000}), protocol.Reporter(stream))
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
     events = {event["event"]: event for event in told}
@@ -78,21 +85,23 @@ def compare(protocol: Any, main: Any, model: Path, folder: Path, case: str) -> d
         return {"case": case, "error": events["error"]}
     plan = events["plan"]
 
-    fly = load(model, dtype, quantization_config=config(quant, double))
+    fly = load(model, dtype, quantization_config=config(quant, double, compute, skip))
     made = load(folder, None if NEWER else dtype)
     with torch.no_grad():
         words = torch.arange(1, 40).unsqueeze(0)
         before = differences(everything(fly), everything(made))
         logits = torch.equal(fly(words).logits, made(words).logits)
     again = folder.with_name(folder.name + "-again")
-    load(model, dtype, quantization_config=config(quant, double)).save_pretrained(again)
+    load(model, dtype, quantization_config=config(quant, double, compute, skip)).save_pretrained(again)
     theirs, ours = saved(again), saved(folder)
+    same = quantization(again) == quantization(folder)
     shutil.rmtree(again)
     return {
         "case": case,
         "loaded": before,
         "logits": logits,
         "files": differences(theirs, ours),
+        "config": same,
         "quantized": sum(type(value).__name__ in ("Params4bit", "Int8Params") for value in made.parameters()),
         "converted": plan["converted"],
         "dtype": plan["dtype"],

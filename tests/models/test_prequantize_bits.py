@@ -20,10 +20,13 @@ HERE = Path(__file__).parent
 STANDALONE = Path(package.__file__).parent / "standalone"
 
 # Each model and each kind of quantization at least once with each major release.
-CASES_5 = ("llama-sharded:nf4:double", "qwen2:nf4", "gemma:fp4", "opt:int8", "gpt2:nf4:double", "mixtral:nf4:double")
+CASES_5 = (
+    *("llama-sharded:nf4:double", "qwen2:nf4", "gemma:fp4", "opt:int8", "gpt2:nf4:double", "mixtral:nf4:double"),
+    "llama-biases:nf4:bfloat16:skip=lm_head+down_proj:compute=float16",
+)
 CASES_4 = (
     *("llama-f32:nf4:double", "llama-biases:nf4", "qwen2:int8", "gpt2:int8", "mixtral:fp4"),
-    "mistral:nf4:double:bfloat16",
+    *("mistral:nf4:double:bfloat16", "opt:int8:skip=lm_head+fc1"),
 )
 # Of a quantized checkpoint transformers expects its experts one by one, and save_pretrained writes them as one tensor.
 LLAMA_4 = {"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", "num_local_experts": 2}
@@ -38,7 +41,7 @@ def bits(release: Any, folder: Path, cases: tuple[str, ...]) -> list[dict[str, A
 def test_transformers_5_loads_the_very_bits(models_5: Any, tmp_path: Path) -> None:
     found = bits(models_5, tmp_path, CASES_5)
     for case in found:
-        same = {"loaded": [], "logits": True, "files": []}
+        same = {"loaded": [], "logits": True, "files": [], "config": True}
         assert {name: case.get(name) for name in same} == same, case
         assert case["quantized"] == case["converted"] > 0
     mixtral = next(case for case in found if case["case"] == "mixtral:nf4:double")
@@ -49,7 +52,7 @@ def test_transformers_5_loads_the_very_bits(models_5: Any, tmp_path: Path) -> No
 def test_transformers_4_loads_the_very_bits(models_4: Any, tmp_path: Path) -> None:
     found = bits(models_4, tmp_path, CASES_4)
     for case in found:
-        same = {"loaded": [], "logits": True, "files": []}
+        same = {"loaded": [], "logits": True, "files": [], "config": True}
         assert {name: case.get(name) for name in same} == same, case
         assert case["dtype"] == ("bfloat16" if case["case"].endswith("bfloat16") else "float16")
     mixtral = next(case for case in found if case["case"] == "mixtral:fp4")

@@ -112,7 +112,7 @@ def _about_loading(of: Situation) -> Iterator[str]:
     sliced = len(splittable(of.devices)) < len(gpus)
     alone = sliced or len(gpus) == 1  # several are filled one after the other
     if of.way.answer == "fits" and alone and setting.quantization != "none":
-        usable = room(gpus[of.way.gpus[0]])
+        usable = room(gpus[of.way.gpus[0]]) - overhead(gpus[of.way.gpus[0]])  # accelerate asks CUDA once it is there
         counted = setting.weights.total - setting.weights.parts.get("statistics", 0)  # transformers leaves those out
         if counted > AUTO * usable:
             yield (

@@ -66,10 +66,11 @@ def _experts(row: Architecture) -> bool:
 
 
 def _unknown(config: Config) -> CheckpointError:
-    name = config.architecture or config.model_type or "a model that names no class"
+    name = config.architecture or config.model_type
+    why = f"names {name}, which is not in bnbenv's table" if name else "names no class of models"
     return CheckpointError(
         "unknown-architecture",
-        f"config.json names {name}, which is not in bnbenv's table, so it alone does not tell the parameters",
+        f"config.json {why}, so it alone does not tell the parameters",
         "Give a checkpoint whose safetensors files are there, or build it in the environment: --exact",
     )
 

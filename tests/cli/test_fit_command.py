@@ -199,6 +199,7 @@ def test_what_cannot_be_answered(refused: Any, model: Any, tmp_path: Path) -> No
     refused("fit", model(), code=1, step="--free 24GB")  # no GPU, and no /proc/meminfo
     refused("fit", str(tmp_path / "nothing"), code=1)
     refused("fit", model("strange", architectures=["StrangeForCausalLM"], model_type="strange"), code=1, step="--exact")
+    assert "names no class" in refused("fit", model("bare", architectures=[], model_type=None), code=1, step="--exact")
     refused("fit", model(), "--context", "0")
     refused("fit", model(), "--context", str(1 << 26), "--batch", "4")
     refused("fit", model(), "--free", "much")
@@ -208,3 +209,11 @@ def test_what_cannot_be_answered(refused: Any, model: Any, tmp_path: Path) -> No
     refused("fit", model(), "--python", str(tmp_path / "none"))
     refused("fit", model(), "--env", "other", code=2)
     refused("fit", model(), "--facts", str(tmp_path / "none.json"))
+
+
+def test_what_device_map_auto_refuses_is_said(bnbenv: Any, model: Any) -> None:
+    """It fills 0.9 * 0.9 of what CUDA has free beside its context: for 5.6 GB that is 6.9 GB and 0.5 more."""
+    host = str(HOSTS / "linux-x86_64__580.65.06__h200-sm90" / "facts.json")
+    said = {free: bnbenv("fit", model(), "--facts", host, "--free", free).out for free in ("7.3GB", "7.6GB")}
+    assert all(out.startswith("fits on GPU 0: nf4-double") for out in said.values())
+    assert [free for free, out in said.items() if 'device_map="auto" refuses it' in " ".join(out.split())] == ["7.3GB"]

@@ -73,12 +73,11 @@ def open_model(name: str, environ: Mapping[str, str], revision: str | None = Non
 def weights_folder(name: str, environ: Mapping[str, str], revision: str | None = None) -> Path:
     """The folder that holds all of a model's weights: the one that was named, or the snapshot in the hub's cache.
 
-    Nothing is loaded. Raises CheckpointError where weights are missing, with the command that downloads them.
+    Nothing is loaded. Raises CheckpointError for weights of the hub that are missing, with the command that downloads
+    them; what is in a folder, ``read_local`` says.
     """
     folder = _folder(name, revision)
     if folder:
-        if read_local(folder).tensors is None:
-            raise CheckpointError("no-weights", f"{name} has a {CONFIG} and no weights", "Download those too.")
         return folder
     cached, fault = _cached(name, revision or "main", environ)
     snapshot = hubcache.snapshot(name, revision or "main", environ)

@@ -80,7 +80,9 @@ def test_checkpoints_of_which_nothing_can_be_made(
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_text(json.dumps(LLAMA))
-    assert "no weights" in of(str(bare))
+    assert "no weights" in of(str(bare), step="Download those too")
+    (bare / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": quantized}))
+    assert "is quantized already (gptq)" in of(str(bare)), "before 30 GB are downloaded for it"
     assert "not on this disk" in of("me/tiny", step="hf download me/tiny")
     assert "not on this disk" in of("me/tiny", "--revision", "v1", step="v1")
 

@@ -30,7 +30,7 @@ def check(source: str, checkpoint: Checkpoint, code: bool) -> None:
         raise CheckpointError("quantized-already", f"{source} is quantized already ({method})", step)
     if checkpoint.tensors is None:
         message = f"{source} has a config.json and no weights in safetensors files"
-        raise CheckpointError("no-weights", message, "Name the folder that holds the weights too.")
+        raise CheckpointError("no-weights", message, "Download those too, or name the folder that holds them.")
     if config.remote_code and not code:
         message = f"{source} comes with code of its own, which is not run unless you ask for it"
         raise CheckpointError("remote-code", message, "Read that code; then add: --trust-remote-code")

@@ -158,10 +158,11 @@ def model_zoo_4(models_run_4: Forks, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def models_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment for processes of these Pythons: no network, no GPU, bytecode shared, two threads at most."""
+    """The environment for processes of these Pythons: no network, no GPU, bytecode shared, one thread."""
     return {
         **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
-        **{"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "2"},
+        **{"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"},
+        "OMP_WAIT_POLICY": "passive",  # two test workers have two cores: a thread that waits spins otherwise
         "MALLOC_MMAP_THRESHOLD_": "1048576",  # what is freed is given back: peaks are measured
         "HF_HOME": str(_shared(tmp_path_factory) / "huggingface"),
         "PYTHONPYCACHEPREFIX": str(_shared(tmp_path_factory) / "models-bytecode"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bnbenv.cli import parser_of
+from bnbenv.cli.render import fit, fitpicture
 
 GIB = 1 << 30
 LLAMA = {
@@ -57,6 +58,10 @@ def test_the_answer_for_recorded_gpus(bnbenv: Any, model: Any, faults: Any) -> N
     text = bnbenv("fit", model(), "--facts", host).out
     assert text.startswith("fits on GPU 0: nf4-double, for 4096 tokens\n")
     assert text.splitlines()[-1].startswith("next: bnbenv config ")
+    drawn = fit.render({**document, "notes": []}, blocks=True)
+    signs = [line.split(", ") for line in drawn.splitlines() if any(sign in line[:3] for sign in fitpicture.BLOCKS)]
+    used = [part.split()[0] for line in signs for part in line]
+    assert len(used) == len(set(used)) == 6, "told apart without colour"
     heard = bnbenv("fit", model(), "--facts", host, BNBENV_PROGRESS="lines").out
     assert "[pW" in text and "[pW" not in heard
 

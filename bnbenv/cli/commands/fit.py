@@ -227,6 +227,8 @@ def _workload(args: argparse.Namespace, checkpoint: Checkpoint) -> Workload:
 
 def _view(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
     """How the picture can be drawn here, and what else was given, for the next step."""
+    from bnbenv.cli.render.fitpicture import BLOCKS
+
     given = {
         **{f"--{name}": str(getattr(args, name)) for name in ("python", "env", "revision", "facts", "free", "dtype")},
         **{"--context": str(args.context), "--batch": str(args.batch), "--rank": str(args.rank)},
@@ -239,7 +241,7 @@ def _view(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
     if ctx.environ.get("BNBENV_PROGRESS") == "lines":
         return {"picture": False, "called": called}
     try:
-        "█▓▒░".encode(sys.stdout.encoding or "ascii")
+        BLOCKS.encode(sys.stdout.encoding or "ascii")
         return {"blocks": sys.stdout.isatty(), "called": called}
     except (AttributeError, LookupError, UnicodeError, ValueError):
         return {"called": called}

@@ -8,6 +8,7 @@ from bnbenv.cli.render.text import WIDTH
 from bnbenv.progress import shown_size
 
 COLUMNS = 72
+BLOCKS = "░▒█▓▚▞▄▂"  # a sign for each part, so that the bar needs no colour
 
 
 class Part(NamedTuple):
@@ -62,20 +63,20 @@ def _parts(
     rest = max(0, on["weight_bytes"] - converted - statistics - experts)
     taken = 0 if device["free"] is None else device["total"] - device["free"]
     beside = (
-        [Part("training", on["beside_bytes"], "t", "▒")]
+        [Part("training", on["beside_bytes"], "t", "▄")]
         if train
         else [
-            Part("KV cache", max(0, on["beside_bytes"] - setting["forward_bytes"]), "k", "▒"),
-            Part("computing", setting["forward_bytes"], "c", "▒"),
+            Part("KV cache", max(0, on["beside_bytes"] - setting["forward_bytes"]), "k", "▄"),
+            Part("computing", setting["forward_bytes"], "c", "▂"),
         ]
     )
     parts = [
         Part("in use by others", taken, "o", "░"),
-        Part("CUDA" if on["index"] is not None else "Python", on["overhead_bytes"], "p", "░"),
+        Part("CUDA" if on["index"] is not None else "Python", on["overhead_bytes"], "p", "▒"),
         Part("quantized weights", converted, "W", "█"),
         Part("their statistics", statistics, "s", "▓"),
-        Part("experts not quantized" if converted else "experts", experts, "e", "▓"),
-        Part("kept as they are" if converted else "weights", rest, "x", "▓"),
+        Part("experts not quantized" if converted else "experts", experts, "e", "▚"),
+        Part("kept as they are" if converted else "weights", rest, "x", "▞"),
         *beside,
     ]
     return [part for part in parts if part.bytes > 0]

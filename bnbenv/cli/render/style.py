@@ -43,7 +43,7 @@ _WORDS = {
 
 # What fills a device (``bnbenv fit``): the line below the bar names the same signs.
 _BAR = re.compile(r"^(  \[)([^\]\n]{72})(\])$", re.MULTILINE)
-_SIGNS = {_GREEN: "W█", _YELLOW: "sex▓", _BOLD: "kct▒"}
+_SIGNS = {_GREEN: "W█", _YELLOW: "sex▓▚▞", _BOLD: "kct▄▂"}
 
 
 def wanted(stream: Any, environ: Mapping[str, str], system: str = os.name) -> bool:

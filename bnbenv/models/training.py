@@ -47,6 +47,10 @@ LOGITS = 3  # float32 copies when the loss goes backward: the log of the softmax
 # The linear layers that give the result of attention or of the MLP, by family.
 LAST = frozenset({"o_proj", "out_proj", "dense", "c_proj", "wo", "down_proj", "fc2", "w2", "dense_4h_to_h", "fc_out"})
 
+# Where peft takes experts for what they were, all layers of their names count as experts: what is shared gets nothing.
+_EXPERTS_OWN = (".gate_proj.weight", ".up_proj.weight", ".down_proj.weight")
+_NOT_FUSED = frozenset({"qwen2_moe", "phimoe"})  # which peft 0.21.2 has no rule for
+
 _INDEX = re.compile(r"\.(\d+|\*)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+|\*)\.")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
@@ -75,7 +79,7 @@ def training(
     output, as peft's ``all-linear``. Paged optimizers are counted in full: what the GPU has no room for lies in main
     memory.
     """
-    fused, tensors = _fused(skeleton, workload), []
+    fused, tensors = _fused(skeleton, config, workload), []
     for one in skeleton.parameters:
         if is_adapted(one, workload.targets, fused):
             tensors += [(_rank(one, workload) * side, one.count) for side in one.shape[-2:]]
@@ -96,6 +100,8 @@ def is_adapted(parameter: Parameter, targets: Sequence[str] | None, fused: bool 
         return False
     if fused and (_is_fused(parameter) or parameter.name.endswith(".gate.weight")):
         return True
+    if fused and parameter.name.endswith(_EXPERTS_OWN):
+        return False
     if parameter.kind not in ("linear", "output") or len(parameter.shape) != 2:
         return False
     module = parameter.name.removesuffix(".weight")
@@ -104,12 +110,14 @@ def is_adapted(parameter: Parameter, targets: Sequence[str] | None, fused: bool 
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
-def _fused(skeleton: Skeleton, workload: Workload) -> bool:
+def _fused(skeleton: Skeleton, config: Config, workload: Workload) -> bool:
     """Whether ``all-linear`` means experts too that transformers 5 puts together from linear layers of the checkpoint.
 
-    peft does so since they were linear layers once (``transformers_weight_conversion``).
+    peft does so since they were linear layers once (``transformers_weight_conversion``), of the classes it knows.
     """
-    return workload.targets is None and any(_is_fused(one) for one in skeleton.parameters)
+    if workload.targets is not None or config.model_type in _NOT_FUSED:
+        return False
+    return any(_is_fused(one) for one in skeleton.parameters)
 
 
 def _is_fused(parameter: Parameter) -> bool:
@@ -195,7 +203,7 @@ def _sides(skeleton: Skeleton) -> tuple[int, int]:
 def _layers(skeleton: Skeleton, config: Config, workload: Workload) -> Mapping[str, list[Linear]]:
     """The linear layers of each layer of the model; a parameter that stands for many stands in as many layers."""
     layers: dict[str, list[Linear]] = {}
-    fused = _fused(skeleton, workload)
+    fused = _fused(skeleton, config, workload)
     for one in skeleton.parameters:
         found = _INDEX.search(one.name)
         if found is None or one.kind not in ("linear", "expert") or len(one.shape) not in (2, 3):

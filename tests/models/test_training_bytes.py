@@ -109,3 +109,18 @@ def test_a_cap_on_the_logits_is_one_more_copy_and_nested_statistics_are_decoded_
     layers = tuple(one for one in SKELETON.parameters if one.kind == "linear")
     alone = Skeleton(layers, "5.23.0", "a test")
     assert activations(alone, "nf4-double") - activations(alone) == 64 * 64 // 16
+
+
+def test_experts_of_classes_that_peft_knows_are_trained_in_place_of_what_has_their_names() -> None:
+    """peft 0.21.2, all-linear, transformers 5.23.0: DeepSeek-V3's shared experts get no adapters, Qwen2-MoE's do."""
+    mlp = "model.layers.0.mlp"
+    parameters = (
+        Parameter(f"{mlp}.experts.down_proj", (4, 64, 32), "expert", parts=4),
+        Parameter(f"{mlp}.gate.weight", (4, 64), "other"),
+        Parameter(f"{mlp}.shared_experts.down_proj.weight", (64, 32), "linear", True),
+    )
+    trained = {"deepseek_v3": 2 * 4 * 96 + 2 * 68, "qwen2_moe": 2 * 96}
+    for kind, wanted in trained.items():
+        config = read_config(json.dumps({"model_type": kind}), "config.json")
+        skeleton = Skeleton(parameters, "5.23.0", "a test")
+        assert training(skeleton, config, "nf4", "BF16", Workload(context=8, rank=2)).trained == wanted

@@ -293,6 +293,17 @@ def test_what_came_there_meanwhile_is_not_replaced(force: bool, bench: Bench) ->
     assert bench(force=force).kept == 3  # nothing is made twice
 
 
+def test_pipes_in_the_place_of_its_files_are_not_opened(bench: Bench) -> None:
+    part = bench.folder / ".out.bnbenv-part"
+    part.mkdir()
+    os.mkfifo(part / "journal.json")
+    bench.out.mkdir()
+    os.mkfifo(bench.out / "bnbenv-prequantize.json")
+    assert bench.fails().code == "in-the-way"
+    (bench.out / "bnbenv-prequantize.json").unlink()
+    assert not bench().there
+
+
 def test_names_that_are_no_text(bench: Bench) -> None:
     (bench.model / "notes\udcff.md").touch()
     made = bench()

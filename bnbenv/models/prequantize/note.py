@@ -40,6 +40,8 @@ class Note(msgspec.Struct, frozen=True):
 
 def read_note(folder: Path) -> Note | None:
     """The note of a folder; None where there is none, or it cannot be read."""
+    if not (folder / NOTE).is_file():  # opening a pipe would not come back
+        return None
     try:
         note = msgspec.json.decode((folder / NOTE).read_bytes(), type=Note)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):

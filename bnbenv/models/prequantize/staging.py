@@ -140,6 +140,8 @@ class Staging:
 
     def _read(self) -> tuple[Journal | None, str | None]:
         """The journal, or why there is none although there was one."""
+        if not self._file.is_file():  # not there, or a pipe, of which reading would not come back
+            return None, None
         try:
             journal = msgspec.json.decode(self._file.read_bytes(), type=Journal)
         except FileNotFoundError:

@@ -48,4 +48,6 @@ if ! command -v chromium-headless-shell chromium google-chrome chromium-browser 
     echo "test: no Chromium is here (apt install chromium-headless-shell)" >&2
   fi
 fi
+# One worker a core: threads of torch in one would wait, spinning, for a core that the other has.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec .test-env/bin/python -m pytest -n 2 --dist loadgroup "$@"

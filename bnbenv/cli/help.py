@@ -107,6 +107,22 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def positive_number(text: str) -> int:
+    """An option's value: 1, 2, 3 ..."""
+    number = whole_number(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f'expected a number of at least 1, found "{text}"')
+    return number
+
+
+def module_names(text: str) -> tuple[str, ...]:
+    """An option's value: names of modules, separated by commas."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'expected names such as q_proj,v_proj, found "{text[:60]}"')
+    return names
+
+
 def seconds(text: str) -> float:
     """An option's value: seconds, 0 or more."""
     try:

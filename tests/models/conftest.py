@@ -24,7 +24,6 @@ from bnbenv.process import Command, Finished
 PACKAGES = ("bitsandbytes==0.50.2", "accelerate==1.15.0", "peft==0.21.2", "safetensors==0.8.0")
 MAKE_ZOO = Path(__file__).with_name("zoo.py")
 FORKS = MAKE_ZOO.with_name("forks.py")
-ZOO = ("llama", "llama-sharded", "llama-f32", "llama-biases", "qwen2", "mistral", "gemma", "opt", "mixtral")
 
 
 class Forks:

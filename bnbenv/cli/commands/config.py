@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.help import whole_number
+from bnbenv.cli.help import module_names, positive_number
 from bnbenv.cli.modelled import Release, add_devices, add_model, ask_devices, find_devices, release_of
 from bnbenv.errors import Exit, UsageError
 
@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     purpose.add_argument("--train", action="store_true", help="to train LoRA adapters (QLoRA)")
     purpose.add_argument("--inference", action="store_true", help="to use it (default)")
     parser.add_argument("--fsdp", action="store_true", help="to train sharded over several GPUs with FSDP")
-    parser.add_argument("--context", metavar="N", type=_positive, default=4096, help="tokens (default: 4096)")
+    parser.add_argument("--context", metavar="N", type=positive_number, default=4096, help="tokens (default: 4096)")
     what = "modules that are to stay as they are (llm_int8_skip_modules)"
-    parser.add_argument("--skip-modules", metavar="A,B", type=_names, default=(), help=what)
+    parser.add_argument("--skip-modules", metavar="A,B", type=module_names, default=(), help=what)
     parser.add_argument("--trust-remote-code", action="store_true", help="the printed code runs code of the checkpoint")
     add_devices(parser)
 
@@ -121,17 +121,3 @@ def _installed(release: Release) -> Installed:
         return Installed(release.of, None, None, None, there=False)
     found = release.environment.versions
     return Installed(release.of, found.get("bitsandbytes"), found.get("accelerate"), found.get("peft"))
-
-
-def _positive(text: str) -> int:
-    number = whole_number(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f'expected a number of at least 1, found "{text}"')
-    return number
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f'expected names such as lm_head,score, found "{text[:60]}"')
-    return names

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.help import whole_number
+from bnbenv.cli.help import module_names, positive_number
 from bnbenv.cli.modelled import DTYPES, Release, add_devices, add_model, ask_devices, find_devices, release_of
 from bnbenv.errors import Exit, Failed, UsageError
 
@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quant", choices=QUANTS, help="the quantization in question (default: nf4-double)")
     parser.add_argument("--dtype", choices=DTYPES, help="the type to load it in (default: what transformers takes)")
     parser.add_argument(
-        "--context", metavar="N", type=_positive, help="tokens (default: 4096, or what the model takes)"
+        "--context", metavar="N", type=positive_number, help="tokens (default: 4096, or what the model takes)"
     )
-    parser.add_argument("--batch", metavar="N", type=_positive, default=1, help="sequences at once (default: 1)")
+    parser.add_argument("--batch", metavar="N", type=positive_number, default=1, help="sequences at once (default: 1)")
     parser.add_argument("--train", action="store_true", help="answer for training LoRA adapters (QLoRA)")
-    parser.add_argument("--rank", metavar="N", type=_positive, default=16, help="of the adapters (default: 16)")
+    parser.add_argument("--rank", metavar="N", type=positive_number, default=16, help="of the adapters (default: 16)")
     what = "the modules that get adapters, such as q_proj,v_proj (default: all-linear)"
-    parser.add_argument("--target-modules", metavar="A,B", type=_names, help=what)
+    parser.add_argument("--target-modules", metavar="A,B", type=_targets, help=what)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw")
     parser.add_argument(
         "--checkpointing",
@@ -247,17 +247,8 @@ def _view(args: argparse.Namespace, ctx: Context) -> dict[str, Any]:
         return {"called": called}
 
 
-def _positive(text: str) -> int:
-    number = whole_number(text)
-    if not number:
-        raise argparse.ArgumentTypeError(f'expected a number of at least 1, found "{text}"')
-    return number
-
-
-def _names(text: str) -> tuple[str, ...] | None:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f'expected names such as q_proj,v_proj, found "{text[:60]}"')
+def _targets(text: str) -> tuple[str, ...] | None:
+    names = module_names(text)
     return None if names == ("all-linear",) else names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class Run:
         self.odd: list[str] = []
         self.reader = Reader(self._count)
         self.completion = Completion(reporter)
+        # What a weight became is written while the next one is read and quantized: never more than one.
+        self.pool = ThreadPoolExecutor(1, "write")
+        self.writing: Future[None] | None = None
 
     def run(self) -> None:
         """Raises JobError. Shards that are complete have been told of by then."""
@@ -45,6 +49,7 @@ class Run:
             raise
         finally:
             self.reader.close()
+            self.pool.shutdown()
             self.completion.close()
         self._tell_odd()
 
@@ -64,14 +69,24 @@ class Run:
                 else:
                     self._keep(unit, writer)
                 self.completion.poll()
+            self._drain()
             writer.finish()
         except BaseException:
+            with contextlib.suppress(JobError):
+                self._drain()
             writer.abandon()
             raise
         self.completion.start(writer)
 
+    def _drain(self) -> None:
+        """Wait for what is being written. Raises JobError."""
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.result()
+
     def _keep(self, unit: Unit, writer: ShardWriter) -> None:
         """Cast and copied in pieces: an embedding is never in memory as a whole."""
+        self._drain()
         for index, part in enumerate(unit.assigned.parts):
             finite, entry = True, unit.entries[index]
             for first, piece in self.reader.pieces(part.source, part.dtype):
@@ -121,8 +136,11 @@ class Run:
             raise JobError("failed", f"bitsandbytes made {len(made)} tensors of {target}, not {len(entries)}", UNKNOWN)
         for index, tensor in enumerate(made.values()):
             check_like(entries[index], tensor)
-            writer.write(entries[index], plain(tensor))
             self.written += tensor.nbytes
+        results = [(entries[index], plain(tensor)) for index, tensor in enumerate(made.values())]
+        made.clear()
+        self._drain()
+        self.writing = self.pool.submit(write_all, writer, results)
 
     def _announce_next(self) -> None:
         if self.index < len(self.units):
@@ -137,6 +155,12 @@ class Run:
         if self.odd:
             text = f"{len(self.odd)} tensors that are kept hold numbers that are no numbers or infinite: {self.odd[0]}"
             self.reporter.warn("not-finite-kept", text)
+
+
+def write_all(writer: ShardWriter, results: list[tuple[Entry, torch.Tensor]]) -> None:
+    """``results`` is emptied, so that each is forgotten once it is written."""
+    while results:
+        writer.write(*results.pop())
 
 
 def check_like(entry: Entry, tensor: torch.Tensor) -> None:

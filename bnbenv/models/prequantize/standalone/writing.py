@@ -62,14 +62,15 @@ class ShardWriter:
     def complete(self) -> dict[str, Any]:
         """Flush it, read it back for its digest, and give it its name. It may run in another thread."""
         with guarded(self.part):
-            os.fsync(self.handle)
             digest, size = hashlib.sha256(), 0
-            with os.fdopen(self.handle, "rb", buffering=0) as stream:
+            handle, self.handle = self.handle, -1
+            with os.fdopen(handle, "rb", buffering=0) as stream, ThreadPoolExecutor(1, "flush") as pool:
+                flushed = pool.submit(os.fsync, handle)
                 stream.seek(0)
                 while piece := stream.read(PIECE):
                     digest.update(piece)
                     size += len(piece)
-            self.handle = -1
+                flushed.result()
             self.part.replace(self.path)
             sync_folder(self.path.parent)
         found = {"name": self.shard.name, "bytes": size, "tensors": len(self.shard.layout)}

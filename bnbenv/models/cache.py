@@ -25,20 +25,6 @@ LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_lay
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
 
-# What a class takes where config.json leaves a number out and architectures.json has no row (Gemma 3's are often so
-# short): the configurations' own defaults, transformers 5.23.0.
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "gemma": {"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256},
-    "gemma2": {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096},
-    "gemma3_text": {
-        **{"num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
-        **{"sliding_window": 4096, "hidden_size": 2304},
-    },
-    "mistral": {"num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096, "num_hidden_layers": 32},
-    "mixtral": {"num_key_value_heads": 8},
-    "qwen3": {"head_dim": 128},
-    "qwen3_moe": {"num_key_value_heads": 4},
-}
 MAMBA = frozenset({"mamba", "mamba2", "falcon_mamba"})  # without attention
 # The letters of Nemotron-H's ``hybrid_override_pattern``.
 LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
@@ -79,7 +65,7 @@ def kv_cache(
 def layers(config: Config, dtype: str, transformers: str | None = None) -> list[Layer]:
     """What each layer of the model holds, in their order."""
     model_type = str(config.text.get("model_type") or config.model_type or "")
-    text = _filled(config, model_type, transformers)
+    text = _filled(config, transformers)
     window, found = _window(text, model_type), []
     for index, kind in enumerate(_kinds(text, model_type, window is not None)):
         if kind in ("moe", "mlp", "dummy"):
@@ -96,7 +82,7 @@ def layers(config: Config, dtype: str, transformers: str | None = None) -> list[
     return found
 
 
-def _filled(config: Config, model_type: str, transformers: str | None) -> Mapping[str, Any]:
+def _filled(config: Config, transformers: str | None) -> Mapping[str, Any]:
     """The part about the language model, with what its class takes for numbers that are left out."""
     text = {key: one for key, one in config.text.items() if one is not None}
     row = row_for(config.architecture, config.model_type, transformers)
@@ -105,7 +91,7 @@ def _filled(config: Config, model_type: str, transformers: str | None) -> Mappin
         for names in (LAYERS, HEADS, KV_HEADS, HIDDEN, ("head_dim",)):
             if not any(name in text for name in names):
                 text |= _taken(fields, names)
-    return {**DEFAULTS.get(model_type, {}), **text}
+    return text
 
 
 def _taken(fields: Fields, names: Sequence[str]) -> Mapping[str, int]:

@@ -10,8 +10,8 @@ from types import ModuleType
 
 from .protocol import JobError, Reporter
 
-# transformers 4.49 has the loader that is followed here; bitsandbytes 0.43 writes and reads 4-bit checkpoints, and
-# from 0.46 on it quantizes on the CPU too.
+# Read in their sources, not run: transformers 4.49 has the loader that is followed here; bitsandbytes 0.43 writes and
+# reads 4-bit checkpoints, and from 0.46 on it quantizes on the CPU too. Run were transformers 4.57.6 and 5.23.0.
 NEEDED = {
     "torch": (2, 1),
     "transformers": (4, 49),

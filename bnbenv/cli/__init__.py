@@ -52,6 +52,7 @@ COMMANDS: dict[str, str] = {
     "config": "print the code that loads a model here, with its reasons",
     "prequantize": "write a checkpoint that needs no conversion",
     "hook": "have the environments follow a change of the driver",
+    "fleet": "many machines, on Ansible: plan by kind, roll out, look",
     "completion": "print what makes bash, zsh or fish complete commands",
 }
 
@@ -68,6 +69,15 @@ GROUPS: dict[str, dict[str, str]] = {
         "uninstall": "take that away without a trace",
         "status": "say what is installed, noted and pending",
         "run": "what they call: note a change, and have projects follow",
+    },
+    "fleet": {
+        "facts": "record what every host of an inventory is",
+        "plan": "show the kinds of hosts, and what each would get",
+        "sync": "roll it out: a canary of each kind, then batches",
+        "check": "say of every host whether it is in sync",
+        "collection": "say where the Ansible collection is, or put it elsewhere",
+        "host": "what a host answers: facts, environments, GPU processes",
+        "apply": "what a host does: take a bundle, verify, switch, or stay",
     },
 }
 

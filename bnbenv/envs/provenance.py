@@ -119,7 +119,7 @@ def _answers(urls: Iterable[str], sources: PackageSources, http: Http | None) ->
         return {}
     from pypi_simple import ACCEPT_JSON_PREFERRED
 
-    return fetch_all(http or RequestsHttp(sources.network), wanted, ACCEPT_JSON_PREFERRED, LIMIT)
+    return fetch_all(http or RequestsHttp(sources.network), dict.fromkeys(wanted, LIMIT), ACCEPT_JSON_PREFERRED)
 
 
 def _offers(source: Source, package: str, url: str, answers: Mapping[str, Page | FetchError]) -> tuple[Offer, ...]:

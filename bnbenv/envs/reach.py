@@ -1,7 +1,8 @@
 """Which package sources answer here and now, and what they offer of torch, bitsandbytes and other families' packages.
 
-All pages are asked for at once, each in a thread of its own, with one limit for all: a source that hangs is "no answer
-in time", and the rest still counts. Threads are daemons, so that a hung name server cannot keep bnbenv from ending.
+All pages are asked for at once, each in a thread of its own, with one limit for all but the default index, which gets
+longer: a source that hangs is "no answer in time", and the rest still counts. Threads are daemons, so that a
+hung name server cannot keep bnbenv from ending.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from bnbenv.envs.listing import NoIndexPage, Offer, files_in_folder, parse_links
 from bnbenv.envs.sources import PackageSources, Source
 
 LIMIT = 4.0  # seconds for all sources together
+PATIENCE = 15.0  # seconds for the default index, without which nothing can be chosen
 PROJECTS = ("torch", "bitsandbytes")
 
 _STATUS = {
@@ -88,10 +90,12 @@ def check_reach(
     http: Http | None = None,
     limit: float = LIMIT,
     projects: tuple[str, ...] = PROJECTS,
+    patience: float = PATIENCE,
 ) -> Reach:
     """Ask every source for ``projects``, torch first, and PyTorch's own index for torch in each of ``variants``.
 
-    Takes ``limit`` seconds at most, and a little for reading the answers. Nothing is raised: a source that does not
+    Takes ``limit`` seconds at most (``patience`` where the default index does not answer), and a little for reading the
+    answers. Nothing is raised: a source that does not
     answer, refuses, or answers with something else says so in its ``reason``.
     """
     from pypi_simple import ACCEPT_JSON_PREFERRED
@@ -99,8 +103,13 @@ def check_reach(
     asked = [*([sources.default] if sources.default else []), *sources.indexes]
     asked += [*sources.pytorch, *(sources.pytorch_source(variant) for variant in variants)]
     asked = list(dict.fromkeys([*asked, *sources.find_links]))
-    urls = {url for source in asked if not _barred(source, sources) for url in _pages(source, projects).values()}
-    answers = fetch_all(http or RequestsHttp(sources.network), urls, ACCEPT_JSON_PREFERRED, limit)
+    urls = {
+        url: max(limit, patience) if source == sources.default else limit
+        for source in reversed(asked)
+        if not _barred(source, sources)
+        for url in _pages(source, projects).values()
+    }
+    answers = fetch_all(http or RequestsHttp(sources.network), urls, ACCEPT_JSON_PREFERRED)
     return Reach(tuple(_judge(source, sources, answers, projects) for source in asked))
 
 
@@ -128,27 +137,34 @@ def _pages(source: Source, projects: tuple[str, ...]) -> dict[str, str]:
     return {project: f"{source.url.rstrip('/')}/{project}/" for project in asked}
 
 
-def fetch_all(http: Http, urls: Iterable[str], accept: str, limit: float) -> Mapping[str, Page | FetchError]:
-    deadline = time.monotonic() + limit
-    answers: dict[str, Page | FetchError] = {url: FetchError(f"no answer within {limit:g} s") for url in urls}
+def fetch_all(http: Http, urls: Mapping[str, float], accept: str) -> Mapping[str, Page | FetchError]:
+    """What all addresses answer, asked at once; each has its own limit, in seconds."""
+    begun = time.monotonic()
+    answers: dict[str, Page | FetchError] = {
+        url: FetchError(f"no answer within {limit:g} s") for url, limit in urls.items()
+    }
     arrived: queue.Queue[tuple[str, Page | FetchError]] = queue.Queue()
 
     def ask(url: str) -> None:
         try:
-            arrived.put((url, get_with_retry(http, url, accept, deadline)))
+            arrived.put((url, get_with_retry(http, url, accept, begun + urls[url])))
         except FetchError as error:
             arrived.put((url, error))
         except Exception as error:
             arrived.put((url, FetchError(f"failed ({type(error).__name__})")))
 
-    for url in answers:
+    for url in urls:
         threading.Thread(target=ask, args=(url,), daemon=True).start()
-    for _ in answers:
+    waiting = dict(urls)
+    while waiting:
         try:
-            url, answer = arrived.get(timeout=max(0.0, deadline - time.monotonic()))
+            url, answer = arrived.get(timeout=max(0.0, begun + max(waiting.values()) - time.monotonic()))
         except queue.Empty:
             break
         answers[url] = answer
+        waiting.pop(url, None)  # one that is late counts, while another is waited for
+        now = time.monotonic() - begun
+        waiting = {url: limit for url, limit in waiting.items() if limit > now}
     return answers
 
 

@@ -29,7 +29,7 @@ def only(url: str, kind: Any = "default-index", **rest: Any) -> PackageSources:
 
 def answer(url: str, kind: Any = "default-index", limit: float = 20, **rest: Any) -> SourceReach:
     """How one place answers. The limit is wide: none of these tests is about time."""
-    (found,) = check_reach(only(url, kind, **rest), limit=limit).results
+    (found,) = check_reach(only(url, kind, **rest), limit=limit, patience=limit).results
     assert "pa55-w0rd" not in repr(found)
     return found
 
@@ -116,6 +116,27 @@ def test_the_rest_still_counts_when_one_hangs() -> None:
     http.ending.set()
     assert reach.default and [offer.version for offer in reach.default.files] == ["1.0", "1.0"]
     assert [(one.source, one.reason) for one in reach.unreachable] == [(hung, "no answer within 1 s")]
+
+
+class Late:
+    """An HTTP port behind which one host answers after two seconds, and the other never."""
+
+    def __init__(self) -> None:
+        self.ending = threading.Event()
+
+    def get(self, url: str, accept: str, deadline: float) -> Page:
+        self.ending.wait(60 if "hung" in url else 2)
+        return Page(200, "text/html", b"<a href='torch-1.0-py3-none-any.whl'>x</a>", url)
+
+
+def test_the_default_index_is_waited_for_longer() -> None:
+    default = Source("default-index", "http://late.invalid/simple", "pip")
+    hung = Source("index", "http://hung.invalid/simple", "pip")
+    http = Late()
+    reach = check_reach(PackageSources(default, (hung,), (), pytorch_base=""), http=http, limit=0.2, patience=20)
+    http.ending.set()
+    assert reach.default and reach.default.reachable
+    assert [(one.source, one.reason) for one in reach.unreachable] == [(hung, "no answer within 0.2 s")]
 
 
 def test_after_a_fault_that_passes_it_is_asked_again(index: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from bnbenv.errors import BnbenvError
 from bnbenv.facts.model import HostFacts
 from bnbenv.solve.model import Refusal, Solution
 
@@ -212,4 +213,5 @@ class Engine(Protocol):
         """Bring each host to its content; one result for each job."""
 
 
-Contents = Callable[[Sequence[ClassPlan]], Mapping[str, Content]]  # by class id; made where they are not there yet
+# By class id its content, made where it is not there yet, or why it cannot be made. Raises Busy.
+Contents = Callable[[Sequence[ClassPlan]], Mapping[str, Content | BnbenvError]]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the modules call the host's bnbenv. Nothing of bnbenv is imported: its commands are run, and their documents read.
+
+What a module fails with has a ``reason`` that stays the same: ``no-bnbenv`` (none is here, or it does not start),
+``bad-answer`` (what it says is not what this collection reads), ``failed`` (an error of bnbenv, with its ``code``), or
+a state of an ``applied`` document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+PLACES = ("~/.local/bin", "~/.local/share/bnbenv/tool/bin", "/usr/local/bin", "/opt/bnbenv/bin")
+LONGEST = 16 * 1024 * 1024  # bytes of an answer
+INSTALL = "Install it there with the role bnbenv.fleet.bootstrap."
+UPDATE = "Install the bnbenv of this collection there with the role bnbenv.fleet.bootstrap."
+
+# What every module takes.
+COMMON = {
+    "project": {"type": "path", "default": "~/bnbenv"},
+    "executable": {"type": "path"},
+}
+
+
+def find_executable(named, search_path=None):
+    """The path of bnbenv: the one that is named, else on the search path, else where it is installed; None: nowhere."""
+    if named:
+        return named if os.path.isfile(named) and os.access(named, os.X_OK) else None
+    found = shutil.which("bnbenv", path=search_path)
+    if found:
+        return found
+    for place in PLACES:
+        path = os.path.join(os.path.expanduser(place), "bnbenv")
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def fail(module, reason, because, next_step="", **more):
+    """End the module as failed: ``msg`` is for people, the rest for programs."""
+    message = " ".join(part for part in (_sentence(because), next_step) if part)
+    module.fail_json(msg=message, reason=reason, because=because, next_step=next_step, **more)
+
+
+def _sentence(text):
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def ask(module, words, schema):
+    """Run ``bnbenv WORDS --json`` for the project of the module; returns its exit code and its document.
+
+    ``schema`` is the one expected, such as ``bnbenv.check/1``. A document of an error is given back, too: it has
+    ``error``. Whatever else comes ends the module: no bnbenv, no JSON, another schema.
+    """
+    named = module.params["executable"]
+    executable = find_executable(named)
+    if executable is None:
+        searched = named or "PATH, " + ", ".join(PLACES)
+        fail(module, "no-bnbenv", "no bnbenv is on this host (searched: %s)" % searched, INSTALL)
+    command = [executable, *words, "--project", module.params["project"], "--json"]
+    try:
+        # What is given on standard input keeps a terminal of the connection away from it.
+        code, out, err = module.run_command(
+            command, data="\n", environ_update={"PYTHONIOENCODING": "utf-8"}, handle_exceptions=False
+        )
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        fail(module, "no-bnbenv", "%s does not start (%s)" % (executable, why.lower()), INSTALL)
+    return code, read(module, " ".join(["bnbenv", *words[:2]]), code, out, err, schema)
+
+
+def read(module, called, code, out, err, schema):
+    """The document that a command printed. ``called`` names the command. Ends the module where it is none."""
+    try:
+        document = json.loads(out) if len(out) <= LONGEST else None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        if code == 127 or "ModuleNotFoundError" in err:
+            fail(module, "no-bnbenv", "bnbenv is on this host and does not start (%s)" % _last(err, code), INSTALL)
+        said = "what %s printed is no JSON document (%s)" % (called, _last(err, code))
+        fail(module, "bad-answer", said, UPDATE)
+    error = document.get("error")
+    strange = ("unknown-command", "usage") if called.startswith("bnbenv fleet") else ("unknown-command",)
+    if isinstance(error, dict) and error.get("code") in strange:
+        said = "the bnbenv of this host does not know what it is asked (%s)" % error.get("message")
+        fail(module, "bad-answer", said, UPDATE)
+    if not isinstance(error, dict) and document.get("schema") != schema:
+        found = str(document.get("schema"))[:60]
+        fail(module, "bad-answer", 'expected a document "%s" of %s, found "%s"' % (schema, called, found), UPDATE)
+    return document
+
+
+def _last(err, code):
+    lines = [line for line in err.splitlines() if line.strip()]
+    return (lines[-1].strip()[:200] + ", " if lines else "") + "exit code %d" % code
+
+
+def fail_with_error(module, code, document):
+    """End the module with the error that a command of bnbenv printed as its document."""
+    error = document["error"]
+    said = error.get("message") or "bnbenv failed"
+    more = {"code": error.get("code"), "detail": error.get("detail") or "", "rc": code}
+    fail(module, "failed", said, error.get("next_step") or "", **more)

@@ -74,10 +74,10 @@ def groups_for(setting: Setting, machines: Iterable[Wanted], envs: Sequence[str]
     groups: list[Group] = []
     for wanted in machines:
         own = dataclasses.replace(setting, facts=wanted.facts, elsewhere=bool(wanted.name))
-        _refuse_kept(own, envs)
+        refuse_kept(own, envs)
         try:
             locks = {env: _lock(own, env, groups) for env in envs}
-            files = {env: _files(locked, wanted.facts.platform) for env, locked in locks.items()}
+            files = {env: files_for(locked, wanted.facts.platform) for env, locked in locks.items()}
         except BnbenvError as error:
             if wanted.name and not error.message.startswith(wanted.name):
                 error.message = f"{wanted.name}: {error.message}"
@@ -101,7 +101,7 @@ def check_online(setting: Setting, pieces: Iterable[Piece]) -> None:
         raise SourceUnreachable("offline", message, f"Unset {offline}, then run it again.")
 
 
-def _refuse_kept(setting: Setting, envs: Iterable[str]) -> None:
+def refuse_kept(setting: Setting, envs: Iterable[str]) -> None:
     """Raises UsageError where a torch is to be kept that only the other machine could be asked about."""
     for env in envs:
         if setting.elsewhere and setting.wishes.envs[env].torch.strip() == KEEP:
@@ -139,7 +139,7 @@ def _shared(setting: Setting, env: str, use: InUse, groups: Iterable[Group]) -> 
     return None
 
 
-def _files(locked: Locked, platform: Platform) -> dict[str, LockedFile]:
+def files_for(locked: Locked, platform: Platform) -> dict[str, LockedFile]:
     """The file of each package that an installer takes there. Raises Failed where a package has none for it."""
     tags = tags_for(platform, locked.decision.solution.choice.python)
     found = {}

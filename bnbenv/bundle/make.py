@@ -37,6 +37,14 @@ SPARE = 16 << 20  # bytes that are to stay free
 _EVERY = 0.1  # seconds between two looks at the progress
 
 
+@dataclass(frozen=True)
+class Also:
+    """What goes into a bundle beside the locks' own files: bnbenv with what installs it, and bnbenv.toml."""
+
+    tool: bool = True
+    config: bool = True
+
+
 @dataclass
 class Parts:
     """What goes into a bundle, by its name there: texts, and files that are still to be brought."""
@@ -65,19 +73,28 @@ def make(setting: Setting, machines: Sequence[Wanted], envs: Sequence[str], out:
     Failed (``no-space``), OSError.
     """
     with _workplace(out) as work:
-        sessions = connections(sources_of(setting))
-        groups = groups_for(setting, machines, envs)
-        parts = Parts()
-        done: dict[str, LockedFile] = {}
-        for group in groups:
-            parts.origins |= build_sdists(group, work, sessions, done, parts.notes)
-        _collect(setting, groups, parts, work, sessions)
-        files = _weigh(setting, parts, sessions)
-        manifest = _manifest(setting, parts, files)
-        check_space(out, manifest)
-        digest = _write(setting, manifest, parts, out, sessions)
+        return _make(setting, groups_for(setting, machines, envs), out, work, Also()).document()
+
+
+def make_of(setting: Setting, groups: Sequence[Group], out: Path, also: Also) -> Manifest:
+    """The same of locks that are there already, and with what ``also`` says. Raises as ``make``."""
+    with _workplace(out) as work:
+        return _make(setting, groups, out, work, also)
+
+
+def _make(setting: Setting, groups: Sequence[Group], out: Path, work: Path, also: Also) -> Manifest:
+    sessions = connections(sources_of(setting))
+    parts = Parts()
+    done: dict[str, LockedFile] = {}
+    for group in groups:
+        parts.origins |= build_sdists(group, work, sessions, done, parts.notes)
+    _collect(setting, groups, parts, work, sessions, also)
+    files = _weigh(setting, parts, sessions)
+    manifest = _manifest(setting, parts, files)
+    check_space(out, manifest)
+    digest = _write(setting, manifest, parts, out, sessions)
     size, notes = out.stat().st_size, tuple(parts.notes)
-    return msgspec.structs.replace(manifest, path=str(out), size=size, sha256=digest, notes=notes).document()
+    return msgspec.structs.replace(manifest, path=str(out), size=size, sha256=digest, notes=notes)
 
 
 @contextmanager
@@ -93,15 +110,26 @@ def _workplace(out: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _collect(setting: Setting, groups: Sequence[Group], parts: Parts, work: Path, sessions: Sessions) -> None:
+def _collect(
+    setting: Setting, groups: Sequence[Group], parts: Parts, work: Path, sessions: Sessions, also: Also
+) -> None:
     """Everything but the sizes."""
-    parts.texts["install.sh"] = INSTALL.encode()
-    if setting.project.config.is_file():
+    if also.config and setting.project.config.is_file():
         parts.texts[CONFIG] = setting.project.config.read_bytes()
         text = parts.texts[CONFIG].decode(errors="replace")
         if redact(text) != text:
             parts.private = True
             parts.notes.append("bnbenv.toml is in the bundle as it is, with a login in an address: keep it private")
+    if also.tool:
+        _collect_tool(groups, parts, work)
+    for number, group in enumerate(groups, 1):
+        parts.classes.append(_class(number, group, parts, work, sessions, also))
+    parts.texts |= rows_of(user_matrix(setting.environ), groups, work)
+
+
+def _collect_tool(groups: Sequence[Group], parts: Parts, work: Path) -> None:
+    """bnbenv itself, what it needs, and what installs it."""
+    parts.texts["install.sh"] = INSTALL.encode()
     wheel = write_wheel(work)
     with wheel.open("rb") as stream:
         itself = LockedFile("wheels", str(wheel), file_sha256(stream))
@@ -112,12 +140,9 @@ def _collect(setting: Setting, groups: Sequence[Group], parts: Parts, work: Path
         hashes = {package: one.sha256 for package, one in needs.files.items()}
         versions = {**needs.versions, "bnbenv": __version__}
         parts.texts[name] = pinned(versions, {**hashes, "bnbenv": itself.sha256}).encode()
-    for number, group in enumerate(groups, 1):
-        parts.classes.append(_class(number, group, parts, work, sessions))
-    parts.texts |= rows_of(user_matrix(setting.environ), groups, work)
 
 
-def _class(number: int, group: Group, parts: Parts, work: Path, sessions: Sessions) -> Class:
+def _class(number: int, group: Group, parts: Parts, work: Path, sessions: Sessions, also: Also) -> Class:
     environments = []
     for env, locked in group.locks.items():
         names = {package: parts.add(one) for package, one in group.files[env].items()}
@@ -134,7 +159,8 @@ def _class(number: int, group: Group, parts: Parts, work: Path, sessions: Sessio
             Environment(env, wish.family, title, choice.python, choice.torch.version, lock, unpacked, names)
         )
     platform = group.platform
-    tool = [f"tool/{platform.os}-{platform.machine}-{minor}.txt" for minor in tool_pythons(group)]
+    minors = tool_pythons(group) if also.tool else []
+    tool = [f"tool/{platform.os}-{platform.machine}-{minor}.txt" for minor in minors]
     archive = _python(group, parts, work, sessions)
     return Class(number, tuple(group.machines), tuple(environments), tuple(tool), archive)
 

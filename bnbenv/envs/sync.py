@@ -99,7 +99,17 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
         raise InputError(
             str(path), f"byte {error.start}", "expected UTF-8 text", "bnbenv lock writes it anew"
         ) from None
-    locked = agrees(read_lock(text, str(path)), str(path))
+    return judge_lock(setting, env, text, str(path), installed)
+
+
+def judge_lock(
+    setting: Setting, env: str, text: str, file: str, installed: str | None = None, request: Request | None = None
+) -> tuple[Locked | None, str | None]:
+    """The lock with this text if it holds for wishes and host, else why not; ``installed`` as in ``usable_lock``.
+
+    ``request``: what it has to fulfil besides the wishes that it was made for. Raises InputError.
+    """
+    locked = agrees(read_lock(text, file), file)
     if locked.decision.solution.choice.compiled:
         from bnbenv.envs.builds import own_row, with_row
 
@@ -112,8 +122,8 @@ def usable_lock(setting: Setting, env: str, installed: str | None = None) -> tup
     else:
         if locked.decision.solution.choice.wheel is not None:
             setting = _knowing(setting, locked.packages["bitsandbytes"])
-        locked = measured(locked, setting.matrix, setting.facts.platform, str(path))
-    facts, request = setting.ahead(_request(setting, env))
+        locked = measured(locked, setting.matrix, setting.facts.platform, file)
+    facts, request = setting.ahead(request or _request(setting, env))
     problem = lock_problem(locked, env, setting.wishes.digest(env), request, facts, setting.matrix)
     if problem is None and setting.kept is not None:
         problem = setting.kept.problem(locked)

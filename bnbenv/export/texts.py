@@ -15,6 +15,7 @@ from bnbenv.export.model import Exported, Package
 
 WHEELS = "wheels"  # the folder beside a Dockerfile that holds what has no address
 PREFIX = "/opt/bnbenv"
+_TOOL = f"{PREFIX}/.tool"  # no environment is called so
 _END = "BNBENV_REQUIREMENTS"
 
 
@@ -55,11 +56,11 @@ def conda(given: Exported) -> str:
     return "\n".join(lines) + "\n"
 
 
-def dockerfile(given: Exported, base: str) -> str:
+def dockerfile(given: Exported, base: str, bnbenv: str = "") -> str:
     """A Dockerfile that makes the environment on the image ``base``, which holds the very Python.
 
     It is one file, with the requirements in it, as long as all packages have an address; the others are taken from a
-    folder ``wheels`` beside it.
+    folder ``wheels`` beside it. ``bnbenv``: that release of bnbenv is installed too, beside the environment.
     """
     local = [one for one in given.packages if one.folder]
     system = " --system-site-packages" if given.kept else ""
@@ -78,6 +79,12 @@ def dockerfile(given: Exported, base: str) -> str:
         f"ENV VIRTUAL_ENV={PREFIX}/{given.env} PATH={PREFIX}/{given.env}/bin:$PATH",
         *(f"ENV {name}={value}" for name, value in given.environment.items()),
     ]
+    if bnbenv:
+        lines += [
+            f"RUN python3 -m venv {_TOOL} && \\",
+            f"    {_TOOL}/bin/python -m pip install --no-cache-dir bnbenv=={bnbenv} && \\",
+            f"    ln -s {_TOOL}/bin/bnbenv /usr/local/bin/bnbenv",
+        ]
     return "\n".join(lines) + "\n"
 
 

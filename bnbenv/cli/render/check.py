@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from bnbenv.cli.render.text import wrap
@@ -15,7 +16,17 @@ _STEPS = {
 }
 
 
-def render(document: dict[str, Any]) -> str:
+_LONGEST = 120  # signs of a reason that is shown among others, as in Slurm's sinfo -R
+
+
+def render(document: dict[str, Any], reason: bool = False, failed: tuple[str, str] | None = None) -> str:
+    """``reason``: one line, empty where all is in sync. ``failed``: a project's folder, and why it cannot be said."""
+    if failed is not None:
+        return _line(*failed)
+    if reason:
+        said = [f"{one['env']}: {one['because']}" for one in document["reasons"]]
+        more = f" (and {len(said) - 1} more)" if said[1:] else ""
+        return _line(document["project"], said[0], more) if said else ""
     if document["in_sync"]:
         return f"in sync: {', '.join(document['environments'])}"
     names = dict.fromkeys(reason["env"] for reason in document["reasons"])
@@ -25,6 +36,22 @@ def render(document: dict[str, Any]) -> str:
     lines.append(f"project: {document['project']}")
     lines.append(f"next: {next_step(document['reasons'])}")
     return "\n".join(lines)
+
+
+def reason_mark(root: str) -> str:
+    """How each reason of a project begins: by it, who wrote one knows it again. ``root`` is the project's folder."""
+    return f"bnbenv: {_plain(Path(root).name)[:40] or 'project'}:"
+
+
+def _line(root: str, because: str, more: str = "") -> str:
+    line = f"{reason_mark(root)} {_plain(because)}"
+    room = _LONGEST - len(more)
+    return (line if len(line) <= room else line[: room - 3].rstrip() + "...") + more
+
+
+def _plain(text: str) -> str:
+    """In signs that any scheduler keeps: ASCII, no quotes, and no ``|``, which divides what sinfo prints."""
+    return "".join(sign if sign.isascii() and sign.isprintable() and sign not in "\"'`|\\" else "?" for sign in text)
 
 
 def next_step(reasons: list[dict[str, str]]) -> str:

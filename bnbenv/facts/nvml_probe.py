@@ -23,16 +23,16 @@ def collect() -> dict[str, Any]:
     try:
         import pynvml
     except ImportError as error:
-        return {"failure": _described("import", error)}
+        return {"failure": described("import", error)}
     try:
         pynvml.nvmlInit()
     except Exception as error:  # NVMLError, or whatever a foreign library makes of ctypes
-        return {"failure": _described("nvmlInit", error), **_library(pynvml, [])}
+        return {"failure": described("nvmlInit", error), **_library(pynvml, [])}
     errors: list[dict[str, Any]] = []
     answer = _library(pynvml, errors)
-    answer["driver"] = _ask(errors, "nvmlSystemGetDriverVersion", pynvml.nvmlSystemGetDriverVersion)
-    answer["cuda"] = _ask(errors, "nvmlSystemGetCudaDriverVersion", pynvml.nvmlSystemGetCudaDriverVersion_v2)
-    count = _ask(errors, "nvmlDeviceGetCount", pynvml.nvmlDeviceGetCount) or 0
+    answer["driver"] = ask(errors, "nvmlSystemGetDriverVersion", pynvml.nvmlSystemGetDriverVersion)
+    answer["cuda"] = ask(errors, "nvmlSystemGetCudaDriverVersion", pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    count = ask(errors, "nvmlDeviceGetCount", pynvml.nvmlDeviceGetCount) or 0
     answer["devices"] = [_device(pynvml, index) for index in range(count)]
     answer["errors"] = errors
     return answer
@@ -48,7 +48,7 @@ def _can_be_opened(library: str) -> bool:
 
 def _library(pynvml: Any, errors: list[dict[str, Any]]) -> dict[str, Any]:
     """The library's own version, and the file that was really loaded."""
-    version = _ask(errors, "nvmlSystemGetNVMLVersion", pynvml.nvmlSystemGetNVMLVersion)
+    version = ask(errors, "nvmlSystemGetNVMLVersion", pynvml.nvmlSystemGetNVMLVersion)
     maps: list[str] = []
     with contextlib.suppress(OSError):  # only Linux has it
         maps = Path("/proc/self/maps").read_text().splitlines()
@@ -59,13 +59,13 @@ def _library(pynvml: Any, errors: list[dict[str, Any]]) -> dict[str, Any]:
 def _device(pynvml: Any, index: int) -> dict[str, Any]:
     errors: list[dict[str, Any]] = []
     found: dict[str, Any] = {"index": index, "errors": errors}
-    handle = _ask(errors, "nvmlDeviceGetHandleByIndex", pynvml.nvmlDeviceGetHandleByIndex, index)
+    handle = ask(errors, "nvmlDeviceGetHandleByIndex", pynvml.nvmlDeviceGetHandleByIndex, index)
     if handle is None:
         return found
-    found["uuid"] = _ask(errors, "nvmlDeviceGetUUID", pynvml.nvmlDeviceGetUUID, handle)
-    found["name"] = _ask(errors, "nvmlDeviceGetName", pynvml.nvmlDeviceGetName, handle)
-    found["capability"] = _ask(errors, "nvmlDeviceGetCudaComputeCapability", _capability(pynvml), handle)
-    found["memory"] = _ask(errors, "nvmlDeviceGetMemoryInfo", _memory(pynvml), handle)
+    found["uuid"] = ask(errors, "nvmlDeviceGetUUID", pynvml.nvmlDeviceGetUUID, handle)
+    found["name"] = ask(errors, "nvmlDeviceGetName", pynvml.nvmlDeviceGetName, handle)
+    found["capability"] = ask(errors, "nvmlDeviceGetCudaComputeCapability", _capability(pynvml), handle)
+    found["memory"] = ask(errors, "nvmlDeviceGetMemoryInfo", _memory(pynvml), handle)
     found["mig"] = _mig(pynvml, handle, errors)
     return found
 
@@ -73,21 +73,21 @@ def _device(pynvml: Any, index: int) -> dict[str, Any]:
 def _mig(pynvml: Any, handle: Any, errors: list[dict[str, Any]]) -> dict[str, Any] | None:
     """MIG mode and slices; None on a GPU (or a driver) that knows no MIG, or where it is off."""
     quiet: list[dict[str, Any]] = []
-    mode = _ask(quiet, "nvmlDeviceGetMigMode", pynvml.nvmlDeviceGetMigMode, handle)
+    mode = ask(quiet, "nvmlDeviceGetMigMode", pynvml.nvmlDeviceGetMigMode, handle)
     if not mode or mode[0] != 1:
         return None
     slices = []
     for index in range(
-        _ask(errors, "nvmlDeviceGetMaxMigDeviceCount", pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+        ask(errors, "nvmlDeviceGetMaxMigDeviceCount", pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
     ):
-        part = _ask(
+        part = ask(
             quiet, "nvmlDeviceGetMigDeviceHandleByIndex", pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, index
         )
-        uuid = None if part is None else _ask(errors, "nvmlDeviceGetUUID", pynvml.nvmlDeviceGetUUID, part)
+        uuid = None if part is None else ask(errors, "nvmlDeviceGetUUID", pynvml.nvmlDeviceGetUUID, part)
         if uuid is None:
             continue
-        name = _ask(errors, "nvmlDeviceGetName", pynvml.nvmlDeviceGetName, part)
-        memory = _ask(errors, "nvmlDeviceGetMemoryInfo", _memory(pynvml), part)
+        name = ask(errors, "nvmlDeviceGetName", pynvml.nvmlDeviceGetName, part)
+        memory = ask(errors, "nvmlDeviceGetMemoryInfo", _memory(pynvml), part)
         slices.append({"uuid": uuid, "name": name, "memory_total": memory})
     return {"mode": "enabled", "devices": slices}
 
@@ -100,16 +100,16 @@ def _memory(pynvml: Any) -> Callable[[Any], int]:
     return lambda handle: int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
 
 
-def _ask(errors: list[dict[str, Any]], call: str, function: Callable[..., Any], *arguments: Any) -> Any:
+def ask(errors: list[dict[str, Any]], call: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """The function's value, or None with the reason noted."""
     try:
         return function(*arguments)
     except Exception as error:  # NVMLError, or a name that is no UTF-8: one query lost, not all of them
-        errors.append(_described(call, error))
+        errors.append(described(call, error))
         return None
 
 
-def _described(call: str, error: Exception) -> dict[str, Any]:
+def described(call: str, error: Exception) -> dict[str, Any]:
     code = getattr(error, "value", None)
     return {"call": call, "code": code if isinstance(code, int) else None, "text": str(error) or type(error).__name__}
 

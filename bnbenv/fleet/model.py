@@ -13,22 +13,11 @@ import msgspec
 
 from bnbenv.errors import BnbenvError
 from bnbenv.facts.model import HostFacts
+from bnbenv.facts.processes import GpuProcess as GpuProcess
 from bnbenv.solve.model import Refusal, Solution
 
 HOST_SCHEMA = "bnbenv.fleet-host/1"
 APPLY_SCHEMA = "bnbenv.fleet-apply/1"
-
-
-class GpuProcess(msgspec.Struct, frozen=True):
-    """A process on a GPU, as NVML tells. ``memory`` is in bytes, None where NVML does not say; ``name`` and ``user``
-    are empty where this user may not know."""
-
-    gpu: int
-    uuid: str
-    pid: int
-    name: str = ""
-    user: str = ""
-    memory: int | None = None
 
 
 class Cause(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@
  *   gpu uuid=GPU-1 cc=9.0 memory=150754820096 used=0 mig=1 name=NVIDIA H200     name comes last
  *   slice uuid=MIG-1 memory=18253611008 name=NVIDIA H200 MIG 1g.18gb     of the gpu before it
  *   process pid=4242 used=1073741824         on the gpu or slice before it; the file of pid=@path holds the number
+ *   mps pid=4243 used=1073741824              a client of MPS there, which only that list of newer drivers tells
  *   fail nvmlDeviceGetMemoryInfo 999 0        call, code, GPU (or nothing: every GPU)
  *   hang nvmlDeviceGetCount                   never returns
  *   crash nvmlDeviceGetName                   ends the process with SIGSEGV
@@ -33,8 +34,8 @@ typedef struct Device {
     int index, cc_major, cc_minor, mig, slice_count;
     char uuid[96], name[96];
     unsigned long long memory, used;
-    unsigned process_count;
-    Process processes[MAX_PROCESSES];
+    unsigned process_count, client_count;
+    Process processes[MAX_PROCESSES], clients[MAX_PROCESSES];
     struct Device *slices;
 } Device;
 
@@ -61,11 +62,11 @@ static void read_device(Device *device, const char *line, int index)
     if ((at = strstr(line, "name="))) sscanf(at, "name=%95[^\n]", device->name);
 }
 
-static void read_process(Device *device, const char *line)
+static void read_process(Process *processes, unsigned *count, const char *line)
 {
     char path[256];
     const char *at = strstr(line, "pid=");
-    Process *process = &device->processes[device->process_count];
+    Process *process = &processes[*count];
     FILE *file;
     *process = (Process){0};
     if (at && sscanf(at, "pid=@%255s", path) == 1) {
@@ -74,7 +75,7 @@ static void read_process(Device *device, const char *line)
         if (file) fclose(file);
     } else if (at) sscanf(at, "pid=%u", &process->pid);
     if ((at = strstr(line, "used="))) sscanf(at, "used=%llu", &process->used);
-    if (process->pid && device->process_count + 1 < MAX_PROCESSES) device->process_count++;
+    if (process->pid && *count + 1 < MAX_PROCESSES) ++*count;
 }
 
 static void read_trap(char kind, const char *line)
@@ -108,7 +109,8 @@ static void load(void)
             Device *gpu = &gpus[gpu_count - 1];
             read_device(last = &gpu->slices[gpu->slice_count++], line, gpu->index);
         }
-        if (!strncmp(line, "process ", 8) && last) read_process(last, line);
+        if (!strncmp(line, "process ", 8) && last) read_process(last->processes, &last->process_count, line);
+        if (!strncmp(line, "mps ", 4) && last) read_process(last->clients, &last->client_count, line);
         if (!strncmp(line, "fail ", 5)) read_trap('f', line);
         if (!strncmp(line, "hang ", 5)) read_trap('h', line);
         if (!strncmp(line, "crash ", 6)) read_trap('c', line);
@@ -199,26 +201,32 @@ int nvmlDeviceGetMemoryInfo(Device *gpu, unsigned long long memory[3])
     return SUCCESS;
 }
 
-static int give_processes(Device *gpu, unsigned *count, Process *processes)
+static int give_processes(const Process *known, unsigned known_count, unsigned *count, Process *processes)
 {
     unsigned room = *count;
-    *count = gpu->process_count;
-    if (room < gpu->process_count) return INSUFFICIENT_SIZE;
-    if (processes) memcpy(processes, gpu->processes, gpu->process_count * sizeof(Process));
+    *count = known_count;
+    if (room < known_count) return INSUFFICIENT_SIZE;
+    if (processes) memcpy(processes, known, known_count * sizeof(Process));
     return SUCCESS;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v2(Device *gpu, unsigned *count, Process *processes)
 {
     CHECK(gpu->index);
-    return give_processes(gpu, count, processes);
+    return give_processes(gpu->processes, gpu->process_count, count, processes);
 }
 
 #ifndef OLD_DRIVER
 int nvmlDeviceGetComputeRunningProcesses_v3(Device *gpu, unsigned *count, Process *processes)
 {
     CHECK(gpu->index);
-    return give_processes(gpu, count, processes);
+    return give_processes(gpu->processes, gpu->process_count, count, processes);
+}
+
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(Device *gpu, unsigned *count, Process *processes)
+{
+    CHECK(gpu->index);
+    return give_processes(gpu->clients, gpu->client_count, count, processes);
 }
 
 int nvmlDeviceGetCudaComputeCapability(Device *gpu, int *major, int *minor)

@@ -31,8 +31,8 @@ def render(document: dict[str, Any], reason: bool = False, failed: tuple[str, st
         return f"in sync: {', '.join(document['environments'])}"
     names = dict.fromkeys(reason["env"] for reason in document["reasons"])
     lines = [f"not in sync: {', '.join(names)}"]
-    for reason in document["reasons"]:
-        lines += wrap(f"{reason['env']}: {reason['because']}", "  ")
+    for one in document["reasons"]:
+        lines += wrap(f"{one['env']}: {one['because']}", "  ")
     lines.append(f"project: {document['project']}")
     lines.append(f"next: {next_step(document['reasons'])}")
     return "\n".join(lines)

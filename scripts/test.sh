@@ -34,6 +34,15 @@ if [ ! -e .test-env/debian.tar ] && [ "$(id -u)" = 0 ] && command -v mmdebstrap 
     echo "test: that failed (.test-env/debian.log says why)" >&2
 fi
 
+# The fleet of the tests has a real sshd on each host. Where systemd runs, Debian would start one for this machine too.
+if { missing sshd || missing ip || missing sudo; } && [ ! -d /run/systemd/system ]; then
+  echo "test: installing openssh-server, iproute2 and sudo, for the tests of a fleet" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  packages=(openssh-server openssh-client iproute2 sudo)
+  { apt-get -q update && apt-get -q -y --no-install-recommends install "${packages[@]}"; } \
+    >.test-env/fleet.log 2>&1 || echo "test: that failed (.test-env/fleet.log says why)" >&2
+fi
+
 # The tests start bnbenv thousands of times. Where Python is told to keep no bytecode, each would compile it anew.
 .test-env/bin/python -m compileall -q bnbenv
 

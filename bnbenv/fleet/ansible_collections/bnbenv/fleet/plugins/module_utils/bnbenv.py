@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the modules call the host's bnbenv. Nothing of bnbenv is imported: its commands are run, and their documents read.
+"""How the modules call the host's bnbenv: they import nothing of it, run its commands and read their documents.
 
 What a module fails with has a ``reason`` that stays the same: ``no-bnbenv`` (none is here, or it does not start),
 ``bad-answer`` (what it says is not what this collection reads), ``failed`` (an error of bnbenv, with its ``code``), or
@@ -59,7 +59,7 @@ def ask(module, words, schema):
     executable = find_executable(named)
     if executable is None:
         searched = named or "PATH, " + ", ".join(PLACES)
-        fail(module, "no-bnbenv", "no bnbenv is on this host (searched: %s)" % searched, INSTALL)
+        fail(module, "no-bnbenv", f"no bnbenv is on this host (searched: {searched})", INSTALL)
     command = [executable, *words, "--project", module.params["project"], "--json"]
     try:
         # What is given on standard input keeps a terminal of the connection away from it.
@@ -68,7 +68,7 @@ def ask(module, words, schema):
         )
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        fail(module, "no-bnbenv", "%s does not start (%s)" % (executable, why.lower()), INSTALL)
+        fail(module, "no-bnbenv", f"{executable} does not start ({why.lower()})", INSTALL)
     return code, read(module, " ".join(["bnbenv", *words[:2]]), code, out, err, schema)
 
 
@@ -80,23 +80,23 @@ def read(module, called, code, out, err, schema):
         document = None
     if not isinstance(document, dict):
         if code == 127 or "ModuleNotFoundError" in err:
-            fail(module, "no-bnbenv", "bnbenv is on this host and does not start (%s)" % _last(err, code), INSTALL)
-        said = "what %s printed is no JSON document (%s)" % (called, _last(err, code))
+            fail(module, "no-bnbenv", f"bnbenv is on this host and does not start ({_last(err, code)})", INSTALL)
+        said = f"what {called} printed is no JSON document ({_last(err, code)})"
         fail(module, "bad-answer", said, UPDATE)
     error = document.get("error")
     strange = ("unknown-command", "usage") if called.startswith("bnbenv fleet") else ("unknown-command",)
     if isinstance(error, dict) and error.get("code") in strange:
-        said = "the bnbenv of this host does not know what it is asked (%s)" % error.get("message")
+        said = f"the bnbenv of this host does not know what it is asked ({error.get('message')})"
         fail(module, "bad-answer", said, UPDATE)
     if not isinstance(error, dict) and document.get("schema") != schema:
         found = str(document.get("schema"))[:60]
-        fail(module, "bad-answer", 'expected a document "%s" of %s, found "%s"' % (schema, called, found), UPDATE)
+        fail(module, "bad-answer", f'expected a document "{schema}" of {called}, found "{found}"', UPDATE)
     return document
 
 
 def _last(err, code):
     lines = [line for line in err.splitlines() if line.strip()]
-    return (lines[-1].strip()[:200] + ", " if lines else "") + "exit code %d" % code
+    return (lines[-1].strip()[:200] + ", " if lines else "") + f"exit code {code}"
 
 
 def fail_with_error(module, code, document):

@@ -158,7 +158,7 @@ def main():
     )
     bundle = module.params["bundle"]
     if bundle and module.check_mode and not os.path.exists(bundle):
-        module.exit_json(changed=False, skipped=True, msg="%s is not on this host yet, so nothing is compared" % bundle)
+        module.exit_json(changed=False, skipped=True, msg=f"{bundle} is not on this host yet, so nothing is compared")
     code, document = ask(module, words_for(module), "bnbenv.fleet-apply/1")
     if "error" in document:
         fail_with_error(module, code, document)
@@ -170,7 +170,7 @@ def main():
         found["diff"] = {"before": shown(document.get("before")), "after": shown(document.get("environments"))}
     if state in DONE or (state in LEFT and module.params["left"] == "ok"):
         module.exit_json(**found)
-    fail(module, state, document.get("because") or "it ended as %s" % state, document.get("next_step") or "", **found)
+    fail(module, state, document.get("because") or f"it ended as {state}", document.get("next_step") or "", **found)
 
 
 def words_for(module):
@@ -199,7 +199,7 @@ def forget(module, bundle, state):
         if used or (state == "failed" and module.sha256(bundle) != module.params["bundle_sha256"].lower()):
             os.unlink(bundle)
     except OSError as error:
-        module.warn("%s could not be deleted (%s)" % (bundle, error.strerror))
+        module.warn(f"{bundle} could not be deleted ({error.strerror})")
 
 
 def shown(environments):
@@ -207,9 +207,10 @@ def shown(environments):
     lines = []
     for one in environments or []:
         name = one.get("env")
-        lines += ["%s: %s %s" % (name, package, version) for package, version in sorted((one.get("holds") or {}).items())]
-        lines.append("%s: generation %s, lock %s" % (name, one.get("generation"), (one.get("lock") or "none")[:12]))
-    return "".join("%s\n" % line for line in lines)
+        holds = one.get("holds") or {}
+        lines += [f"{name}: {package} {holds[package]}" for package in sorted(holds)]
+        lines.append(f"{name}: generation {one.get('generation')}, lock {(one.get('lock') or 'none')[:12]}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 if __name__ == "__main__":

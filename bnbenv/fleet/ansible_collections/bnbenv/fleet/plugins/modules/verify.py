@@ -100,8 +100,8 @@ def main():
     found = {"ok": document.get("ok"), "devices": document.get("devices")}
     found["warnings_of_verification"] = document.get("warnings")
     if not found["ok"]:
-        step = "See all steps there: bnbenv verify --project %s" % module.params["project"]
-        fail(module, "verify-failed", "verification failed: %s" % wrong(found["devices"] or []), step, rc=code, **found)
+        step = f"See all steps there: bnbenv verify --project {module.params['project']}"
+        fail(module, "verify-failed", f"verification failed: {wrong(found['devices'] or [])}", step, rc=code, **found)
     module.exit_json(changed=False, **found)
 
 
@@ -117,17 +117,18 @@ def wrong(devices):
             for step in failed[:3]
         ]
         if len(failed) > 3:
-            words.append("and %d more" % (len(failed) - 3))
+            words.append(f"and {len(failed) - 3} more")
         died = device.get("died")
         if died:
-            how = "ran out of time" if died.get("timed_out") else "died (%s)" % (died.get("signal") or died.get("exit_code"))
-            words.append("the process %s%s" % (how, " in %s" % died["step"] if died.get("step") else ""))
-        said.append("%s: %s" % (device.get("name") or device.get("device"), ", ".join(words)))
+            ended = died.get("signal") or f"exit code {died.get('exit_code')}"
+            how = "ran out of time" if died.get("timed_out") else f"died ({ended})"
+            words.append(f"the process {how}" + (f" in {died['step']}" if died.get("step") else ""))
+        said.append(f"{device.get('name') or device.get('device')}: {', '.join(words)}")
     return "; ".join(said) or "no device was verified"
 
 
 def _brackets(text):
-    return "(%s)" % text.splitlines()[0][:160] if text else ""
+    return f"({text.splitlines()[0][:160]})" if text else ""
 
 
 if __name__ == "__main__":

@@ -156,6 +156,11 @@ def decode_facts(data: bytes | str, file: str) -> HostFacts:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         said = str(error).removeprefix("JSON is malformed: ")
         raise InputError(file, "", f"no JSON document: {said[:1].lower()}{said[1:]}", step) from None
+    return checked(facts, file)
+
+
+def checked(facts: HostFacts, file: str) -> HostFacts:
+    """Facts that came in another document, read as strictly. Raises InputError, as ``decode_facts``."""
     if facts.schema != SCHEMA:
         raise InputError(file, "schema", f'expected "{SCHEMA}", found "{shown(facts.schema)}"')
     _check_values(facts, file)

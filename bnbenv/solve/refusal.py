@@ -196,7 +196,7 @@ def _fail_sets(judged: Judged, sets: FailSets) -> None:
 
     A candidate that breaks all the rules that another breaks, and more, says nothing new and is left out.
     """
-    builds = _alike(judged)
+    builds = alike(judged)
     for wheel, wheel_fails in judged.wheels:
         archs = with_any_torch(judged.situation, judged.matrix, wheel)
         spec = requirement_on("torch", wheel.requires_dist)
@@ -215,7 +215,7 @@ def _fail_sets(judged: Judged, sets: FailSets) -> None:
                 sets.setdefault(frozenset(fails), fails)
 
 
-def _alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:
+def alike(judged: Judged) -> list[tuple[TorchBuild, Fails, int]]:
     """The torch builds, each with the number of its kind: of one kind, a wheel is judged alike with all.
 
     What a pair is judged by, beside the wheel's requirement: CUDA, Pythons, and what advisories say of the versions; of

@@ -1,0 +1,107 @@
+"""All combinations of versions that a host admits, not only the preferred one. Pure.
+
+It asks the rules of the solver (``solve.preference.judge``, ``solve.builds.paired``) about every pair of a torch build
+and a wheel; of builds that the rules treat alike only one is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bnbenv.facts.model import HostFacts
+from bnbenv.matrix.model import BitsandbytesWheel, Matrix, TorchBuild
+from bnbenv.solve.builds import paired
+from bnbenv.solve.coverage import sass_for
+from bnbenv.solve.families import beside, set_pythons
+from bnbenv.solve.model import Availability, Request
+from bnbenv.solve.package_sets import PackageSet
+from bnbenv.solve.pairs import with_any_torch
+from bnbenv.solve.preference import Judged, judge, kind_of, ways
+from bnbenv.solve.refusal import alike
+from bnbenv.solve.rules import torch_pythons, wheel_pythons
+from bnbenv.solve.solver import considered
+from bnbenv.solve.versions import admits, requirement_on
+
+KINDS_OF_MERIT = 4
+Merit = tuple[bool, ...]  # compiled, CUDA torch on a CPU, PTX, an override: what is preferred less, the worst first
+Pair = tuple[str, str]  # the version of torch, and of bitsandbytes or another family's main package
+
+
+class Admitted(NamedTuple):
+    """By pair the minors of Python for it and its merit; ``there`` are the minors that are on the host.
+
+    ``compiled``: only source builds fit this host.
+    """
+
+    pairs: frozenset[tuple[Pair, tuple[tuple[str, ...], Merit]]]
+    there: frozenset[str]
+    compiled: bool
+
+
+def admitted_by(facts: HostFacts, matrix: Matrix, request: Request, availability: Availability) -> Admitted:
+    """Every combination for which the solver, asked for just these versions, has a solution; of wheels where any fits.
+
+    Raises RebootRequired.
+    """
+    there: frozenset[str] = frozenset()
+    for one in ways(request):
+        judged = judge(facts, matrix, one, availability, availability.managed_python, quick=False)
+        if judged.situation.fails or not considered(judged, request):
+            continue
+        there = frozenset(python.minor for python in judged.situation.pythons if not python.managed)
+        found = _pairs(judged, one.build == "always")
+        if found:
+            return Admitted(frozenset(found.items()), there, one.build == "always")
+    return Admitted(frozenset(), there, False)
+
+
+def _pairs(judged: Judged, compiled: bool) -> dict[Pair, tuple[tuple[str, ...], Merit]]:
+    situation, matrix = judged.situation, judged.matrix
+    found: dict[Pair, tuple[tuple[str, ...], Merit]] = {}
+    builds = [(build, kind) for build, fails, kind in alike(judged) if not fails]
+    ptx = {id(build): not _native(judged, build) for build, _ in builds}
+    for wheel, fails in judged.wheels:
+        if fails or with_any_torch(situation, matrix, wheel):
+            continue
+        spec = requirement_on("torch", wheel.requires_dist)
+        judgements: dict[tuple[int, bool], tuple[bool, bool] | None] = {}
+        near = {id(build) for build in beside(situation, wheel, [build for build, _ in builds])}
+        for build, kind in builds:
+            if id(build) not in near:
+                continue
+            asked = (kind, spec is None or admits(spec, build.version, pre=build.source == "existing"))
+            if asked not in judgements:
+                judgements[asked] = _judgement(judged, build, wheel)
+            judgement = judgements[asked]
+            if judgement is None:
+                continue
+            minors = tuple(_minors(judged, build, wheel))
+            merit: Merit = (compiled, bool(kind_of(situation, build)), judgement[0] or ptx[id(build)], judgement[1])
+            pair = (build.version, wheel.version)
+            # The same versions from several sources, or with several kernels: the best of them is taken.
+            known = found.get(pair)
+            if known is not None:
+                minors, merit = tuple(dict.fromkeys((*known[0], *minors))), min(known[1], merit)
+            found[pair] = (minors, merit)
+    return found
+
+
+def _judgement(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel) -> tuple[bool, bool] | None:
+    """Whether a pair takes PTX of the wheel, and a variable; None: nothing makes it fit."""
+    ways_of_it = [
+        (any("ptx" in (one.bitsandbytes[:3], one.kernels[:3]) for one in pairing.covers), pairing.override is not None)
+        for pairing in paired(judged.situation, judged.matrix, build, wheel)
+        if not pairing.fails
+    ]
+    return min(ways_of_it, default=None)
+
+
+def _native(judged: Judged, build: TorchBuild) -> bool:
+    return all(sass_for(gpu.capability, build.arch_list) for gpu in judged.situation.gpus) or build.cuda is None
+
+
+def _minors(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel) -> Iterator[str]:
+    situation = judged.situation
+    of_wheel = set_pythons(situation, wheel) if isinstance(wheel, PackageSet) else wheel_pythons(situation, wheel)
+    yield from sorted(option.minor for option in torch_pythons(situation, build) if option.minor in of_wheel)

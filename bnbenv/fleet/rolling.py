@@ -28,6 +28,7 @@ from bnbenv.fleet.model import (
     Job,
     LeftOut,
 )
+from bnbenv.fleet.planning import standing
 from bnbenv.fleet.rollout import DONE, Group, Policy, State, Wave, after, next_wave, start
 from bnbenv.progress import Progress, during
 from bnbenv.solve.model import Refusal
@@ -131,7 +132,9 @@ def survey(
         members = [host for host in plan.kind.hosts if host in reports and host not in settled]
         content = contents.get(plan.kind.id)
         if not isinstance(content, Content):
-            settled.update(dict.fromkeys(members, _without_content(plan, content)))
+            without = _without_content(plan, content)
+            guessed = options.dry_run and content is None and plan.solved
+            settled.update({host: _guess(plan, reports[host]) if guessed else without for host in members})
             continue
         todo, proven = [], False
         for host in members:
@@ -226,6 +229,14 @@ def _without_content(plan: ClassPlan, error: Content | BnbenvError | None) -> Se
     if isinstance(error, BnbenvError):
         return Settled("no-content", error.message, error.next_step)
     return Settled("no-content", "nothing was made for its class", AGAIN)
+
+
+def _guess(plan: ClassPlan, report: HostReport) -> Settled:
+    """What a dry run says of a host whose class's bundle has not been made yet: its versions are compared."""
+    found = standing(plan, report.answer.environments if report.answer else ())
+    if found == "in-sync":
+        return Settled("in-sync")
+    return Settled("would-change", "it has other versions" if found == "change" else "nothing is there yet")
 
 
 def _settled(answer: HostAnswer, content: Content, options: Options) -> Settled | None:

@@ -1,0 +1,92 @@
+"""The options that ``bnbenv fleet`` passes on to Ansible, and the engine that they give."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bnbenv.cli.command import Context
+from bnbenv.cli.help import positive_number
+
+if TYPE_CHECKING:
+    from bnbenv.fleet.engine import AnsibleEngine
+
+# Passed on as they are: the options, the name of the value (None: there is none), and what they do.
+_CONNECTION: tuple[tuple[tuple[str, ...], str | None, str], ...] = (
+    (("-u", "--user"), "NAME", "connect as this user"),
+    (("--private-key",), "FILE", "the ssh key"),
+    (("-c", "--connection"), "TYPE", "how to connect: ssh, local, ..."),
+    (("-T", "--timeout"), "SECONDS", "how long to wait for a connection"),
+    (("--ssh-common-args",), "ARGS", "more words for ssh, scp and sftp, such as -o ProxyJump=..."),
+    (("--ssh-extra-args",), "ARGS", "more words for ssh alone"),
+    (("--scp-extra-args",), "ARGS", "more words for scp alone"),
+    (("--sftp-extra-args",), "ARGS", "more words for sftp alone"),
+    (("--connection-password-file",), "FILE", "a file with the password for ssh"),
+    (("-b", "--become"), None, "work there as another user (root unless named)"),
+    (("--become-user",), "NAME", "as which one"),
+    (("--become-method",), "METHOD", "by which program: sudo, su, doas, ..."),
+    (("--become-password-file",), "FILE", "a file with the password for --become"),
+    (("--vault-password-file",), "FILE", "a file, or program, with the vault's password"),
+    (("-e", "--extra-vars"), "VARS", "variables: key=value, JSON, or @FILE"),
+)
+
+
+def add_ansible(parser: argparse.ArgumentParser) -> None:
+    """Ansible's own options, by their own names, and ``--at`` and ``--host-timeout``."""
+    group = parser.add_argument_group("hosts, as in ansible-playbook")
+    where = "inventory: a file, a folder, a script, or host1,host2, (may be repeated; default: ansible.cfg's)"
+    group.add_argument("-i", "--inventory", metavar="INVENTORY", action="append", default=[], help=where)
+    group.add_argument("-l", "--limit", metavar="PATTERN", help="only these hosts or groups of it")
+    group.add_argument("-f", "--forks", metavar="N", type=positive_number, help="hosts at a time (default: 25)")
+    for names, value, what in _CONNECTION:
+        if value is None:
+            group.add_argument(*names, action="store_true", help=what)
+        else:
+            group.add_argument(*names, metavar=value, action="append", default=[], help=what)
+    group.add_argument("-k", "--ask-pass", action="store_true", help="ask for the password for ssh, once")
+    group.add_argument("-K", "--ask-become-pass", action="store_true", help="ask for the one for --become, once")
+    group.add_argument("-J", "--ask-vault-pass", action="store_true", help="ask for the one of the vault, once")
+    group.add_argument("--vault-id", metavar="ID", action="append", default=[], help="such as prod@FILE or prod@prompt")
+    at = "the project's folder on the hosts (default: ~/bnbenv; bnbenv_project in the inventory wins)"
+    group.add_argument("--at", metavar="DIR", default="~/bnbenv", help=at)
+    limit = "time limit of a host in seconds (default: 120 to answer, 3600 a step to change it)"
+    group.add_argument("--host-timeout", metavar="N", type=positive_number, help=limit)
+
+
+def engine_of(args: argparse.Namespace, ctx: Context) -> AnsibleEngine:
+    """The engine for the options of ``add_ansible``. Nothing is run or asked before it is used."""
+    from bnbenv.fleet.engine import AnsibleEngine
+    from bnbenv.fleet.options import PASSWORDS, Options
+
+    words: list[str] = []
+    for names, value, _ in _CONNECTION:
+        given = getattr(args, names[-1].removeprefix("--").replace("-", "_"))
+        if value is None:
+            words += [names[-1]] if given else []
+        else:
+            words += [f"{names[-1]}={one}" for one in given]
+    asked = {kind for kind, (option, *_) in PASSWORDS.items() if getattr(args, option[2:].replace("-", "_"))}
+    options = Options(
+        tuple(args.inventory),
+        args.limit,
+        args.forks,
+        tuple(words),
+        tuple(args.vault_id),
+        frozenset(asked),
+        args.at,
+        args.host_timeout,
+    )
+    return AnsibleEngine(options, ctx.environ, ctx.cwd, ctx.runner, _ask_password)
+
+
+def _ask_password(prompt: str) -> str:
+    """Raises UsageError where there is no terminal to ask at."""
+    import getpass
+
+    from bnbenv.errors import UsageError
+
+    if not sys.stdin.isatty():
+        message = f'a password is asked for ("{prompt.strip().rstrip(":")}"), and there is no terminal'
+        raise UsageError("no-terminal", message, "Give it by a file, such as --become-password-file FILE.")
+    return getpass.getpass(prompt)

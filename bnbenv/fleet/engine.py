@@ -1,0 +1,329 @@
+"""The real engine: Ansible, run as a program on playbooks of the collection. How hosts are reached is its business."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bnbenv.errors import Failed, InputError, UsageError
+from bnbenv.fleet.events import LARGEST, Event, bootstrapped, read_events, report_of, result_of
+from bnbenv.fleet.model import Delivery, HostReport, HostResult, Job, Told
+from bnbenv.fleet.options import (
+    APPLY_TIMEOUT,
+    ASK_TIMEOUT,
+    FORKS,
+    Config,
+    Options,
+    environment,
+    inventory_words,
+    read_config,
+    sets_pipelining,
+    to_ask,
+    vault_words,
+    words_for,
+)
+from bnbenv.fleet.sentences import of_ansible, warnings_of
+from bnbenv.process import Command, Finished, Runner
+
+COLLECTIONS = Path(__file__).parent  # holds ansible_collections/
+LISTING = 600.0  # seconds for an inventory: one of a cloud asks its interfaces
+SLACK = 120.0  # seconds beyond the time limits of the hosts
+STEPS = {"Copy the bundle": "copying the bundle", "Load the bundle": "loading the bundle", "Apply": "installing"}
+
+AskPassword = Callable[[str], str]
+
+
+class AnsibleEngine:
+    """Implements ``model.Engine``. ``ask_password`` is given a prompt; it raises UsageError where nobody can be asked."""
+
+    def __init__(
+        self, options: Options, environ: Mapping[str, str], cwd: Path, runner: Runner, ask_password: AskPassword
+    ) -> None:
+        self._options, self._environ, self._cwd, self._runner = options, environ, cwd, runner
+        self._ask_password = ask_password
+        self._known: tuple[Path, Config, dict[str, str]] | None = None
+        self._hosts: tuple[str, ...] | None = None
+
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of the inventory, after its limits, in its order. Raises InputError, Failed, UsageError."""
+        if self._hosts is None:
+            self._hosts = self._list()
+        return self._hosts
+
+    def ask(self, hosts: Sequence[str], told: Told) -> dict[str, HostReport]:
+        """One report for each of these hosts. Raises Failed, InputError where Ansible did not begin."""
+        reports: dict[str, HostReport] = {}
+
+        def take(event: Event) -> None:
+            report = report_of(event)
+            if report is not None and report.name in wanted and report.name not in reports:
+                reports[report.name] = report
+                told(report.name, report.because or "answered")
+
+        wanted = set(hosts)
+        ended = self._play("desk_ask", hosts, {}, take, self._options.timeout or ASK_TIMEOUT)
+        for host in hosts:
+            if host not in reports:
+                because = f"it gave no answer before Ansible ended ({ended.because})"
+                reports[host] = HostReport(host, "failed", None, because)
+        return {host: reports[host] for host in hosts}
+
+    def bootstrap(self, hosts: Sequence[str], bundle: str, told: Told) -> dict[str, HostResult]:
+        """Install bnbenv on bare hosts out of a bundle. Raises Failed, InputError where Ansible did not begin."""
+        failures: dict[str, Event] = {}
+        numbers: dict[str, dict[str, int]] = {}
+
+        def take(event: Event) -> None:
+            if event.event in ("failed", "unreachable"):
+                failures.setdefault(event.host, event)
+            elif event.event == "began" and event.task:
+                told(event.host, event.task[:1].lower() + event.task[1:])
+            numbers.update(event.hosts)
+
+        variables = {"bnbenv_bootstrap_bundle": str(bundle)}
+        ended = self._play("desk_bootstrap", hosts, variables, take, self._options.timeout or APPLY_TIMEOUT)
+        return {
+            host: bootstrapped(failures.get(host), numbers.get(host), host)
+            or HostResult(host, "failed", f"Ansible ended before it was done ({ended.because})")
+            for host in hosts
+        }
+
+    def apply(self, jobs: Sequence[Job], delivery: Delivery, told: Told) -> dict[str, HostResult]:
+        """Bring each host to its content. Raises Failed, InputError where Ansible did not begin."""
+        results: dict[str, HostResult] = {}
+        began: set[str] = set()
+
+        def take(event: Event) -> None:
+            result = result_of(event)
+            if result is not None and result.host in wanted and result.host not in results:
+                results[result.host] = result
+                told(result.host, f"{result.state}: {result.because}" if result.because else result.state)
+            elif event.event == "began" and event.task in STEPS:
+                began.add(event.host)
+                told(event.host, STEPS[event.task])
+
+        wanted = {job.host for job in jobs}
+        variables = {"bnbenv_desk_how": delivery.how, "bnbenv_desk_place": delivery.place.rstrip("/") or "/"}
+        names = [job.host for job in jobs]
+        ended = self._play("desk_apply", names, variables, take, self._options.timeout or APPLY_TIMEOUT, jobs)
+        for host in names:
+            if host not in results:
+                state, said = ("unreachable", "while it was at work") if host in began else ("not-tried", "before it")
+                results[host] = HostResult(host, state, f"Ansible ended {said} ({ended.because})")  # type: ignore[arg-type]
+        return {host: results[host] for host in names}
+
+    def _list(self) -> tuple[str, ...]:
+        programs, config, passwords = self._begin()
+        options = self._options
+        with _private_folder() as folder:
+            files = _write_passwords(folder, passwords)
+            words = [*inventory_words(options), *vault_words(options, files)]
+            words += ["--limit", options.limit] if options.limit is not None else []
+            env = environment(config, COLLECTIONS, self._environ, files)
+            done = self._run([str(programs / "ansible"), "all", "--list-hosts", *words], LISTING, env)
+        if not done.ok:
+            raise self._unreadable(done)
+        hosts = tuple(line[4:] for line in done.stdout.splitlines() if line.startswith("    "))
+        if not hosts:
+            step = "Name one with -i FILE (a file, a folder, a script, or host1,host2,)."
+            raise InputError(self._inventory(config), "", "it holds no hosts", step)
+        return hosts
+
+    def _inventory(self, config: Config) -> str:
+        """How errors call the inventory."""
+        given = self._options.inventories or config.lists("DEFAULT_HOST_LIST") or ("/etc/ansible/hosts",)
+        return ", ".join(given)
+
+    def _unreadable(self, done: Finished) -> InputError | Failed:
+        """Why the hosts could not be listed, in Ansible's own words."""
+        if done.timed_out:
+            return Failed("ansible-hung", f"Ansible did not list the inventory's hosts in {LISTING:.0f} seconds")
+        said, warnings = of_ansible(done.stderr), warnings_of(done.stderr)
+        if "no hosts to target" in said and self._options.limit is not None:
+            return InputError("--limit", "", f'no host of the inventory fits "{self._options.limit}"')
+        config = self._begin()[1]
+        error = InputError(self._inventory(config), "", said or "Ansible cannot read it")
+        error.detail = "\n".join(warnings)
+        return error
+
+    def _begin(self) -> tuple[Path, Config, dict[str, str]]:
+        """Where Ansible's programs are, what it is set to, and the passwords; looked for and asked for once."""
+        if self._known is None:
+            programs = find_programs(self._environ)
+            done = self._run([str(programs / "ansible-config"), "dump", "--only-changed", "--format", "json"], 60.0, {})
+            try:
+                config = read_config(json.loads(done.stdout))
+            except ValueError:
+                said = of_ansible(done.stderr) or "ansible-config does not run"
+                raise InputError("Ansible's configuration", "", said) from None
+            text = _text_of(config.file)
+            config = Config(config.settings, config.file, sets_pipelining(text, self._environ))
+            asked = to_ask(self._options, config)
+            self._known = programs, config, {kind: self._ask_password(prompt) for kind, prompt in asked.items()}
+        return self._known
+
+    def _play(
+        self,
+        playbook: str,
+        hosts: Sequence[str],
+        variables: Mapping[str, Any],
+        take: Callable[[Event], None],
+        timeout: int,
+        jobs: Sequence[Job] = (),
+    ) -> _Ended:
+        """Run a playbook for these hosts, and give ``take`` what happens while it does."""
+        if not hosts:
+            return _Ended("")
+        programs, config, passwords = self._begin()
+        forks = self._options.forks or config.settings.get("DEFAULT_FORKS") or FORKS
+        with _private_folder() as folder:
+            files = _write_passwords(folder, passwords)
+            limit, vars_file, events = folder / "hosts", folder / "variables.json", folder / "events"
+            limit.write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
+            more = {"bnbenv_desk_project": self._options.project, "bnbenv_desk_timeout": timeout, **variables}
+            if jobs:
+                more["bnbenv_desk_jobs"] = str(_write_jobs(folder, jobs))
+            vars_file.write_text(json.dumps(more), encoding="utf-8")
+            events.touch()
+            words = [*words_for(self._options, files), "--forks", str(forks)]
+            words += ["--limit", f"@{limit}", "--extra-vars", f"@{vars_file}", f"bnbenv.fleet.{playbook}"]
+            env = environment(config, COLLECTIONS, self._environ, files)
+            env |= {"BNBENV_DESK_EVENTS": str(events), "BNBENV_DESK_LARGEST": str(LARGEST)}
+            rounds = -(-len(hosts) // int(forks))
+            with _Follower(events, take, files.values()) as follower:
+                done = self._run(
+                    [str(programs / "ansible-playbook"), *words],
+                    rounds * len(STEPS) * timeout + SLACK,
+                    env,
+                    lambda *_: follower.follow(),
+                )
+        return self._ended(done, follower)
+
+    def _ended(self, done: Finished, follower: _Follower) -> _Ended:
+        said = of_ansible(done.stderr)
+        if done.timed_out:
+            return _Ended("it took longer than all time limits together")
+        if not follower.results and (not follower.started or said):
+            if not said:
+                said = f"ansible-playbook ended with {done.signal_name or f'exit code {done.returncode}'}"
+            message = f"Ansible did not begin: {said}"
+            raise Failed(
+                "ansible-failed", message, "Run it with -v to see how Ansible was called.", done.stderr[-4000:]
+            )
+        return _Ended(said or done.signal_name or f"exit code {done.returncode}")
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        timeout: float,
+        env: Mapping[str, str | None],
+        watch: Callable[[int, str, str], None] | None = None,
+    ) -> Finished:
+        try:
+            return self._runner.run(Command(tuple(argv), timeout, env, str(self._cwd), None, watch))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise Failed("no-ansible", f"{argv[0]} cannot be started ({reason})", INSTALL) from None
+
+
+INSTALL = "Install it beside bnbenv: pip install 'bnbenv[fleet]'"
+
+
+class _Ended(NamedTuple):
+    because: str
+
+
+def find_programs(environ: Mapping[str, str]) -> Path:
+    """The folder of ansible-playbook: this Python's, else the first on PATH that has one. Raises Failed, UsageError."""
+    if os.name == "nt":
+        message = "Ansible runs on Linux and macOS, not on Windows"
+        raise UsageError("no-windows-desk", message, "Run bnbenv fleet inside WSL.")
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which("ansible-playbook", path=os.pathsep.join((beside, environ.get("PATH", os.defpath))))
+    if found is None:
+        raise Failed("no-ansible", "there is no ansible-playbook on this machine", INSTALL)
+    return Path(found).parent
+
+
+class _Follower:
+    """Reads the events of a run while they are written."""
+
+    def __init__(self, path: Path, take: Callable[[Event], None], passwords: Sequence[Path]) -> None:
+        self._stream = path.open("rb")
+        self._rest = b""
+        self._take = take
+        self._passwords = passwords
+        self.started = False
+        self.results = 0
+
+    def __enter__(self) -> _Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.follow()
+        self._stream.close()
+
+    def follow(self) -> None:
+        events, self._rest = read_events(self._rest + self._stream.read())
+        for event in events:
+            if event.event == "start":
+                self.started = True
+                for file in self._passwords:  # Ansible has read them
+                    file.unlink(missing_ok=True)
+            self.results += event.event in ("ok", "failed", "unreachable", "skipped")
+            self._take(event)
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder that only this user can look into, deleted at the end; in memory where the system has such a place."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    place = runtime if runtime and os.access(runtime, os.W_OK | os.X_OK) else None
+    with tempfile.TemporaryDirectory(prefix="bnbenv-fleet-", dir=place) as folder:
+        yield Path(folder)
+
+
+def _write_passwords(folder: Path, passwords: Mapping[str, str]) -> dict[str, Path]:
+    files = {}
+    for number, (kind, password) in enumerate(passwords.items()):
+        files[kind] = path = folder / f"password-{number}"
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:  # noqa: PTH123
+            stream.write(f"{password}\n")
+    return files
+
+
+def _write_jobs(folder: Path, jobs: Sequence[Job]) -> Path:
+    """What each host gets, for the lookup ``bnbenv.fleet.job``. A link has the name that the bundle has on the hosts."""
+    rows = {}
+    for job in jobs:
+        content = job.content
+        if not re.fullmatch("[0-9a-f]{64}", content.sha256):
+            raise ValueError(f"no sha256: {content.sha256[:80]}")
+        source = folder / f"{content.sha256}.tar"
+        with suppress(FileExistsError):
+            source.symlink_to(Path(content.path).absolute())
+        rows[job.host] = {
+            "sha256": content.sha256,
+            "size": content.size,
+            "source": str(source),
+            "expect": job.expect,
+            "in_use": job.in_use,
+        }
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def _text_of(file: str | None) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8", errors="replace") if file else ""
+    except OSError:
+        return ""

@@ -47,6 +47,7 @@ EXITS = {
     "hook uninstall": {0, 1, 2, 8},
     "hook status": {0, 2, 3},
     "hook run": {0, 2},
+    "fleet collection": {0, 1, 2},
 }
 
 
@@ -90,7 +91,7 @@ def test_the_examples_can_be_read_by_the_commands_they_name(name: str, bnbenv: A
     """Every option of an example is one that the command knows."""
     text = bnbenv(*name.split(), "--help").out
     example = text.partition("example:\n")[2].partition("\n\n")[0]
-    calls = re.findall(r"bnbenv ((?:matrix |hook )?[a-z-]+)([^|&>\n]*)", example)
+    calls = re.findall(r"bnbenv ((?:matrix |hook |fleet )?[a-z-]+)([^|&>\n]*)", example)
     assert name in [command for command, _ in calls]
     for command, rest in calls:
         known = bnbenv(*command.split(), "--help").out

@@ -85,7 +85,7 @@ def shown(name: str) -> str:
             render_error(BnbenvError(error["code"], error["message"], error["next_step"], error["detail"]), {}) + "\n"
         )
     command = document["schema"].removeprefix("bnbenv.").removesuffix("/1")
-    command = re.sub("^(matrix|hook)-?", r"\1.", command + "show" * (command == "matrix")).replace("-", "_")
+    command = re.sub("^(matrix|hook|fleet)-?", r"\1.", command + "show" * (command == "matrix")).replace("-", "_")
     render = importlib.import_module(f"bnbenv.cli.render.{command}").render
     return str(render(document, **VIEWS.get(name, {}))) + "\n"
 

@@ -20,7 +20,8 @@ extends_documentation_fragment:
 options:
   bundle:
     description:
-      - A file on the host that C(bnbenv bundle) or C(bnbenv fleet) wrote. Its C(bnbenv.toml) becomes that of the project.
+      - A file on the host that C(bnbenv bundle) or C(bnbenv fleet) wrote. Its C(bnbenv.toml) becomes that of the
+        project.
     type: path
   bundle_sha256:
     description: The sha256 of the bundle. Nothing of a file with another one is used.
@@ -37,8 +38,8 @@ options:
     type: str
   expect:
     description:
-      - By environment the sha256 of the lock that should be in use now, or null for none. Where another one is, somebody
-        else was there, and nothing is changed.
+      - By environment the sha256 of the lock that should be in use now, or null for none. Where another one is,
+        somebody else was there, and nothing is changed.
     type: dict
   in_use:
     description: What to do where processes are on the GPUs. V(later) leaves the host as it is.
@@ -93,9 +94,9 @@ EXAMPLES = r"""
 RETURN = r"""
 applied:
   description:
-    - The document of C(bnbenv fleet apply), of the schema C(bnbenv.fleet-apply/1). Its C(state) is C(changed), C(in-sync)
-      or C(would-change), the host was left as it is with C(in-use), C(moved), C(busy) or C(reboot), and the task failed
-      with C(verify-failed), C(no-combination) or C(failed).
+    - The document of C(bnbenv fleet apply), of the schema C(bnbenv.fleet-apply/1).
+    - Its C(state) is C(changed), C(in-sync) or C(would-change), the host was left as it is with C(in-use), C(moved),
+      C(busy) or C(reboot), and the task failed with C(verify-failed), C(no-combination) or C(failed).
   returned: unless bnbenv could not be asked
   type: dict
   sample:

@@ -60,8 +60,9 @@ works() { "$prefix/bin/bnbenv" --version >/dev/null 2>&1; }
 if [ -n "$(ls -A "$prefix" 2>/dev/null)" ] && [ ! -e "$marker" ] && [ ! -e "$prefix/bin/bnbenv" ]; then
   fail "$prefix holds something else than bnbenv" "Name another folder with bootstrap_prefix."
 fi
-mkdir -p "$prefix" 2>/dev/null && [ -w "$prefix" ] ||
+if ! mkdir -p "$prefix" 2>/dev/null || [ ! -w "$prefix" ]; then
   fail "$prefix cannot be written" "Name another folder with bootstrap_prefix, or use become."
+fi
 exec 9<"$prefix"
 if command -v flock >/dev/null; then
   flock -w 600 9 || fail "another bootstrap is at work on $prefix" "Wait for it."

@@ -237,7 +237,8 @@ def fleet(folder: Path, wanted: Sequence[Wanted], bytecode: Path | None = None) 
         for host in hosts.values():
             host.starter.kill()
             host.starter.wait()
-        subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
+        for link in (*(host.link for host in hosts.values()), bridge):
+            subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
 
 
 def sweep() -> None:

@@ -429,7 +429,7 @@ def cuda_torch_wheel(
     return version
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torch_wheel() -> Callable[..., str]:
     """``cuda_torch_wheel(folder, cuda, release, archs)``."""
     return cuda_torch_wheel

@@ -52,7 +52,7 @@ def make_contents(
             if isinstance(locks, BnbenvError):
                 found[class_id] = locks
             elif not bundles:
-                found[class_id] = Content(class_id, "", "", 0, locks.digests)
+                found[class_id] = Content(class_id, "", "", 0, locks.digests, locks.choices)
             else:
                 found[class_id] = _content(home, class_id, locks, made)
         if bundles:
@@ -78,7 +78,8 @@ def _content(
             use(home, class_id, key)
     except BnbenvError as error:
         return error
-    return Content(class_id, str(home.bundles / f"{kept.sha256}.tar"), kept.sha256, kept.size, locks.digests)
+    path = str(home.bundles / f"{kept.sha256}.tar")
+    return Content(class_id, path, kept.sha256, kept.size, locks.digests, locks.choices)
 
 
 def _group(locks: ClassLocks) -> Group:

@@ -29,7 +29,7 @@ from bnbenv.fleet.model import ClassPlan
 from bnbenv.matrix.drivers import number
 from bnbenv.paths import Sysroot
 from bnbenv.progress import About
-from bnbenv.solve.model import Request, Solution
+from bnbenv.solve.model import Choice, Request, Solution
 from bnbenv.solve.versions import public
 
 Files = dict[str, LockedFile]
@@ -50,6 +50,10 @@ class ClassLocks:
     def digests(self) -> dict[str, str]:
         """The sha256 of each lock, as a host that has it in use tells it."""
         return {env: digest(locked.text.encode()) for env, locked in self.locks.items()}
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        return {env: locked.decision.solution.choice for env, locked in self.locks.items()}
 
 
 @dataclass

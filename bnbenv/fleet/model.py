@@ -14,7 +14,7 @@ import msgspec
 from bnbenv.errors import BnbenvError
 from bnbenv.facts.model import HostFacts
 from bnbenv.facts.processes import GpuProcess as GpuProcess
-from bnbenv.solve.model import Refusal, Solution
+from bnbenv.solve.model import Choice, Refusal, Solution
 
 HOST_SCHEMA = "bnbenv.fleet-host/1"
 APPLY_SCHEMA = "bnbenv.fleet-apply/1"
@@ -138,13 +138,15 @@ class ClassPlan(msgspec.Struct, frozen=True):
 
 class Content(msgspec.Struct, frozen=True):
     """The bundle of a class at the desk. ``path`` is the file, ``sha256`` and ``size`` (bytes) are of the whole of it;
-    ``locks`` the sha256 of the lock of each environment in it: what the hosts then have in use."""
+    ``locks`` the sha256 of the lock of each environment in it: what the hosts then have in use; ``choices`` what these
+    locks hold, which may be older than what the solver would take now."""
 
     class_id: str
     path: str
     sha256: str
     size: int
     locks: dict[str, str]
+    choices: dict[str, Choice] = {}
 
 
 class Delivery(msgspec.Struct, frozen=True):

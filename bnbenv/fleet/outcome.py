@@ -175,7 +175,7 @@ def _class(rolled: Rolled, plan: ClassPlan, counts: Counter[str]) -> dict[str, A
         "title": plan.kind.title,
         "hosts": len(plan.kind.hosts),
         "gets": [_gets(env, answer, made) for env, answer in plan.answers.items()],
-        "content": {"sha256": made.sha256, "size": made.size} if made else None,
+        "content": {"sha256": made.sha256, "size": made.size} if made and made.sha256 else None,
         "error": {"code": error.code, "message": error.message, "next_step": error.next_step} if error else None,
         "states": _counted(counts),
         "halted_by": progress.halted_by if progress else "",
@@ -185,10 +185,12 @@ def _class(rolled: Rolled, plan: ClassPlan, counts: Counter[str]) -> dict[str, A
 def _gets(env: str, answer: Solution | Refusal, content: Content | None) -> dict[str, Any]:
     """What an environment of a class gets: a choice, or why there is none."""
     solution = answer if isinstance(answer, Solution) else None
+    choice = content.choices.get(env) if content else None
+    choice = choice or (solution.choice if solution else None)
     return {
         "env": env,
         "backend": solution.backend if solution else None,
-        "choice": msgspec.to_builtins(solution.choice) if solution else None,
+        "choice": msgspec.to_builtins(choice) if choice else None,
         "because": "; ".join(part.because for part in answer.conflict) if isinstance(answer, Refusal) else "",
         "lock": content.locks.get(env) if content else None,
     }

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from bnbenv.errors import BnbenvError
+from bnbenv.errors import BnbenvError, Failed
 from bnbenv.fleet.model import (
     ClassPlan,
     Content,
@@ -28,7 +28,6 @@ from bnbenv.fleet.model import (
     Job,
     LeftOut,
 )
-from bnbenv.fleet.planning import standing
 from bnbenv.fleet.rollout import DONE, Group, Policy, State, Wave, after, next_wave, start
 from bnbenv.progress import Progress, during
 from bnbenv.solve.model import Refusal
@@ -132,9 +131,7 @@ def survey(
         members = [host for host in plan.kind.hosts if host in reports and host not in settled]
         content = contents.get(plan.kind.id)
         if not isinstance(content, Content):
-            without = _without_content(plan, content)
-            guessed = options.dry_run and content is None and plan.solved
-            settled.update({host: _guess(plan, reports[host]) if guessed else without for host in members})
+            settled.update(dict.fromkeys(members, _without_content(plan, content)))
             continue
         todo, proven = [], False
         for host in members:
@@ -168,6 +165,9 @@ def _waves(desk: Desk, options: Options, rolled: Rolled, delivery: Delivery) -> 
                 results = desk.engine.apply(work, delivery, _telling(desk))
             believed = {job.host: believe(job, results[job.host]) for job in work if job.host in results}
             rolled = replace(rolled, state=after(rolled.state, believed), under_way=())
+            if believed and all(result.state == "not-tried" for result in believed.values()):
+                reason = next(iter(believed.values())).because or "no host of a wave was begun"
+                raise Failed("engine", f"the rollout cannot go on: {reason}", AGAIN)
     except KeyboardInterrupt:
         return replace(rolled, ended="interrupted")
     except BnbenvError as error:
@@ -190,9 +190,16 @@ def believe(job: Job, result: HostResult) -> HostResult:
 
 
 def _ask(desk: Desk, hosts: Sequence[str], text: str) -> dict[str, HostReport]:
+    answered: set[str] = set()
+
+    def told(host: str, said: str) -> None:
+        answered.add(host)
+        desk.progress.at(f"{text}: {len(answered)} of {len(hosts)}")
+        desk.progress.detail(f"{host}: {said}")
+
     desk.progress.say(text)
     with during(desk.progress, text):
-        found = desk.engine.ask(hosts, _telling(desk))
+        found = desk.engine.ask(hosts, told)
     silent = HostReport("", "unreachable", because="nothing was heard of it")
     return {host: msgspec.structs.replace(found.get(host, silent), name=host) for host in hosts}
 
@@ -229,14 +236,6 @@ def _without_content(plan: ClassPlan, error: Content | BnbenvError | None) -> Se
     if isinstance(error, BnbenvError):
         return Settled("no-content", error.message, error.next_step)
     return Settled("no-content", "nothing was made for its class", AGAIN)
-
-
-def _guess(plan: ClassPlan, report: HostReport) -> Settled:
-    """What a dry run says of a host whose class's bundle has not been made yet: its versions are compared."""
-    found = standing(plan, report.answer.environments if report.answer else ())
-    if found == "in-sync":
-        return Settled("in-sync")
-    return Settled("would-change", "it has other versions" if found == "change" else "nothing is there yet")
 
 
 def _settled(answer: HostAnswer, content: Content, options: Options) -> Settled | None:

@@ -43,7 +43,7 @@ FIRST = """\
 set -e
 read -r _  # the network is there
 mount --make-rprivate /
-top="$1/root"; bare="$4"
+top="$1/root"
 mount -t tmpfs none "$top"
 mkdir "$top/upper" "$top/work" "$top/host"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" "$top/host"
@@ -53,14 +53,16 @@ mount --rbind /sys "$host/sys"
 mount --rbind /dev "$host/dev"
 for place in tmp run dev/shm; do mount -t tmpfs -o mode=1777 none "$host/$place"; done
 for place in $KEPT; do mkdir -p "$host$place"; mount --rbind "$place" "$host$place"; done
-mkdir -p "$host/run/sshd" "$host/run/fleet" "$host/home/desk"; chmod 755 "$host/run" "$host/run/sshd"
+mkdir "$host/run/sshd" "$host/run/fleet"; chmod 755 "$host/run" "$host/run/sshd"
 mount --bind "$1/sshd" "$host/run/fleet"
-mount --bind "$1/home" "$host/home/desk"
 if [ -n "$BYTECODE" ]; then mkdir "$host/run/bytecode"; mount --bind "$BYTECODE" "$host/run/bytecode"; fi
-if [ -n "$bare" ]; then
-  mkdir "$host/run/bare"; mount --bind "$bare" "$host/run/bare"; bare="$host/run/bare"
+if [ -n "$4" ]; then
+  mkdir "$top/bare-upper" "$top/bare-work" "$host/run/bare"; bare="$host/run/bare"
+  mount -t overlay overlay -o "lowerdir=$4,upperdir=$top/bare-upper,workdir=$top/bare-work" "$bare"
   mount -t proc proc "$bare/proc"; mount --rbind /dev "$bare/dev"; mount -t tmpfs -o mode=1777 none "$bare/tmp"
+  mount --bind "$1/home" "$bare/root"
 else
+  mkdir -p "$host/home/desk"; mount --bind "$1/home" "$host/home/desk"
   sed -i 's|^root:\\(.*\\):[^:]*:\\([^:]*\\)$|root:\\1:/home/desk:\\2|' "$host/etc/passwd"
   mkdir -p "$host/usr/local/bin"; rm -f "$host/usr/local/bin/bnbenv"
   printf '#!/bin/sh\\nexec "%s" -c "%s" "$@"\\n' "$PYTHON" 'from bnbenv.__main__ import main; main()' \
@@ -114,8 +116,6 @@ class Host:
 
     @property
     def home(self) -> Path:
-        if self.wanted.root is not None:
-            return self.wanted.root / "root"
         return self.folder / "home"
 
     def __call__(self, *words: str, code: int | None = 0, timeout: float = 120, **environ: str) -> str:
@@ -218,6 +218,8 @@ def fleet(folder: Path, wanted: Sequence[Wanted], bytecode: Path | None = None) 
     """
     sweep()
     folder.mkdir(parents=True, exist_ok=True)
+    if bytecode is not None:
+        bytecode.mkdir(exist_ok=True)
     _done("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
     bridge = f"bf{os.getpid()}"
     hosts: dict[str, Host] = {}
@@ -274,7 +276,6 @@ def _prepared(folder: Path, wanted: Wanted, address: str, link: str, bytecode: P
     shutil.copy(folder.parent / "key.pub", own / "authorized_keys")
     environ = dict(wanted.environ)
     if bytecode is not None and wanted.root is None:
-        bytecode.mkdir(exist_ok=True)
         environ["PYTHONPYCACHEPREFIX"] = "/run/bytecode"
     wanted = Wanted(wanted.name, environ, wanted.root, wanted.sshd)
     lines = [SSHD_CONFIG.format(address=address, own=OWN)]

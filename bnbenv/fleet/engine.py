@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ AskPassword = Callable[[str], str]
 
 
 class AnsibleEngine:
-    """Implements ``model.Engine``. ``ask_password`` is given a prompt; it raises UsageError where nobody can be asked."""
+    """Implements ``model.Engine``. ``ask_password`` is given a prompt, and raises UsageError where nobody is there."""
 
     def __init__(
         self, options: Options, environ: Mapping[str, str], cwd: Path, runner: Runner, ask_password: AskPassword
@@ -256,7 +256,7 @@ def find_programs(environ: Mapping[str, str]) -> Path:
 class _Follower:
     """Reads the events of a run while they are written."""
 
-    def __init__(self, path: Path, take: Callable[[Event], None], passwords: Sequence[Path]) -> None:
+    def __init__(self, path: Path, take: Callable[[Event], None], passwords: Iterable[Path]) -> None:
         self._stream = path.open("rb")
         self._rest = b""
         self._take = take
@@ -301,7 +301,7 @@ def _write_passwords(folder: Path, passwords: Mapping[str, str]) -> dict[str, Pa
 
 
 def _write_jobs(folder: Path, jobs: Sequence[Job]) -> Path:
-    """What each host gets, for the lookup ``bnbenv.fleet.job``. A link has the name that the bundle has on the hosts."""
+    """What each host gets, for the lookup ``bnbenv.fleet.job``. Links have the names that bundles have on hosts."""
     rows = {}
     for job in jobs:
         content = job.content

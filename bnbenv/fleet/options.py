@@ -1,4 +1,4 @@
-"""What people may tell Ansible through ``bnbenv fleet``, and the words that Ansible's programs are given for it. Pure."""
+"""What people may tell Ansible through ``bnbenv fleet``, and the words that its programs are given for it. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Config:
 
 
 def read_config(document: object) -> Config:
-    """What ``ansible-config dump --only-changed --format json`` printed. Entries that are no settings are passed over."""
+    """What ``ansible-config dump --only-changed --format json`` printed. What is no setting is passed over."""
     rows = document if isinstance(document, list) else []
     settings = {
         str(row["name"]): row.get("value")

@@ -81,7 +81,7 @@ _KNOWN = (
     ),
 )
 _PREFIXES = re.compile(
-    r"^(?:Failed to connect to the host via (?:ssh|scp|sftp): |Data could not be sent to remote host[^.]*\. "
+    r"^(?:Failed to connect to the host via (?:ssh|scp|sftp): |Data could not be sent to remote host \"[^\"]*\"\. "
     r"|Make sure this host can be reached over ssh: |Task failed: |Module failed: |fatal: |ERROR! |\[ERROR\]: )+"
 )
 
@@ -103,7 +103,14 @@ def sentence(result: Mapping[str, Any]) -> Said:
     crash = _crash(text)
     if crash:
         return Said(_one_line(f"a module of Ansible crashed there ({crash})"))
+    if re.search("No start of json char found|^MODULE FAILURE", text):
+        printed = str(result.get("module_stdout") or result.get("module_stderr") or "nothing").strip().splitlines()[0]
+        step = "See that ansible_python_interpreter is a Python, and that logging in prints nothing."
+        return Said(_one_line(f'what came back is no answer of a module ("{printed[:80]}")'), step)
     return Said(_one_line(_telling(str(parts[0]))))
+
+
+_ERROR = r"^(?:ERROR! |\[ERROR\]: |ERROR: |ansible[a-z-]*: error: )(.*(?:\n(?!\[|ERROR|\s*$).*)*)"
 
 
 def of_ansible(stderr: str) -> str:

@@ -49,7 +49,7 @@ def write_wheel(folder: Path) -> Path:
     texts[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: bnbenv\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     lines = []
     with zipfile.ZipFile(path, "x", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in (*_code(), *texts.items()):
+        for name, data in (*code(), *texts.items()):
             _put(archive, name, data)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             lines.append(f"{name},sha256={digest},{len(data)}\n")
@@ -57,7 +57,7 @@ def write_wheel(folder: Path) -> Path:
     return path
 
 
-def _code() -> Iterator[tuple[str, bytes]]:
+def code() -> Iterator[tuple[str, bytes]]:
     """The files of the package, and those of the matrix, which may lie beside it."""
     package, matrices = Path(bnbenv.__file__).parent, find_data()
     for root, prefix in ((package, "bnbenv"), (matrices, "bnbenv/matrices")):

@@ -39,10 +39,12 @@ _EVERY = 0.1  # seconds between two looks at the progress
 
 @dataclass(frozen=True)
 class Also:
-    """What goes into a bundle beside the locks' own files: bnbenv with what installs it, and bnbenv.toml."""
+    """What goes into a bundle beside the files of locks: bnbenv with what installs it, bnbenv.toml, and an interpreter
+    (``3.12``) whether a lock needs it or not, if it can be had."""
 
     tool: bool = True
     config: bool = True
+    python: str | None = None
 
 
 @dataclass
@@ -162,6 +164,11 @@ def _class(number: int, group: Group, parts: Parts, work: Path, sessions: Sessio
     minors = tool_pythons(group) if also.tool else []
     tool = [f"tool/{platform.os}-{platform.machine}-{minor}.txt" for minor in minors]
     archive = _python(group, parts, work, sessions)
+    if archive is None and also.python is not None:
+        try:
+            archive = _archive(group, also.python, parts, work, sessions)
+        except BnbenvError as error:
+            parts.notes.append(f"{platform.machine}: it brings no Python {also.python} ({error.message})")
     return Class(number, tuple(group.machines), tuple(environments), tuple(tool), archive)
 
 

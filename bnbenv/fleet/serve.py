@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bnbenv.bundle.archive import file_sha256, sweep, written_beside
+from bnbenv.bundle.use import config_of, open_bundle
 from bnbenv.errors import Failed, InputError
 from bnbenv.fleet.model import Content, Delivery
 from bnbenv.progress import shown_size
+from bnbenv.redact import redact
 
 SILENCE = 60.0  # seconds that a client may keep silent
 SPARE = 16 << 20  # bytes that are to stay free in a shared folder
@@ -41,9 +43,7 @@ def serving(contents: Iterable[Content], address: str = "", towards: str = "") -
     """
     bundles = {content.sha256: Path(content.path) for content in contents}
     for path in bundles.values():
-        if path.stat().st_mode & 0o077 == 0 and os.name != "nt":
-            message = "the bundle holds bnbenv.toml with a login in an address, and HTTP would send it in the clear"
-            raise Failed("private", message, "Use --content copy, or put the login into ~/.netrc on the hosts.")
+        _check_public(path)
     name, port = read_address(address)
     name = name or outgoing(towards)
     server = _listen(name, port, bundles)
@@ -54,6 +54,15 @@ def serving(contents: Iterable[Content], address: str = "", towards: str = "") -
         yield Delivery("http", f"http://{shown}:{server.server_address[1]}/{server.secret}")
     finally:
         server.stop()
+
+
+def _check_public(path: Path) -> None:
+    """Raises Failed where the bnbenv.toml of a bundle holds a login: HTTP has no secrets."""
+    with open_bundle(path, "the bundle") as reader:
+        config = config_of(reader) or ""
+    if redact(config) != config:
+        message = "the bundle holds bnbenv.toml with a login in an address, and HTTP would send it in the clear"
+        raise Failed("private", message, "Use --content copy, or put the login into ~/.netrc on the hosts.")
 
 
 def read_address(text: str) -> tuple[str, int]:

@@ -113,14 +113,16 @@ def file_sha256(stream: IO[bytes], told: Told = lambda size: None) -> str:
 class Reader:
     """An existing bundle. ``name`` is how errors call it.
 
-    Opening it reads the manifest and the names of all members. Raises InputError: no bundle, cut off, or with members
-    that do not belong; OSError.
+    Opening it reads the manifest and the names of all members; with ``sha256`` all of it is compared first. Raises
+    InputError: no bundle, cut off, or with members that do not belong; OSError.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, sha256: str | None = None, told: Told = lambda size: None) -> None:
         self.name = name
         self._stream = path.open("rb")
         try:
+            if sha256 is not None:
+                self._compare(sha256, told)
             self._tar = tarfile.open(fileobj=self._stream, mode="r:")  # noqa: SIM115
             first = self._tar.next()
             if first is None or first.name != MANIFEST or not first.isreg():
@@ -141,6 +143,13 @@ class Reader:
 
     def __exit__(self, *ended: object) -> None:
         self._stream.close()
+
+    def _compare(self, sha256: str, told: Told) -> None:
+        found = file_sha256(self._stream, told)
+        if found != sha256:
+            expected = f"damaged or changed: its sha256 is {found[:12]}... and should be {sha256[:12]}..."
+            raise InputError(self.name, "", expected, "Copy it again.")
+        self._stream.seek(0)
 
     def _manifest(self, info: tarfile.TarInfo) -> bytes:
         if info.size > LARGEST:

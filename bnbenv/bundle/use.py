@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,15 @@ class Chosen:
     locks: dict[str, Locked]
 
 
-def open_bundle(path: Path, name: str) -> Reader:
-    """Raises InputError where the file is no bundle, cut off, changed, or made by a newer bnbenv."""
+def open_bundle(
+    path: Path, name: str, sha256: str | None = None, told: Callable[[int], None] = lambda size: None
+) -> Reader:
+    """Raises InputError where the file is no bundle, cut off, changed, or made by a newer bnbenv.
+
+    With ``sha256`` all of it is read and compared first; ``told`` hears of the bytes.
+    """
     try:
-        return Reader(path, name)
+        return Reader(path, name, sha256, told)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(name, "", f"cannot be read ({reason})", "Name the file that bnbenv bundle wrote.") from None

@@ -40,11 +40,21 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def opened(file: str, ctx: Context) -> Iterator[Reader]:
-    """The bundle. Raises InputError."""
+def opened(file: str, ctx: Context, sha256: str | None = None) -> Iterator[Reader]:
+    """The bundle; with ``sha256`` (lower case) all of it is compared first. Raises InputError."""
     from bnbenv.bundle.use import open_bundle
+    from bnbenv.progress import shown_size
 
-    with open_bundle(ctx.cwd / file, file) as reader:
+    passed = 0
+
+    def told(size: int) -> None:
+        nonlocal passed
+        passed += size
+        ctx.progress.at(f"comparing the bundle with its sha256, {shown_size(passed)}")
+
+    reader = open_bundle(ctx.cwd / file, file, sha256, told)
+    ctx.progress.at("")
+    with reader:
         yield reader
 
 

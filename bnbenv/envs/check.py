@@ -60,9 +60,11 @@ class InUse(NamedTuple):
 class Look:
     """One look at a project while nothing is changed: what is asked about each of its environments is read once."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, asked: tuple[str, Wishes] | None = None) -> None:
         self.project = project
         self._uses: dict[str, InUse] = {}
+        if asked is not None:  # a bnbenv.toml that is still to be written: its digest, and what stands in it
+            self.config, self.wishes = asked
 
     @cached_property
     def config(self) -> str | None:
@@ -153,6 +155,7 @@ def check_env(project: Project, env: str, host: Host, look: Look | None = None) 
     assert use.prefix is not None and use.record is not None
     record = use.record
     reasons = [
+        *_unfinished(project, env),
         *_environment_reasons(env, use.prefix, record),
         *_host_reasons(env, host, record),
         *_wishes_reasons(look, env, record),
@@ -173,6 +176,12 @@ def check_env(project: Project, env: str, host: Host, look: Look | None = None) 
             Reason(env, "unverified", f"generation {record.generation} was made without running its kernels")
         )
     return tuple(reasons)
+
+
+def _unfinished(project: Project, env: str) -> list[Reason]:
+    if not project.switching.exists():
+        return []
+    return [Reason(env, "switch-unfinished", "a switch was cut short, and the next sync does the rest")]
 
 
 def _adopted_reasons(env: str, host: Host, record: Record) -> list[Reason]:

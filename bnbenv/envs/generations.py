@@ -78,6 +78,10 @@ def held(
         ignore = project.home / ".gitignore"
         if not ignore.exists():
             write_atomically(ignore, "*\n")
+        if project.switching.exists():
+            from bnbenv.envs.together import finish
+
+            finish(project, say)
         yield
 
 

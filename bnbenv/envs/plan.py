@@ -25,7 +25,7 @@ from bnbenv.solve.versions import admits, is_built, public
 _LOOK_AGAIN = frozenset(
     {
         *("host-changed", "gpu-lost", "driver-too-old", "driver-asked", "base-changed"),
-        *("unverified", "wishes-changed", "lock-changed", "lock-missing"),
+        *("unverified", "wishes-changed", "lock-changed", "lock-missing", "switch-unfinished"),
     }
 )
 

@@ -35,6 +35,11 @@ class Project(NamedTuple):
         """Where files of a bundle lie while a sync installs from it."""
         return self.home / "bundle"
 
+    @property
+    def switching(self) -> Path:
+        """What several environments are being switched to, from that moment until they are."""
+        return self.home / "switching.json"
+
     def link(self, env: str) -> Path:
         """The link to the generation in use."""
         return self.root / f".venv-{env}"

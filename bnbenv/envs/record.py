@@ -67,9 +67,13 @@ class Record(NamedTuple):
     adopted: str | None = None
     base: dict[str, Any] | None = None
 
+    def text(self) -> str:
+        """The record as it stands in its file."""
+        return json.dumps({"schema": SCHEMA, **self._asdict()}, indent=1, sort_keys=True) + "\n"
+
     def write(self, path: Path) -> None:
         """Write it in one step. Raises OSError."""
-        write_atomically(path, json.dumps({"schema": SCHEMA, **self._asdict()}, indent=1, sort_keys=True) + "\n")
+        write_atomically(path, self.text())
 
 
 def read_record(path: Path) -> Record | None:

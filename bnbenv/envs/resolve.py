@@ -72,15 +72,21 @@ class Setting:
         facts = msgspec.structs.replace(self.facts, driver=self.present)
         return facts, with_request(request, driver=self.facts.driver.version)
 
-    def write_wishes(self) -> None:
-        """Write the new bnbenv.toml, if there is one. Raises Failed if somebody edited the file meanwhile, OSError."""
+    def wishes_to_write(self) -> str | None:
+        """The new bnbenv.toml, if it is to be written. Raises Failed if somebody edited the file meanwhile."""
         now = file_digest(self.project.config)
         if self.config is None or now == digest(self.config.encode()):
-            return
+            return None
         if now != self.config_before:
             message = f"{self.project.config} was edited meanwhile, so the options were not written into it"
             raise Failed("edited-meanwhile", message, "Run the same command again; what was made is taken up.")
-        write_atomically(self.project.config, self.config)
+        return self.config
+
+    def write_wishes(self) -> None:
+        """Write the new bnbenv.toml, if there is one. Raises Failed if somebody edited the file meanwhile, OSError."""
+        text = self.wishes_to_write()
+        if text is not None:
+            write_atomically(self.project.config, text)
 
 
 def user_matrix(environ: Mapping[str, str]) -> Matrix:

@@ -25,6 +25,7 @@ from bnbenv.envs.plan import describe
 from bnbenv.envs.project import env_python, site_packages
 from bnbenv.envs.record import PTH, Record, digest, file_digest, observe_files, observe_packages, observe_stamps
 from bnbenv.envs.resolve import Setting, interpreter, sources_of, uv_for
+from bnbenv.envs.together import Switch, Together
 from bnbenv.envs.wishes import as_wished
 from bnbenv.errors import Failed, VerificationFailed
 from bnbenv.paths import write_atomically
@@ -37,7 +38,7 @@ class Options:
     """How to sync.
 
     ``recorded``: the facts are a recorded file's, so that its GPUs are not there to run on. ``accepted``: the GPUs to
-    use were just asked for, so that lost ones are given up.
+    use were just asked for, so that lost ones are given up. ``together``: what is made waits there to be switched to.
     """
 
     locked: bool = False
@@ -45,6 +46,7 @@ class Options:
     verify: bool = True
     recorded: bool = False
     accepted: bool = False
+    together: Together | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Job:
             with during(self.setting.progress, f"{self.env}: clearing away what was begun"):
                 gens.remove(generation)
             raise
-        self._finish(generation, record)
+        self._finish(generation, record, made=True)
         return record, verification
 
     def reuse(self, generation: Generation) -> tuple[Record, dict[str, Any] | None]:
@@ -122,8 +124,11 @@ class Job:
         if self._damaged(generation):
             return self.stage()
         verification = self._verify(generation.prefix)
-        write_atomically(generation.lock_file, self.locked.text)
         record = self._record(generation, generation.record.python, verification)
+        if self.options.together is not None:  # until then its record is the one that goes with its lock
+            self.options.together.switches.append(Switch(self.env, generation, self.locked.text, record=record))
+            return record, verification
+        write_atomically(generation.lock_file, self.locked.text)
         self._write_record(generation, record)
         self._finish(generation, record)
         return record, verification
@@ -144,9 +149,11 @@ class Job:
             progress.say(f"{self.env}: making a new generation, since in generation {generation.number} {one}{more}")
         return bool(damage)
 
-    def _finish(self, generation: Generation, record: Record) -> None:
-        """Wishes and lock beside the project, then the switch; each in one step."""
+    def _finish(self, generation: Generation, record: Record, made: bool = False) -> None:
+        """Wishes and lock beside the project, then the switch; each in one step. ``made``: it is a new generation."""
         project = self.setting.project
+        if self.options.together is not None:
+            return self.options.together.switches.append(Switch(self.env, generation, self.locked.text, made))
         lock = project.lock(self.env)
         self.setting.write_wishes()
         if file_digest(lock) != record.lock:

@@ -12,7 +12,7 @@ import msgspec
 from bnbenv.envs import generations as gens
 from bnbenv.envs.adapt import asked_about, held_by_earlier, stop_on_loss, what_is_there
 from bnbenv.envs.adopted import carry_out, left_behind, plan_adopted, solution_of
-from bnbenv.envs.check import Host, InUse, Reason, check_env, in_use
+from bnbenv.envs.check import Host, InUse, Look, Reason, check_env, in_use
 from bnbenv.envs.families import mix_note
 from bnbenv.envs.generations import Generation
 from bnbenv.envs.keep.above import notes_on
@@ -54,7 +54,10 @@ def make_plan(setting: Setting, env: str, host: Host, options: Options, driver: 
     if not options.fresh:
         gens.check_newer(project, env)
     setting = with_kept(setting, env)
-    reasons = check_env(project, env, host)
+    asked = None
+    if options.together is not None and setting.config is not None:  # the file that is there need not be readable
+        asked = digest(setting.config.encode()), setting.wishes
+    reasons = check_env(project, env, host, Look(project, asked))
     use = in_use(project, env)
     notes = stop_on_loss(setting, env, use, options.accepted, ahead=driver is not None)
     if driver is not None:

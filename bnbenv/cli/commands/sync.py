@@ -12,27 +12,23 @@ from bnbenv.cli.common import (
     add_env,
     add_package,
     add_wishes,
-    facts_of,
     holding,
     project_of,
     reason_rows,
-    selected,
-    setting_of,
     stop_on_mismatch,
     told,
     wished,
     wishes_from,
 )
 from bnbenv.cli.help import seconds
-from bnbenv.cli.several import about, of_several
-from bnbenv.envs.check import Host, Look, check_env, env_names, in_use, observe_host
+from bnbenv.cli.several import of_several
+from bnbenv.envs.check import Host, Look, check_env, env_names, observe_host
 from bnbenv.envs.project import Project, env_python
-from bnbenv.errors import BnbenvError, Exit, RebootRequired
+from bnbenv.errors import Exit
 
 if TYPE_CHECKING:
     from bnbenv.bundle.archive import Reader
     from bnbenv.envs.sync import Done
-    from bnbenv.envs.wishes import Wishes
 
 SUMMARY = """\
 Make the environments fit the host and the wishes: choose, lock, install into a
@@ -186,62 +182,22 @@ def _from_bundle(args: argparse.Namespace, ctx: Context) -> Outcome:
 def _sync(
     args: argparse.Namespace, ctx: Context, project: Project, host: Host, bundle: Reader | None = None
 ) -> Outcome:
-    import shutil
-    from dataclasses import replace
-
-    from bnbenv.cli.bundled import config_for, supplying
-    from bnbenv.envs.adapt import stop_on_loss
-    from bnbenv.envs.firststart import check_platform
-    from bnbenv.envs.generations import clear_strays, note_wishes_file
-    from bnbenv.envs.guard import follow
-    from bnbenv.envs.record import file_digest
+    from bnbenv.cli.bundled import config_for
+    from bnbenv.cli.syncing import carry_out, prepared
     from bnbenv.envs.stage import Options
-    from bnbenv.envs.sync import sync_env
-    from bnbenv.envs.wishes import decode_wishes, load_wishes
-    from bnbenv.facts.host import HostPort, read_platform
-    from bnbenv.paths import Sysroot
 
     changes = wishes_from(args)
-    with holding(project, ctx, args.wait), contextlib.ExitStack() as stack:
-        shutil.rmtree(project.unpacked, ignore_errors=True)  # what a killed run left
-        before = file_digest(project.config)
-        config = wished(project, args.env, changes, args.build) if bundle is None else config_for(bundle, project)
-        wishes: Wishes = load_wishes(project) if config is None else decode_wishes(config.encode(), str(project.config))
-        names = selected(wishes, args.env, project)
-        setting = replace(setting_of(project, wishes, facts_of(ctx), ctx), config=config, config_before=before)
-        if bundle is not None:
-            setting, names = stack.enter_context(supplying(bundle, setting, names, ctx))
-        recorded = bool(ctx.environ.get("BNBENV_FACTS"))
-        if recorded:
-            sysroot = Sysroot.from_environment(ctx.environ)
-            check_platform(setting.facts, read_platform(ctx.environ, sysroot, ctx.runner, HostPort.current())[0])
-        locked, accepted = args.locked or bundle is not None, not {"gpus", "backend"}.isdisjoint(changes)
-        options = Options(locked, args.fresh, not args.no_verify, recorded, accepted)
-        several = len(wishes.envs) > 1
-        for env in names:  # before the first of them is touched
-            with about(env, several):
-                stop_on_loss(setting, env, in_use(project, env), options.accepted)
-        clear_strays(project, wishes.envs)
-        done: list[Done] = []
-        failed: dict[str, BnbenvError] = {}
-        for env in names:
-            try:
-                with about(env, several):
-                    done.append(sync_env(setting, env, host, options))
-            except BnbenvError as error:
-                # What was asked for by options is of one environment, or of all alike.
-                if len(names) == 1 or config is not None or isinstance(error, RebootRequired):
-                    raise
-                failed[env] = error
-                ctx.progress.say(f"{error.message}; it stays as it is")
-                continue
-            if several and switched(done[-1]):
-                where = env_python(project.link(env))
-                ctx.progress.say(f"{env}: switched to generation {done[-1].generation}, use it: {where}")
-        setting.write_wishes()  # where nothing else had to be done
-        for env in (one.plan.env for one in done):
-            follow(project, env)
-            note_wishes_file(project, env)
+    locked, accepted = args.locked or bundle is not None, not {"gpus", "backend"}.isdisjoint(changes)
+    options = Options(locked, args.fresh, not args.no_verify, accepted=accepted)
+
+    def new_config() -> str | None:
+        return wished(project, args.env, changes, args.build) if bundle is None else config_for(bundle, project)
+
+    with (
+        holding(project, ctx, args.wait),
+        prepared(project, host, ctx, options, new_config, args.env, bundle) as work,
+    ):
+        done, failed = carry_out(work, ctx)
     if failed:
         raise of_several(failed, [one.plan.env for one in done])
     notes = told(project, changes, args.build)
@@ -250,13 +206,14 @@ def _sync(
     rows = [done_row(project, one) for one in done]
     if project.user:
         notes.append(f"no bnbenv.toml here or above: this is your own environment in {project.root}")
-    return Outcome(Exit.DONE, _of_recorded(_document(project, names, reasons, actions, rows, notes), ctx))
+    return Outcome(Exit.DONE, _of_recorded(_document(project, work.names, reasons, actions, rows, notes), ctx))
 
 
 def done_row(project: Project, done: Done) -> dict[str, Any]:
     """What was done for one environment, as in the document."""
     import msgspec
 
+    from bnbenv.cli.syncing import switched
     from bnbenv.solve.model import telling
 
     solution = msgspec.to_builtins(msgspec.structs.replace(done.solution, rejected=telling(done.solution.rejected)))
@@ -264,8 +221,3 @@ def done_row(project: Project, done: Done) -> dict[str, Any]:
     return _row(
         project, env, done.generation, switched(done), solution, done.verification, done.verified, list(done.notes)
     )
-
-
-def switched(done: Done) -> bool:
-    """Whether another generation is in use than before."""
-    return any(action["action"] in ("stage", "switch") for action in done.actions)

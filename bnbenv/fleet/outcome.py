@@ -27,7 +27,8 @@ STATES = (*DONE, *LEFT, *TROUBLE)
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What is known of a run beside its hosts. ``started`` is ISO 8601 in UTC; ``again`` the command that goes on."""
+    """What is known of a run beside its hosts. ``started`` is ISO 8601 in UTC; ``again`` the command that goes on;
+    ``journal`` the file that its document is in, empty: none."""
 
     bnbenv: str
     project: str
@@ -36,6 +37,7 @@ class Run(msgspec.Struct, frozen=True):
     content: str
     one_lock: bool
     again: str
+    journal: str = ""
 
 
 def document(rolled: Rolled, run: Run, options: Options, seconds: float) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def document(rolled: Rolled, run: Run, options: Options, seconds: float) -> dict
         "bootstrapped": list(rolled.bootstrapped),
         "reboot": [row["host"] for row in hosts if row["state"] == "reboot"],
         "run_again": run.again if states.keys() - set(DONE) else "",
+        "journal": run.journal,
     }
 
 

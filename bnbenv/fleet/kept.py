@@ -114,6 +114,11 @@ def read_locks(home: Home, class_id: str, say: Say) -> dict[str, str]:
     return found
 
 
+def lock_digests(home: Home, class_id: str) -> dict[str, str]:
+    """The sha256 of a class's locks, by environment, as their names have it. Nothing is written."""
+    return {env: sha256 for _, env, sha256 in _lock_files(home.of(class_id))}
+
+
 def all_locks(home: Home, say: Say) -> list[tuple[str, str]]:
     """The environment and text of every lock of every class, each text once, in an order that depends on them alone."""
     try:

@@ -14,6 +14,7 @@ from bnbenv.solve.model import KEEP, Availability, Choice, FamilyName, Request, 
 from bnbenv.solve.solver import solve
 
 Place = tuple[str, str, FamilyName]  # operating system, machine, family
+Locks = Mapping[str, frozenset[str]]  # by environment the sha256 of the locks that it may have in use
 
 
 class Offers(msgspec.Struct, frozen=True):
@@ -79,13 +80,19 @@ def holds(choice: Choice, env: HostEnv) -> bool:
     return env.in_sync and all(same(name, version) for name, version in wanted.items())
 
 
-def standing(plan: ClassPlan, environments: Iterable[HostEnv]) -> str:
-    """How a host of a class stands: ``in-sync``, ``change`` (it has something else), or ``none`` (it has nothing)."""
+def standing(plan: ClassPlan, environments: Iterable[HostEnv], locks: Locks = {}) -> str:  # noqa: B006 - not changed
+    """How a host of a class stands: ``in-sync``, ``change`` (it has something else), or ``none`` (it has nothing).
+
+    It is in sync with the versions of the plan and, where the desk keeps a lock for an environment, with that one.
+    """
     have = {one.env: one for one in environments}
     if not any(one.generation is not None for one in have.values()):
         return "none"
     good = all(
-        env in have and isinstance(answer, Solution) and holds(answer.choice, have[env])
+        env in have
+        and isinstance(answer, Solution)
+        and holds(answer.choice, have[env])
+        and (not locks.get(env) or have[env].lock in locks[env])
         for env, answer in plan.answers.items()
     )
     return "in-sync" if good else "change"

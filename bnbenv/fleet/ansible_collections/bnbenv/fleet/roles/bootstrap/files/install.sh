@@ -22,24 +22,21 @@ find_python() {
   return 1
 }
 
-# Fails with what a program said.
+# Fails, and tells what a program said.
 said() {
+  echo "$1." "$2" >&2
   tail -n 5 "$log" >&2
-  rm -f "$log"
-  fail "$1" "$2"
+  exit 1
 }
 
-from_bundle() {
+unpack() {
   found=$(sha256sum "$what" 2>/dev/null || python3 -I -c 'import hashlib, sys
 print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' "$what")
   [ "${found%% *}" = "$sha256" ] || fail "what arrived is another file than the bundle that was sent" "Run it again."
-  rm -rf "$prefix.unpacked"
   mkdir "$prefix.unpacked"
   tar -xf "$what" --no-same-owner -C "$prefix.unpacked" 2>"$log" ||
     said "the bundle could not be unpacked into $prefix.unpacked" "Look whether there is space."
   [ -f "$prefix.unpacked/install.sh" ] || fail "this file is no bundle of bnbenv" "Write one with: bnbenv bundle"
-  sh "$prefix.unpacked/install.sh" "$prefix" >"$log" 2>&1 || said "bnbenv could not be installed" ""
-  rm -rf "$prefix.unpacked"
 }
 
 from_index() {
@@ -69,12 +66,20 @@ if command -v flock >/dev/null; then
 fi
 if [ "$(cat "$marker" 2>/dev/null)" != "$stamp" ] || ! works; then
   log=$prefix.log
-  # The marker is empty until all is there: what was never finished is made anew.
-  [ -s "$marker" ] || find "$prefix" -mindepth 1 -maxdepth 1 ! -name .bnbenv-tool -exec rm -rf {} +
+  rm -rf "$prefix.unpacked"
+  trap 'rm -rf "$prefix.unpacked" "$log"' EXIT
+  [ "$kind" != bundle ] || unpack # what cannot be used leaves everything as it is
+  # The marker is empty until all is there: what was never finished, and does not start, is made anew.
+  [ -s "$marker" ] || works || find "$prefix" -mindepth 1 -maxdepth 1 ! -name .bnbenv-tool -exec rm -rf {} +
   : >"$marker"
-  if [ "$kind" = bundle ]; then from_bundle; else from_index; fi
+  # Another one of the same version is installed over this one, too.
+  rm -rf "$prefix"/lib/python*/site-packages/bnbenv-*.dist-info
+  if [ "$kind" = bundle ]; then
+    sh "$prefix.unpacked/install.sh" "$prefix" >"$log" 2>&1 || said "bnbenv could not be installed" ""
+  else
+    from_index
+  fi
   works || fail "bnbenv was installed into $prefix and does not start"
-  rm -f "$log"
   printf '%s\n' "$stamp" >"$marker"
 fi
 if [ -n "$links" ]; then

@@ -48,6 +48,7 @@ EXITS = {
     "hook status": {0, 2, 3},
     "hook run": {0, 2},
     "fleet collection": {0, 1, 2},
+    "fleet plan": {0, 1, 2, 3, 4, 6, 7},
 }
 
 

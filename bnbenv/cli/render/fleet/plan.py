@@ -11,8 +11,8 @@ from bnbenv.cli.render.text import describe, listed, wrap
 NAMES = 10  # of hosts, before the rest is only counted
 _STATES = {
     "change": "would change",
-    "none": "would get their first one",
-    "in-sync": "already as planned",
+    "none": "with none yet",
+    "in-sync": "as planned already",
     "unknown": "of which only the facts are known",
 }
 
@@ -22,7 +22,8 @@ def render(document: dict[str, Any], unlisted: Sequence[str] = (), again: str = 
     kinds = document["classes"]
     lines = _first(document)
     if document["one_lock"] is not None:
-        lines += _one_lock(document["one_lock"], document["hosts"])
+        refused = {kind["id"] for kind in kinds if not all(gets["choice"] for gets in kind["gets"])}
+        lines += _one_lock(document["one_lock"], document["hosts"], refused)
     solved: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for kind in kinds:
         if all(gets["choice"] for gets in kind["gets"]):
@@ -119,20 +120,22 @@ def _reasons(gets: dict[str, Any], before: str, indent: str = "  ") -> list[str]
     return lines
 
 
-def _one_lock(found: dict[str, Any], total: int) -> list[str]:
+def _one_lock(found: dict[str, Any], total: int, refused: set[str]) -> list[str]:
+    """``refused`` are the ids of the kinds that nothing fits."""
     if found["fits_all"]:
         return ["one combination fits all of them", *_pins(found["pins"])]
     if not found["pins"]:
         return wrap("no combination fits all of them: none fits any kind of host")
-    who = f"{len(found['hosts'])} of {_many(total)} stand in its way"
-    lines = [*wrap(f"no combination fits all of them: {who}"), "without these hosts it is:", *_pins(found["pins"])]
+    who = f"in its way: {len(found['hosts'])} of {_many(total)}"
+    lines = [*wrap(f"no combination fits all of them; {who}"), "without these hosts it is:", *_pins(found["pins"])]
     for kind in found["in_the_way"]:
         lines += wrap(f"in its way: {kind['title']}: {_many(len(kind['hosts']))}")
         lines += wrap(named(kind["hosts"]), "  ", "")
         for why in kind["why"]:
             lines += _reasons(why, f"{why['env']}: " if len(found["pins"]) > 1 else "")
             if not why["options"]:
-                lines += wrap("it needs: a combination of its own, see below", "  ")
+                alone = "nothing fits it alone either" if kind["id"] in refused else "it needs: one of its own"
+                lines += wrap(f"{alone}, see below", "  ")
     return ["", *lines]
 
 

@@ -40,6 +40,36 @@ os.execvp(sys.argv[3], sys.argv[3:])
 KEYS = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
 KEYS |= {"ArrowDown": 40, "Escape": 27}
 
+# The text of least contrast: the ratio of WCAG 2 with what lies behind each piece of text that is seen.
+CONTRAST = """\
+(() => {
+  const parts = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
+  const light = (color) => {
+    const [r, g, b] = parts(color).map((part) => part / 255)
+      .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    for (let one = node; one; one = one.parentElement) {
+      const color = getComputedStyle(one).backgroundColor, alpha = parts(color)[3];
+      if (alpha === undefined || alpha === 1) return color;
+      if (alpha > 0) throw new Error(`translucent: ${one.outerHTML}`);
+    }
+    return "rgb(255, 255, 255)";
+  };
+  let worst = [21, ""], count = 0;
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!(own || node.matches("input")) || !node.checkVisibility()) continue;
+    if (node.closest("option, datalist, .unseen")) continue;
+    const pair = [light(getComputedStyle(node).color), light(behind(node))].sort((a, b) => a - b);
+    const ratio = (pair[1] + 0.05) / (pair[0] + 0.05);
+    count++;
+    if (ratio < worst[0]) worst = [ratio, node.outerHTML.slice(0, 200)];
+  }
+  return [...worst, count];
+})()"""
+
 
 class Chromium:
     """One tab of a browser. ``events`` are what the browser told on its own, the oldest first."""
@@ -129,6 +159,11 @@ class Chromium:
         self.send(
             "Emulation.setEmulatedMedia", media=kind, features=[{"name": "prefers-color-scheme", "value": scheme}]
         )
+
+    def contrast(self) -> list[Any]:
+        """The least contrast of any text that is seen, what that is, and how many texts there are."""
+        found: list[Any] = self(CONTRAST)
+        return found
 
     def close(self) -> None:
         self.process.terminate()

@@ -20,36 +20,6 @@ LATER = "#platform=windows-x86_64&driver=581.57&gpu=sm_103"
 
 STATES = "[...new Set([...document.querySelectorAll('#grid button')].map((one) => one.className))].sort()"
 
-# The text of least contrast: the ratio of WCAG 2 with what lies behind each piece of text that is seen.
-CONTRAST = """\
-(() => {
-  const parts = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
-  const light = (color) => {
-    const [r, g, b] = parts(color).map((part) => part / 255)
-      .map((part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (node) => {
-    for (let one = node; one; one = one.parentElement) {
-      const color = getComputedStyle(one).backgroundColor, alpha = parts(color)[3];
-      if (alpha === undefined || alpha === 1) return color;
-      if (alpha > 0) throw new Error(`translucent: ${one.outerHTML}`);
-    }
-    return "rgb(255, 255, 255)";
-  };
-  let worst = [21, ""], count = 0;
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-    if (!(own || node.matches("input")) || !node.checkVisibility()) continue;
-    if (node.closest("option, datalist, .unseen")) continue;
-    const pair = [light(getComputedStyle(node).color), light(behind(node))].sort((a, b) => a - b);
-    const ratio = (pair[1] + 0.05) / (pair[0] + 0.05);
-    count++;
-    if (ratio < worst[0]) worst = [ratio, node.outerHTML.slice(0, 200)];
-  }
-  return [...worst, count];
-})()"""
-
 
 @pytest.fixture
 def tab(browser: Any, page_file: Path) -> Iterator[Callable[..., Any]]:
@@ -169,7 +139,7 @@ def test_text_can_be_read_in_light_and_in_the_dark(scheme: str, tab: Callable[..
     page.media("", scheme)
     page("document.getElementById('as-list').click()")
     page("byId('legend').append(...Object.keys(STATES).map((state) => make('li', { class: state }, state)))")
-    ratio, what, count = page(CONTRAST)
+    ratio, what, count = page.contrast()
     assert count > 300 and ratio >= 4.5, what
     ground = page("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
@@ -187,7 +157,7 @@ def test_on_paper_every_reason_is_listed(tab: Callable[..., Any]) -> None:
     wanted = page(f"{cells}.flatMap((cell) => toldAll(cell.against || [])).map((one) => one.because)")
     assert len(wanted) > 100
     assert [reason for reason in set(wanted) if reason not in listed] == []
-    ratio, what, _ = page(CONTRAST)
+    ratio, what, _ = page.contrast()
     assert ratio >= 4.5, what
     pdf = b64decode(page.send("Page.printToPDF", preferCSSPageSize=True)["data"])
     assert pdf.startswith(b"%PDF") and pdf.count(b"/Type /Page\n") > 3

@@ -61,8 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     _check_options(args)
-    project = project_of(args, ctx)
-    made = _from_lock(args, project, ctx) if args.format in LOCKED else _watching(args, project, ctx)
+    made = _from_lock(args, ctx) if args.format in LOCKED else _watching(args, ctx)
     path = None
     if args.output and made.files:
         path = _write_all(ctx.cwd / args.output, made.files)
@@ -110,12 +109,12 @@ def _check_options(args: argparse.Namespace) -> None:
             raise UsageError("no-image", f"{option} names an image", f"Try: bnbenv export {format} --help")
 
 
-def _from_lock(args: argparse.Namespace, project: Project, ctx: Context) -> _Made:
+def _from_lock(args: argparse.Namespace, ctx: Context) -> _Made:
     from bnbenv import __version__
     from bnbenv.envs.project import DEFAULT_ENV
     from bnbenv.export import texts
 
-    env = args.env or DEFAULT_ENV
+    project, env = project_of(args, ctx), args.env or DEFAULT_ENV
     locked = _locked(project, env)
     given = _exported(project, locked, ctx)
     notes = given.notes()
@@ -142,11 +141,17 @@ def _from_lock(args: argparse.Namespace, project: Project, ctx: Context) -> _Mad
     return _Made(text, notes, env, len(given.packages))
 
 
-def _watching(args: argparse.Namespace, project: Project, ctx: Context) -> _Made:
-    """What looks after a project on the machine that it is on. Raises UsageError."""
+def _watching(args: argparse.Namespace, ctx: Context) -> _Made:
+    """What looks after a project on the machine that it is on. Raises UsageError, InputError.
+
+    Nothing of the project is read, so root prints it for any user's: what is printed runs as that user.
+    """
+    from bnbenv.envs.project import check_env_name, find_project
     from bnbenv.export import slurm
 
-    caller, notes = _caller(args, project, ctx)
+    if args.env is not None:
+        check_env_name(args.env, "--env", "")
+    caller, notes = _caller(args, find_project(ctx.cwd, ctx.environ, args.project), ctx)
     if args.format == "systemd-timer":
         from bnbenv.export.timer import FOLDER, units
         from bnbenv.hooks.kinds import systemd_word

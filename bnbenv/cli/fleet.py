@@ -11,6 +11,7 @@ from bnbenv.cli.help import positive_number
 
 if TYPE_CHECKING:
     from bnbenv.fleet.engine import AnsibleEngine
+    from bnbenv.fleet.model import Engine, HostReport
 
 # Passed on as they are: the options, the name of the value (None: there is none), and what they do.
 _CONNECTION: tuple[tuple[tuple[str, ...], str | None, str], ...] = (
@@ -80,6 +81,25 @@ def engine_of(args: argparse.Namespace, ctx: Context) -> AnsibleEngine:
     return AnsibleEngine(options, ctx.environ, ctx.cwd, ctx.runner, _ask_password)
 
 
+def ask_all(engine: Engine, ctx: Context) -> tuple[HostReport, ...]:
+    """Every host of the inventory asked, in its order. Raises what the engine raises."""
+    from bnbenv.progress import during
+
+    with during(ctx.progress, "reading the inventory"):
+        hosts = engine.hosts()
+    answered = 0
+
+    def told(host: str, line: str) -> None:
+        nonlocal answered
+        answered += 1
+        ctx.progress.detail(f"{host}: {line}")
+        ctx.progress.at(f"asking the hosts: {answered} of {len(hosts)}")
+
+    with during(ctx.progress, f"asking {len(hosts)} hosts"):
+        found = engine.ask(hosts, told)
+    return tuple(found[host] for host in hosts)
+
+
 def _ask_password(prompt: str) -> str:
     """Raises UsageError where there is no terminal to ask at."""
     import getpass
@@ -88,5 +108,6 @@ def _ask_password(prompt: str) -> str:
 
     if not sys.stdin.isatty():
         message = f'a password is asked for ("{prompt.strip().rstrip(":")}"), and there is no terminal'
-        raise UsageError("no-terminal", message, "Give it by a file, such as --become-password-file FILE.")
+        files = "--connection-password-file, --become-password-file, --vault-password-file or --vault-id NAME@FILE"
+        raise UsageError("no-terminal", message, f"Give it by a file: {files}.")
     return getpass.getpass(prompt)

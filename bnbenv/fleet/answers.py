@@ -12,7 +12,7 @@ import msgspec
 
 from bnbenv.decode import convert, shown
 from bnbenv.errors import InputError
-from bnbenv.facts.model import decode_facts
+from bnbenv.facts.model import checked
 from bnbenv.fleet.model import APPLY_SCHEMA, HOST_SCHEMA, Applied, HostAnswer, HostEnv, HostReport
 
 LONGEST = 8192  # characters of one text in a document; a sentence has a few hundred
@@ -24,10 +24,9 @@ def decode_answer(document: object, file: str) -> HostAnswer:
 
     Signs that a terminal obeys are escapes afterwards. Raises InputError with the path of what is missing or wrong.
     """
-    document = _checked(document, HOST_SCHEMA, file)
-    answer = convert(document, HostAnswer, file)
+    answer = convert(_checked(document, HOST_SCHEMA, file), HostAnswer, file)
     try:
-        facts = decode_facts(msgspec.json.encode(document["facts"]), file)
+        facts = checked(answer.facts, file)
     except InputError as error:
         raise InputError(file, f"facts.{error.where}".rstrip("."), error.expected) from None
     _check_envs(answer.environments, file)

@@ -38,6 +38,8 @@ LISTING = 600.0  # seconds for an inventory: one of a cloud asks its interfaces
 SLACK = 120.0  # seconds beyond the time limits of the hosts
 STEPS = {"Copy the bundle": "copying the bundle", "Load the bundle": "loading the bundle", "Apply": "installing"}
 
+NAME_ONE = "Name one with -i: a file, a folder, a script, or host1,host2, with a comma."
+
 AskPassword = Callable[[str], str]
 
 
@@ -133,8 +135,7 @@ class AnsibleEngine:
             raise self._unreadable(done)
         hosts = tuple(line[4:] for line in done.stdout.splitlines() if line.startswith("    "))
         if not hosts:
-            step = "Name one with -i FILE (a file, a folder, a script, or host1,host2,)."
-            raise InputError(self._inventory(config), "", "it holds no hosts", step)
+            raise InputError(self._inventory(config), "", "it holds no hosts", NAME_ONE)
         return hosts
 
     def _inventory(self, config: Config) -> str:
@@ -150,7 +151,8 @@ class AnsibleEngine:
         if "no hosts to target" in said and self._options.limit is not None:
             return InputError("--limit", "", f'no host of the inventory fits "{self._options.limit}"')
         config = self._begin()[1]
-        error = InputError(self._inventory(config), "", said or "Ansible cannot read it")
+        step = "" if self._options.inventories else NAME_ONE
+        error = InputError(self._inventory(config), "", said or "Ansible cannot read it", step)
         error.detail = "\n".join(warnings)
         return error
 

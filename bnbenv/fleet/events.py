@@ -54,22 +54,25 @@ def report_of(event: Event) -> HostReport | None:
     name = event.host
     if event.event == "unreachable":
         said = sentence(event.result)
-        return HostReport(name, "unreachable", None, said.because, said.next_step)
+        return HostReport(name, "unreachable", None, *said)
     if event.task != ASKED or event.event not in ("ok", "failed"):
         return None
     if event.too_large:
         return HostReport(name, "bad-answer", None, _too_large(event.too_large), "See what is on that host.")
     if event.event == "failed":
         said = sentence(event.result)
-        state = {"no-bnbenv": "no-bnbenv", "bad-answer": "bad-answer"}.get(str(event.result.get("reason")), "failed")
-        return HostReport(name, state, None, said.because, said.next_step)  # type: ignore[arg-type]
+        reason = event.result.get("reason")
+        if reason == "no-bnbenv":
+            return HostReport(name, "no-bnbenv", None, said.because, _INSTALL)
+        return HostReport(name, "bad-answer" if reason == "bad-answer" else "failed", None, *said)
     try:
         return HostReport(name, "ok", decode_answer(event.result.get("answer"), "answer"))
     except InputError as error:
         return HostReport(name, "bad-answer", None, _unread(error), _UPDATE)
 
 
-_UPDATE = "Have the bnbenv of this machine there: bnbenv fleet sync --bootstrap"
+_INSTALL = "Install it there: bnbenv fleet sync --bootstrap"
+_UPDATE = "Install the bnbenv of this machine there, by the role bnbenv.fleet.bootstrap."
 
 
 def result_of(event: Event) -> HostResult | None:

@@ -100,8 +100,7 @@ class Together:
             return setting.write_wishes()
         new = None if config is None else _File(setting.config_before, config)
         journal = _Journal(tuple(_move(project, one) for one in self.switches), new)
-        with postponed():
-            before = _Before(project, journal)
+        with postponed(), _Before(project, journal) as before:
             write_atomically(project.switching, msgspec.json.encode(journal))
             try:
                 _carry_out(project, journal)
@@ -163,12 +162,28 @@ def _carry_out(project: Project, journal: _Journal) -> None:
 
 
 class _Before:
-    """What was there, to put it back."""
+    """What was there, to put it back. Files get a second name for the time, so that a full disk does not prevent it."""
 
     def __init__(self, project: Project, journal: _Journal) -> None:
         self._project, self._moves = project, journal.moves
-        self._files = [(path, _bytes(path)) for path, _ in _files(project, journal)]
+        paths = [path for path, _ in _files(project, journal)]
+        # What is left of these names is cleared away as what is half written is.
+        self._saved = {path: path.with_name(f".{path.name}.{os.getpid()}.before.part") for path in paths}
         self._links = {move.env: _target(project.link(move.env)) for move in journal.moves}
+
+    def __enter__(self) -> _Before:
+        for path, saved in self._saved.items():
+            saved.unlink(missing_ok=True)
+            if path.exists():
+                try:
+                    os.link(path, saved)
+                except OSError:  # a file system without links
+                    saved.write_bytes(path.read_bytes())
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        for saved in self._saved.values():
+            saved.unlink(missing_ok=True)
 
     def switched(self) -> list[str]:
         """The environments whose link leads elsewhere now."""
@@ -179,11 +194,11 @@ class _Before:
         try:
             for move in self._moves:
                 self._turn_back(move)
-            for path, data in self._files:
-                if data is None:
+            for path, saved in self._saved.items():
+                if saved.exists():
+                    saved.replace(path)
+                else:
                     path.unlink(missing_ok=True)
-                elif _bytes(path) != data:
-                    write_atomically(path, data)
             self._project.switching.unlink()
         except OSError as error:
             reason = (getattr(why, "strerror", None) or str(why)).lower()
@@ -206,12 +221,6 @@ class _Before:
             fresh = link.with_name(f"{link.name}.new-{os.getpid()}")
             fresh.symlink_to(target)
             fresh.replace(link)
-
-
-def _bytes(path: Path) -> bytes | None:
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    return None
 
 
 def _target(link: Path) -> str | None:

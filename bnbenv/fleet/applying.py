@@ -73,13 +73,14 @@ def why_in_use(processes: Processes) -> str:
     return f"which processes are on its GPUs cannot be told: {processes.unknown}" if processes.unknown else ""
 
 
-def why_changed(before: Sequence[HostEnv], after: Sequence[HostEnv], done: Sequence[str], recorded: bool) -> str:
-    """What is to be said beside ``changed``: kernels that did not run, generations that stay."""
+def what_ran(before: Sequence[HostEnv], after: Sequence[HostEnv], done: Sequence[str], recorded: bool) -> str:
+    """What is to be said of the kernels: that they ran again where a generation stays, or did not run. ``done`` are the
+    environments for which there was something to do."""
     had = {one.env: one.generation for one in before}
     same = [one.env for one in after if one.env in done and had.get(one.env) == one.generation]
     said = [f"the kernels of {', '.join(same)} ran again; the packages stay"] if same and not recorded else []
-    unverified = [one.env for one in after if one.env in done and not one.verified]
-    if unverified:
+    unverified = [one.env for one in after if not one.verified]
+    if unverified and recorded:
         because = "the facts are recorded (BNBENV_FACTS), and their GPUs are not here"
         said.append(f"the kernels of {', '.join(unverified)} were not run: {because}")
     return "; ".join(said)

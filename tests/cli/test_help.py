@@ -47,7 +47,9 @@ EXITS = {
     "hook uninstall": {0, 1, 2, 8},
     "hook status": {0, 2, 3},
     "hook run": {0, 2},
+    "fleet apply": {0, 1, 2, 3, 4, 5, 6, 7, 8},
     "fleet collection": {0, 1, 2},
+    "fleet host": {0, 2},
     "fleet plan": {0, 1, 2, 3, 4, 6, 7},
 }
 

@@ -132,18 +132,15 @@ class _Apply:
         missing = _first_missing(project.root)
         with holding(project, ctx, self._args.wait):
             try:
-                ended = self._held(project, self._host)
+                if missing is None:  # somebody else may have held it
+                    self.before = self.now()
+                ended = self._blocked(project) or self._change(project, self._host)
             except BaseException:
                 self._take_back(project, missing)
                 raise
             if ended[0] not in ("changed", "in-sync"):
                 self._take_back(project, missing)
             return ended
-
-    def _held(self, project: Project, host: Host) -> tuple[AppliedState, str]:
-        self.before = self.now()
-        blocked = self._blocked(project)
-        return blocked if blocked is not None else self._change(project, host)
 
     def _blocked(self, project: Project) -> tuple[AppliedState, str] | None:
         """Why the host is left as it is; None: it is not, or there is nothing to do for it."""
@@ -209,11 +206,11 @@ class _Apply:
         return self._told(done, names)
 
     def _told(self, done: list[Done], names: tuple[str, ...]) -> tuple[AppliedState, str]:
-        from bnbenv.fleet.applying import left_over, why_changed
+        from bnbenv.fleet.applying import left_over, what_ran
 
         changed = [one.plan.env for one in done if one.actions]
         recorded = bool(self._ctx.environ.get("BNBENV_FACTS"))
-        said = [why_changed(self.before, self.now(), changed, recorded), left_over(self.before, names)]
+        said = [what_ran(self.before, self.now(), changed, recorded), left_over(self.before, names)]
         for note in (note for one in done for note in one.notes):
             self._ctx.progress.say(f"note: {note}")
         return "changed" if changed else "in-sync", "; ".join(part for part in said if part)

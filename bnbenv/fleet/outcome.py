@@ -106,7 +106,7 @@ def _why_ended(rolled: Rolled) -> str:
     if rolled.stopped is not None:
         return rolled.stopped.message
     if rolled.ended == "interrupted":
-        return "interrupted: what is in use on the hosts is whole"
+        return "what is in use on the hosts is whole"
     stop = next_wave(rolled.state)
     if rolled.ended == "stopped" and isinstance(stop, Stop):
         return f"{stop.failures} hosts failed, and {stop.allowed} may fail (--max-failures)"

@@ -51,6 +51,7 @@ EXITS = {
     "fleet collection": {0, 1, 2},
     "fleet host": {0, 2},
     "fleet plan": {0, 1, 2, 3, 4, 6, 7},
+    "fleet sync": {0, 1, 2, 3, 4, 5, 6, 7, 8},
 }
 
 

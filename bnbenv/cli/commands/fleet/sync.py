@@ -31,7 +31,7 @@ batches. A host whose kernels fail keeps what it had. Hosts in use are left for
 later. What was interrupted is gone on with by running it again."""
 EXAMPLE = """\
 bnbenv fleet sync -i hosts.ini
-bnbenv fleet sync -i hosts.ini --limit v100 --batch 5 --content shared:/nfs/bnbenv"""
+bnbenv fleet sync -i hosts.ini --limit v100 --batch 5 --content shared:/nfs/b"""
 EXITS = (
     "0 all in sync, 1 a host failed or did not answer, 2 unreadable inventory, 3 hosts were left for later,"
     " 4 no known-good combination for some hosts, 5 verification failed on some host, 6 only hosts are left that"
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--canary", metavar="N", type=positive_number, default=1, help=what)
     what = "hosts of a class at a time: a number, or a percentage of the class (default: 10%%)"
     group.add_argument("--batch", metavar="N", default="10%", help=what)
-    what = "how many hosts may fail before it ends: a number, or a percentage of those to be changed (default: 10%%)"
+    what = "how many hosts may fail, one more ends it: a number, or a percentage of those to be changed (default: 10%%)"
     group.add_argument("--max-failures", metavar="N", default="10%", help=what)
     what = "hosts with processes on their GPUs: leave them for later (default), or change them anyway"
     group.add_argument("--in-use", choices=("later", "anyway"), default="later", help=what)

@@ -9,6 +9,7 @@ from bnbenv.cli.render.text import describe, harmless, wrap
 NAMES = 10  # hosts by name in a line
 CLASSES = 20
 GROUPS = 20  # of hosts with the same to be said of them
+REASONS = 3
 
 DONE = ("changed", "in-sync")
 FAILED = (
@@ -40,18 +41,19 @@ _AGAIN = "Run it again: what is done is skipped."
 def render(document: dict[str, Any]) -> str:
     lines = wrap(_answer(document))
     if document["because"]:
-        lines += wrap(f"because {harmless(document['because'])}", "  ")
+        word = "" if document["ended"] == "interrupted" else "stopped: "
+        lines += wrap(f"{word}{harmless(document['because'])}", "  ")
     # First those with something to be looked at; else in their order.
     classes = sorted(document["classes"], key=lambda row: all(one["state"] in DONE for one in row["states"]))
     for row in classes[:CLASSES]:
-        lines += _class(row)
+        lines += ["", *_class(row)]
     if len(classes) > CLASSES:
-        lines.append(f"and {len(classes) - CLASSES} more classes, all in --json")
+        lines += ["", f"and {len(classes) - CLASSES} more classes, all in --json"]
     lines += _exceptions(document["hosts"])
     if document["bootstrapped"]:
-        lines += wrap(f"bnbenv was installed on: {_names(document['bootstrapped'])}")
+        lines += ["", *wrap(f"bnbenv was installed on: {_names(document['bootstrapped'])}")]
     if document["run_again"]:
-        lines.append(f"next: {document['run_again']}")
+        lines += ["", f"next: {document['run_again']}"]
     return "\n".join(lines)
 
 
@@ -65,10 +67,10 @@ def _answer(document: dict[str, Any]) -> str:
             return f"in sync, nothing to do: {_all(total)}"
         return f"changes are pending: {pending} of {_many(total)} would be changed, {before} in sync"
     if document["ended"] == "interrupted":
-        return f"interrupted: {changed + before} of {_many(total)} in sync, {changed} of them changed now"
+        return f"interrupted: {changed + before} of {_many(total)} in sync, {changed} changed now"
     if changed + before == total:
         return f"in sync: {_all(total)}, {changed} changed now" if changed else f"in sync, nothing to do: {_all(total)}"
-    return f"not in sync: {total - changed - before} of {_many(total)}; {changed} changed now, {before} were in sync"
+    return f"not in sync: {total - changed - before} of {_many(total)}; {changed} changed now, {before} in sync before"
 
 
 def _class(row: dict[str, Any]) -> list[str]:
@@ -85,34 +87,52 @@ def _class(row: dict[str, Any]) -> list[str]:
 
 
 def _done_failed_left(states: list[dict[str, Any]]) -> str:
-    """``3 done (2 changed, 1 in sync before), 1 failed, 4 left (in use)``."""
+    """``3 done (2 changed, 1 in sync before), 1 failed (unreachable), 4 left (in use)``."""
     parts = []
-    for word, known in (("done", DONE), ("failed", FAILED), ("left", ())):
-        rows = [row for row in states if row["state"] in known or (not known and row["state"] not in (*DONE, *FAILED))]
+    for word in ("done", "failed", "left"):
+        rows = [row for row in states if _part(row["state"]) == word]
+        names = [_WORDS[row["state"]].removeprefix("left, ") for row in rows]
+        if len(rows) > 1:
+            names = [f"{row['hosts']} {name}" for row, name in zip(rows, names, strict=True)]
         if rows:
-            named = ", ".join(f"{row['hosts']} {_WORDS[row['state']].removeprefix('left, ')}" for row in rows)
-            parts.append(f"{sum(row['hosts'] for row in rows)} {word} ({named})")
+            named = f" ({', '.join(names)})" if names != [word] else ""
+            parts.append(f"{sum(row['hosts'] for row in rows)} {word}{named}")
     return ", ".join(parts)
+
+
+def _part(state: str) -> str:
+    return "done" if state in DONE else "failed" if state in FAILED else "left"
 
 
 def _exceptions(hosts: list[dict[str, Any]]) -> list[str]:
     """Hosts that are not done, those of which the same is to be said together, the worst first."""
     order = (*FAILED, *(state for state in _WORDS if state not in FAILED))
-    groups: dict[tuple[int, str, str], list[str]] = {}
+    groups: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
     for row in hosts:
         if row["state"] not in DONE:
-            key = (order.index(row["state"]), harmless(row["because"]), harmless(row["next_step"]))
-            groups.setdefault(key, []).append(row["host"])
+            # Those that need a reboot are one list, whichever drivers they have.
+            said = ("", "") if row["state"] == "reboot" else (row["because"], row["next_step"])
+            groups.setdefault((order.index(row["state"]), *said), []).append(row)
     lines = []
     ordered = sorted(groups.items(), key=lambda item: item[0][0])
-    for (state, because, step), names in ordered[:GROUPS]:
-        word = _WORDS[order[state]]
-        lines += wrap(f"{word} ({len(names)} hosts): {_names(names)}" if len(names) > 1 else f"{word}: {_names(names)}")
-        lines += wrap(because, "  ") if because else []
-        lines += wrap(step, "  ") if step and step != _AGAIN else []
+    for (state, _, _), rows in ordered[:GROUPS]:
+        lines += ["", *_group(_WORDS[order[state]], rows)]
     if len(ordered) > GROUPS:
-        more = sum(len(names) for _, names in ordered[GROUPS:])
-        lines.append(f"and {_many(more)} more with other reasons, all in --json")
+        more = sum(len(rows) for _, rows in ordered[GROUPS:])
+        lines += ["", f"and {_many(more)} with other reasons, all in --json"]
+    return lines
+
+
+def _group(word: str, rows: list[dict[str, Any]]) -> list[str]:
+    many = f" ({_many(len(rows))})" * (len(rows) > 1)
+    lines = wrap(f"{word}{many}: {_names([row['host'] for row in rows])}")
+    reasons = list(dict.fromkeys(harmless(row["because"]) for row in rows if row["because"]))
+    for because in reasons[:REASONS]:
+        lines += wrap(f"because {because}", "  ")
+    if len(reasons) > REASONS:
+        lines.append(f"  and {len(reasons) - REASONS} other reasons, all in --json")
+    for step in dict.fromkeys(harmless(row["next_step"]) for row in rows[:1]):
+        lines += wrap(f"then: {step}", "  ") if step and step != _AGAIN else []
     return lines
 
 

@@ -65,7 +65,7 @@ def _pairs(judged: Judged, compiled: bool) -> dict[Pair, tuple[tuple[str, ...], 
         if fails or with_any_torch(situation, matrix, wheel):
             continue
         spec = requirement_on("torch", wheel.requires_dist)
-        judgements: dict[tuple[int, bool], tuple[bool, bool] | None] = {}
+        judgements: dict[tuple[int, bool], Judgement | None] = {}
         near = {id(build) for build in beside(situation, wheel, [build for build, _ in builds])}
         for build, kind in builds:
             if id(build) not in near:
@@ -76,8 +76,9 @@ def _pairs(judged: Judged, compiled: bool) -> dict[Pair, tuple[tuple[str, ...], 
             judgement = judgements[asked]
             if judgement is None:
                 continue
-            minors = tuple(_minors(judged, build, wheel))
-            merit: Merit = (compiled, bool(kind_of(situation, build)), judgement[0] or ptx[id(build)], judgement[1])
+            minors = judgement.minors
+            on_cpu = bool(kind_of(situation, build))
+            merit: Merit = (compiled, on_cpu, judgement.ptx or ptx[id(build)], judgement.override)
             pair = (build.version, wheel.version)
             # The same versions from several sources, or with several kernels: the best of them is taken.
             known = found.get(pair)
@@ -87,14 +88,23 @@ def _pairs(judged: Judged, compiled: bool) -> dict[Pair, tuple[tuple[str, ...], 
     return found
 
 
-def _judgement(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel) -> tuple[bool, bool] | None:
-    """Whether a pair takes PTX of the wheel, and a variable; None: nothing makes it fit."""
+class Judgement(NamedTuple):
+    """What the rules say of a wheel with builds of one kind: whether PTX of it is taken, and a variable needed, and
+    the minors of Python for both."""
+
+    ptx: bool
+    override: bool
+    minors: tuple[str, ...]
+
+
+def _judgement(judged: Judged, build: TorchBuild, wheel: BitsandbytesWheel) -> Judgement | None:
+    """None: nothing makes the pair fit."""
     ways_of_it = [
         (any("ptx" in (one.bitsandbytes[:3], one.kernels[:3]) for one in pairing.covers), pairing.override is not None)
         for pairing in paired(judged.situation, judged.matrix, build, wheel)
         if not pairing.fails
     ]
-    return min(ways_of_it, default=None)
+    return Judgement(*min(ways_of_it), tuple(_minors(judged, build, wheel))) if ways_of_it else None
 
 
 def _native(judged: Judged, build: TorchBuild) -> bool:

@@ -130,7 +130,8 @@ class _Score:
     def add(self, bits: int, hosts: int, there: bool, merit: tuple[bool, ...]) -> None:
         self.has |= bits
         self.there += hosts * there
-        self.merits = tuple(sum_ + hosts * flag for sum_, flag in zip(self.merits, merit, strict=True))
+        if True in merit:
+            self.merits = tuple(sum_ + hosts * flag for sum_, flag in zip(self.merits, merit, strict=True))
 
 
 def _candidates(

@@ -91,7 +91,7 @@ def command_names() -> list[str]:
 ANSWERS = frozenset(
     {
         *("facts", "solve", "why-not", "matrix show", "matrix inspect", "status", "doctor", "build", "list", "path"),
-        *("export", "config", "completion", "hook status", "fit", "fleet collection"),
+        *("export", "config", "completion", "hook status", "fit", "fleet facts", "fleet collection"),
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnbenv.errors import Failed, InputError, UsageError
-from bnbenv.fleet.events import LARGEST, Event, bootstrapped, read_events, report_of, result_of
+from bnbenv.fleet.events import APPLIED, LARGEST, Event, bootstrapped, read_events, report_of, result_of
 from bnbenv.fleet.model import Delivery, HostReport, HostResult, Job, Told
 from bnbenv.fleet.options import (
     APPLY_TIMEOUT,
@@ -26,6 +27,7 @@ from bnbenv.fleet.options import (
     inventory_words,
     read_config,
     sets_pipelining,
+    sets_ssh_args,
     to_ask,
     vault_words,
     words_for,
@@ -36,7 +38,7 @@ from bnbenv.process import Command, Finished, Runner
 COLLECTIONS = Path(__file__).parent  # holds ansible_collections/
 LISTING = 600.0  # seconds for an inventory: one of a cloud asks its interfaces
 SLACK = 120.0  # seconds beyond the time limits of the hosts
-STEPS = {"Copy the bundle": "copying the bundle", "Load the bundle": "loading the bundle", "Apply": "installing"}
+STEPS = {"Copy the bundle": "copying the bundle", "Load the bundle": "loading the bundle", APPLIED: "installing"}
 
 NAME_ONE = "Name one with -i: a file, a folder, a script, or host1,host2, with a comma."
 
@@ -90,7 +92,7 @@ class AnsibleEngine:
                 told(event.host, event.task[:1].lower() + event.task[1:])
             numbers.update(event.hosts)
 
-        variables = {"bnbenv_bootstrap_bundle": str(bundle)}
+        variables = {"bootstrap_bundle": str(Path(bundle).absolute()), "bootstrap_sha256": _digest(Path(bundle))}
         ended = self._play("desk_bootstrap", hosts, variables, take, self._options.timeout or APPLY_TIMEOUT)
         return {
             host: bootstrapped(failures.get(host), numbers.get(host), host)
@@ -109,7 +111,8 @@ class AnsibleEngine:
                 results[result.host] = result
                 told(result.host, f"{result.state}: {result.because}" if result.because else result.state)
             elif event.event == "began" and event.task in STEPS:
-                began.add(event.host)
+                if event.task == APPLIED:
+                    began.add(event.host)
                 told(event.host, STEPS[event.task])
 
         wanted = {job.host for job in jobs}
@@ -167,7 +170,8 @@ class AnsibleEngine:
                 said = of_ansible(done.stderr) or "ansible-config does not run"
                 raise InputError("Ansible's configuration", "", said) from None
             text = _text_of(config.file)
-            config = Config(config.settings, config.file, sets_pipelining(text, self._environ))
+            decided = sets_pipelining(text, self._environ), sets_ssh_args(text, self._environ)
+            config = Config(config.settings, config.file, *decided)
             asked = to_ask(self._options, config)
             self._known = programs, config, {kind: self._ask_password(prompt) for kind, prompt in asked.items()}
         return self._known
@@ -199,6 +203,8 @@ class AnsibleEngine:
             words += ["--limit", f"@{limit}", "--extra-vars", f"@{vars_file}", f"bnbenv.fleet.{playbook}"]
             env = environment(config, COLLECTIONS, self._environ, files)
             env |= {"BNBENV_DESK_EVENTS": str(events), "BNBENV_DESK_LARGEST": str(LARGEST)}
+            # Tags choose how bundles travel; those of an ansible.cfg are about other playbooks.
+            env |= {"ANSIBLE_RUN_TAGS": variables.get("bnbenv_desk_how", "all"), "ANSIBLE_SKIP_TAGS": "bnbenv-none"}
             rounds = -(-len(hosts) // int(forks))
             with _Follower(events, take, files.values()) as follower:
                 done = self._run(
@@ -322,6 +328,18 @@ def _write_jobs(folder: Path, jobs: Sequence[Job]) -> Path:
     path = folder / "jobs.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return path
+
+
+def _digest(path: Path) -> str:
+    """The sha256 of a file of the desk. Raises Failed."""
+    total = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                total.update(part)
+    except OSError as error:
+        raise Failed("no-bundle", f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from None
+    return total.hexdigest()
 
 
 def _text_of(file: str | None) -> str:

@@ -83,7 +83,7 @@ def result_of(event: Event) -> HostResult | None:
         return HostResult(name, "unreachable", said.because, said.next_step)
     if event.event == "failed" and event.task != APPLIED:
         said = sentence(event.result)
-        return HostResult(name, "failed", said.because, said.next_step)
+        return HostResult(name, "failed", f"the bundle was not brought there: {said.because}", said.next_step)
     if event.task != APPLIED or event.event not in ("ok", "failed"):
         return None
     if event.too_large:

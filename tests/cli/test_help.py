@@ -48,6 +48,8 @@ EXITS = {
     "hook status": {0, 2, 3},
     "hook run": {0, 2},
     "fleet apply": {0, 1, 2, 3, 4, 5, 6, 7, 8},
+    "fleet facts": {0, 1, 2},
+    "fleet check": {0, 1, 2, 3, 6},
     "fleet collection": {0, 1, 2},
     "fleet host": {0, 2},
     "fleet plan": {0, 1, 2, 3, 4, 6, 7},

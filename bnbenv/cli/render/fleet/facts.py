@@ -19,7 +19,8 @@ def render(document: dict[str, Any]) -> str:
     of = f"{answered} of {total}" if silent else f"{total}"
     lines = [f"{of} {'host' if total == 1 else 'hosts'} answered: {kinds} {'kind' if kinds == 1 else 'kinds'}"]
     for kind in document["kinds"]:
-        lines += wrap(f"{len(kind['hosts'])} x {_kind(kind)}: {named(kind['hosts'], 4)}", "  ")
+        number = f"{len(kind['hosts'])} {'host' if len(kind['hosts']) == 1 else 'hosts'}"
+        lines += wrap(f"{number} with {_kind(kind)}: {named(kind['hosts'], 4)}", "  ")
     for key, title in (
         ("reboot", "reboot required"),
         ("in_use", "processes compute on the GPUs of"),

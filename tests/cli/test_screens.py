@@ -27,6 +27,8 @@ SCREENS = Path(__file__).parent / "screens"
 DOCUMENTS = sorted(path.stem for path in SCREENS.glob("*.json"))
 # What was asked to be seen of a document, and the same document seen in another way.
 VIEWS: dict[str, dict[str, Any]] = {
+    "check-not-in-sync+reason": {"reason": True},
+    "check-in-sync+reason": {"reason": True},
     "status-why": {"why": "newest"},
     "status-why+all": {"why": "minimal-change", "everything": True},
     "plan-refused": {

@@ -36,7 +36,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         from bnbenv.paths import expand
 
         root = (ctx.cwd / expand(args.project)).resolve() if args.project else find_project(ctx.cwd, ctx.environ).root
-        return Outcome(error.exit, {}, {"failed": (str(root), error.message)})
+        because = error.message
+        if error.exit == Exit.REBOOT:
+            because = f"reboot required: {because.removesuffix(': nothing was changed')}"
+        return Outcome(error.exit, {}, {"failed": (str(root), because)})
     return Outcome(outcome.exit, outcome.document, {"reason": True})
 
 

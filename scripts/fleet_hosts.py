@@ -211,10 +211,13 @@ def program(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, wanted: Sequence[Wanted], bytecode: Path | None = None) -> Iterator[Fleet]:
+def fleet(
+    folder: Path, wanted: Sequence[Wanted], bytecode: Path | None = None, shared: Sequence[Path] = ()
+) -> Iterator[Fleet]:
     """Make hosts; at the end all is taken down but ``folder``, where their homes are.
 
     ``bytecode`` is a folder where all of them keep the bytecode of Python's modules: compiling torch takes each 8 s.
+    ``shared`` are folders of this machine that they see at the same place, as one of a file server.
     """
     sweep()
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +230,7 @@ def fleet(folder: Path, wanted: Sequence[Wanted], bytecode: Path | None = None) 
         network = _network(bridge, len(wanted))
         desk, *addresses = [str(address) for address in network.hosts()]
         for number, one in enumerate(wanted):
-            host = _prepared(folder / one.name, one, addresses[number], f"{bridge}h{number}", bytecode)
+            host = _prepared(folder / one.name, one, addresses[number], f"{bridge}h{number}", bytecode, shared)
             hosts[one.name] = host
             _connect(host, bridge, network.prefixlen)
         made = Fleet(folder, desk, hosts)
@@ -267,7 +270,9 @@ def _network(bridge: str, hosts: int) -> ipaddress.IPv4Network:
     raise RuntimeError("no free network was found")
 
 
-def _prepared(folder: Path, wanted: Wanted, address: str, link: str, bytecode: Path | None) -> Host:
+def _prepared(
+    folder: Path, wanted: Wanted, address: str, link: str, bytecode: Path | None, shared: Sequence[Path]
+) -> Host:
     """A host that waits for its network."""
     own = folder / "sshd"
     for place in (own, folder / "home", folder / "root"):
@@ -288,7 +293,7 @@ def _prepared(folder: Path, wanted: Wanted, address: str, link: str, bytecode: P
     script = [FIRST, str(folder), wanted.name, "yes" if wanted.sshd else "no", str(wanted.root or "")]
     places = (REPO, Path(sys.prefix), Path(sys.base_prefix))
     kept = [str(place) for place in places if place.is_relative_to("/tmp") or place.is_relative_to("/run")]
-    more = {"KEPT": " ".join(kept), "BYTECODE": str(bytecode or ""), "PYTHON": sys.executable}
+    more = {"KEPT": " ".join([*kept, *map(str, shared)]), "BYTECODE": str(bytecode or ""), "PYTHON": sys.executable}
     log = (own / "first").open("wb")
     starter = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", "unshare", *spaces, "bash", "-c", script[0], "host", *script[1:]],

@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent.parent
 FACTS = "/home/desk/facts.json"  # on every host, where BNBENV_FACTS says so
+A100 = "linux-x86_64__550.90.07__8xa100-sm80"
 H200 = "linux-x86_64__580.65.06__h200-sm90"
 MISMATCH = "linux-x86_64__mismatch__nogpu"
 WAIT = 240  # seconds for one command of the desk
@@ -71,7 +72,11 @@ class Desk:
         process = self.start(*words, **changes)
         out, err = process.communicate(timeout=timeout)
         assert "Traceback" not in err, err
-        return Ended(process.returncode, out, err)
+        return self.ended(process.returncode, out, err)
+
+    @staticmethod
+    def ended(code: int, out: str, err: str) -> Ended:
+        return Ended(code, out, err)
 
     def start(self, *words: str, **changes: str) -> Any:
         command = [sys.executable, "-m", "bnbenv", "fleet", *words, "-i", str(self.fleet.inventory), "--json"]
@@ -104,9 +109,9 @@ class Desk:
         return replace(self, root=root, environ={**self.environ, **environ})
 
 
-def in_use(host: Any) -> dict[str, Any]:
+def found_in_use(host: Any, project: str = "bnbenv") -> dict[str, Any]:
     """What a host has in use: its project's files, and each file of the generation that the link leads to."""
-    root = host.home / "bnbenv"
+    root = host.home / project
     found: dict[str, Any] = {}
     for path in [root / "bnbenv.toml", *sorted(root.glob("pylock.*.toml"))]:
         found[path.name] = path.read_text() if path.exists() else None
@@ -123,9 +128,9 @@ def in_use(host: Any) -> dict[str, Any]:
     return found
 
 
-def generation(host: Any, env: str = "bnb") -> int | None:
+def found_generation(host: Any, project: str = "bnbenv") -> int | None:
     """The number of the generation in use; None: there is none."""
-    link = host.home / "bnbenv" / f".venv-{env}"
+    link = host.home / project / ".venv-bnb"
     return int(Path(os.readlink(link)).name) if link.is_symlink() else None
 
 
@@ -146,9 +151,21 @@ def fleet_hosts() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def look() -> tuple[Callable[[Any], dict[str, Any]], Callable[..., int | None]]:
-    """``in_use(host)``, ``generation(host)``."""
-    return in_use, generation
+def in_use() -> Callable[[Any], dict[str, Any]]:
+    """``in_use(host)``; see found_in_use."""
+    return found_in_use
+
+
+@pytest.fixture(scope="session")
+def generation() -> Callable[..., int | None]:
+    """``generation(host, project="bnbenv")``."""
+    return found_generation
+
+
+@pytest.fixture(scope="session")
+def computes() -> Callable[..., None]:
+    """``computes(host, process="")``; see has_processes."""
+    return has_processes
 
 
 @pytest.fixture(scope="session")
@@ -170,12 +187,13 @@ def plain_facts(synced: Any, tool_environ: dict[str, str]) -> dict[str, Any]:
 
 def desk_project(root: Path, synced: Any, torch_wheel: Callable[..., str]) -> None:
     """One bnbenv.toml for all hosts: those without a GPU get the CPU build of torch that this machine's tests have,
-    those with one a small stand-in for a CUDA build, of a release that exists nowhere else."""
+    the others a small stand-in for a CUDA build that their driver can run, of a release that exists nowhere else."""
     torch = synced.first["lock"].document["locks"][0]["choice"]["torch"]["version"]
     release = torch.partition("+")[0]
     major, minor = release.split(".")[:2]
     root.mkdir()
-    torch_wheel(root / "wheels", "13.0", f"{major}.{minor}.99")
+    for cuda in ("12.6", "13.0"):
+        torch_wheel(root / "wheels", cuda, f"{major}.{minor}.99")
     python = f"=={sys.version_info.major}.{sys.version_info.minor}.*"
     lines = ["[envs.bnb]", f'torch = ">={release},<={major}.{minor}.99"', f'python = "{python}"']
     (root / "bnbenv.toml").write_text("\n".join([*lines, "[sources]", 'find-links = ["wheels"]', ""]))
@@ -189,27 +207,32 @@ def desk(
     torch_wheel: Callable[..., str],
     plain_facts: dict[str, Any],
     tool_environ: dict[str, str],
+    _nvml_libraries: dict[str, Path],
 ) -> Iterator[Desk]:
     """A desk, and hosts of three kinds; bnbenv is on all of them, and nothing else yet.
 
-    ``cpu1``, ``cpu2``: sound, cpu2 with a slow network. ``old``: an older C library. ``gpu``: an H200 by its facts,
-    whose kernels nobody can run here. ``bad``: a PYTHONPATH with wrong kernels. ``lost``: as cpu1, for trouble with
-    its network. ``dead``: no sshd. ``reboot``: its driver is half upgraded.
+    ``cpu1``, ``cpu2``: sound, cpu2 slow. ``bad``: the same, with wrong kernels in its PYTHONPATH. ``lost``: the same,
+    for trouble with its network. ``old``, ``gpu1``, ``gpu2``: by their facts an A100 with an older driver and two
+    H200, whose kernels nobody can run here. ``dead``: no sshd. ``reboot``: its driver is half upgraded.
     """
     facts = dict.fromkeys(("cpu1", "cpu2", "bad", "lost", "dead"), plain_facts)
-    libc = {"name": "glibc", "version": "2.28"}
-    facts["old"] = {**plain_facts, "platform": {**plain_facts["platform"], "libc": libc}}
-    for name, recorded in (("gpu", H200), ("reboot", MISMATCH)):
+    for name, recorded in (("old", A100), ("gpu1", H200), ("gpu2", H200), ("reboot", MISMATCH)):
         there = json.loads((ROOT / "tests" / "hosts" / recorded / "facts.json").read_text())
         facts[name] = {**plain_facts, "driver": there["driver"], "gpus": there["gpus"], "unknown": []}
     environ = {"BNBENV_FACTS": FACTS, "OMP_NUM_THREADS": "1"}
-    more = {"bad": {"PYTHONPATH": "/home/desk/theirs"}}
-    order = ("cpu1", "cpu2", "old", "gpu", "bad", "lost", "dead", "reboot")
+    nvml = {"LD_LIBRARY_PATH": "/home/desk/nvml", "NVML_STUB_CONFIG": "/home/desk/nvml/conf"}
+    more = {"bad": {"PYTHONPATH": "/home/desk/theirs"}, "gpu1": nvml, "gpu2": nvml, "old": nvml}
+    order = ("cpu1", "cpu2", "old", "gpu1", "gpu2", "bad", "lost", "dead", "reboot")
     wanted = [fleet_hosts.Wanted(name, {**environ, **more.get(name, {})}, None, name != "dead") for name in order]
-    with fleet_hosts.fleet(base / "hosts", wanted, base / "bytecode") as made:
+    (base / "shared").mkdir()
+    with fleet_hosts.fleet(base / "hosts", wanted, base / "bytecode", [base / "shared"]) as made:
         for name, host in made.hosts.items():
             (host.home / "facts.json").write_text(json.dumps(facts[name]))
         wrong_kernels(synced, made.hosts["bad"].home / "theirs")
+        for name in ("old", "gpu1", "gpu2"):
+            (made.hosts[name].home / "nvml").mkdir()
+            shutil.copy(_nvml_libraries["new"], made.hosts[name].home / "nvml" / "libnvidia-ml.so.1")
+            has_processes(made.hosts[name])
         desk_project(base / "desk", synced, torch_wheel)
         own = {"BNBENV_HOME": str(base / "user"), "ANSIBLE_HOME": str(base / "ansible")}
         foreign = ("ANSIBLE", "BNBENV_FACTS", "SSH_")
@@ -217,9 +240,16 @@ def desk(
         yield Desk(base / "desk", {**inherited, **own}, made)
 
 
+def has_processes(host: Any, process: str = "") -> None:
+    """What NVML tells on a host: its GPU, and a process on it (such as ``pid=1 used=1073741824``)."""
+    lines = ["driver 580.65.06", "gpu uuid=GPU-1 cc=9.0 memory=150754820096 name=NVIDIA H200"]
+    lines += [f"process {process}"] if process else []
+    (host.home / "nvml" / "conf").write_text("\n".join([*lines, ""]))
+
+
 def wrong_kernels(synced: Any, folder: Path) -> None:
     """A copy of bitsandbytes whose 4-bit values come out wrong."""
     found = next((synced.root / ".venv-bnb").resolve().glob("lib/python*/site-packages/bitsandbytes"))
-    shutil.copytree(found, folder / "bitsandbytes", ignore=shutil.ignore_patterns("*cuda*", "*xpu*", "*rocm*"))
+    shutil.copytree(found, folder / "bitsandbytes", ignore=shutil.ignore_patterns("libbitsandbytes_[!c]*", "*_cuda1*"))
     with (folder / "bitsandbytes" / "_ops.py").open("a") as stream:
         stream.write(WRONG)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bnbenv.envs.lockfile import Decision, Locked, LockedFile
 from bnbenv.envs.sources import PackageSources, Source
+from bnbenv.export.kubernetes import image_name, kubernetes
 from bnbenv.export.model import Exported, exported
 from bnbenv.export.texts import conda, dockerfile, requirements, to_copy
 from bnbenv.matrix.model import Evidence, TorchBuild
@@ -92,3 +94,21 @@ def test_what_lies_on_a_torch_that_is_there_says_so() -> None:
 @pytest.mark.parametrize("command", [("export", "poetry"), ("export",), ("export", "conda", "--base", "x")])
 def test_wrong_usage(empty: Any, command: tuple[str, ...]) -> None:
     assert empty(*command).code == 2
+
+
+def test_a_pod_for_a_gpu_verifies_on_the_gpu_that_its_command_then_gets() -> None:
+    """Both containers ask for one, and Kubernetes gives the second what the first had; no GPU is no silent pass."""
+    pod, job = yaml.safe_load_all(kubernetes(given(), image_name(given()), "0.1.0"))
+    for spec in (pod["spec"], job["spec"]["template"]["spec"]):
+        (verify,), (main,) = spec["initContainers"], spec["containers"]
+        assert verify["resources"] == main["resources"] == {"limits": {"nvidia.com/gpu": 1}}
+        assert verify["command"][-2:] == ["--device", "0"]
+        assert verify["image"] == "bnbenv-bnb:bitsandbytes-0.50.2-torch-2.9.1-cu126-CUDA-12.6"
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["containerName"] == verify["name"]
+
+
+def test_a_dockerfile_may_bring_bnbenv_which_the_pod_needs() -> None:
+    text = dockerfile(given(), "some-image", "1.2.3")
+    assert "pip install --no-cache-dir bnbenv==1.2.3" in text and "/usr/local/bin/bnbenv" in text
+    assert "bnbenv==" not in dockerfile(given(), "some-image")

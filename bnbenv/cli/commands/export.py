@@ -66,9 +66,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     if args.output and made.files:
         path = _write_all(ctx.cwd / args.output, made.files)
     elif args.output:
-        path = _write(ctx.cwd / args.output, made.text)
-        if args.format in ("slurm-prolog", "slurm-health"):
-            path.chmod(0o755)
+        path = _write(ctx.cwd / args.output, made.text, args.format.startswith("slurm-"))
     document = {
         "schema": "bnbenv.export/1",
         "env": made.env,
@@ -237,19 +235,21 @@ def _image(given: Exported, base: str | None) -> str:
 def _write_all(folder: Path, files: Mapping[str, str]) -> Path:
     """Raises UsageError (no folder), Failed."""
     if not folder.is_dir():
-        raise UsageError("no-folder", f"{folder} is no folder, and these are several files", "Name one with -o.")
+        raise UsageError("no-folder", f"{folder} is no folder, and there are several files", "Name a folder with -o.")
     for name, text in files.items():
         _write(folder / name, text)
     return folder
 
 
-def _write(path: Path, text: str) -> Path:
+def _write(path: Path, text: str, program: bool = False) -> Path:
     """Raises UsageError (no file), Failed."""
     from bnbenv.paths import check_output, write_atomically
 
     check_output(path)
     try:
         write_atomically(path, text)
+        if program:
+            path.chmod(0o755)
     except OSError as error:
         message = f"{path} cannot be written ({(error.strerror or str(error)).lower()})"
         raise Failed("not-written", message, "Name another file with -o, or none to print it.") from None

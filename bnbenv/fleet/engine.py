@@ -25,9 +25,8 @@ from bnbenv.fleet.options import (
     Options,
     environment,
     inventory_words,
+    own_ssh,
     read_config,
-    sets_pipelining,
-    sets_ssh_args,
     to_ask,
     vault_words,
     words_for,
@@ -170,8 +169,7 @@ class AnsibleEngine:
                 said = of_ansible(done.stderr) or "ansible-config does not run"
                 raise InputError("Ansible's configuration", "", said) from None
             text = _text_of(config.file)
-            decided = sets_pipelining(text, self._environ), sets_ssh_args(text, self._environ)
-            config = Config(config.settings, config.file, *decided)
+            config = Config(config.settings, config.file, own_ssh(text, self._environ))
             asked = to_ask(self._options, config)
             self._known = programs, config, {kind: self._ask_password(prompt) for kind, prompt in asked.items()}
         return self._known

@@ -10,12 +10,17 @@ from typing import Any
 
 ASK_TIMEOUT = 120  # seconds for the answer of a host
 APPLY_TIMEOUT = 3600  # seconds for each task that changes a host
-# In place of Ansible's own "-C -o ControlMaster=auto -o ControlPersist=60s": a host whose network is gone ends after a
-# minute, not after the hour that its task may take, and no processor compresses wheels a second time.
-SSH_ARGS = "-o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 FORKS = 25  # hosts at a time where nobody says how many; Ansible's own 5 would have a rollout take its time
 
 COLLECTIONS = ("~/.ansible/collections", "/usr/share/ansible/collections")  # Ansible's default
+
+# In place of Ansible's own defaults: one round a task instead of three. And for "-C -o ControlMaster=auto -o
+# ControlPersist=60s": a host whose network is gone ends after a minute, not after the hour that its task may take, and
+# no processor compresses wheels a second time.
+SSH = {
+    "pipelining": "1",
+    "ssh_args": "-o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=15 -o ServerAliveCountMax=4",
+}
 
 # Of each password: the option that asks for it, the option for a file with it, Ansible's setting that asks for it, and
 # the word that Ansible's prompt has.
@@ -46,14 +51,12 @@ class Options:
 class Config:
     """What an ansible.cfg and the environment set, by Ansible's names of settings; ``file`` is the ansible.cfg.
 
-    ``pipelining``, ``ssh_args``: whether one of them says something of that. The connections' own settings are not in
-    Ansible's list.
+    ``ssh`` are those of ``SSH`` that users set themselves: settings of connections are not in Ansible's list.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     file: str | None = None
-    pipelining: bool = False
-    ssh_args: bool = False
+    ssh: frozenset[str] = frozenset()
 
     def lists(self, name: str) -> tuple[str, ...]:
         value = self.settings.get(name)
@@ -72,15 +75,14 @@ def read_config(document: object) -> Config:
     return Config(settings, file if isinstance(file, str) else None)
 
 
-def sets_pipelining(ansible_cfg: str, environ: Mapping[str, str]) -> bool:
-    """Whether users have decided on pipelining themselves, in any section of their ansible.cfg."""
-    own = {"ANSIBLE_PIPELINING", "ANSIBLE_SSH_PIPELINING"} & environ.keys()
-    return bool(own) or re.search(r"^\s*pipelining\s*[=:]", ansible_cfg, re.MULTILINE) is not None
-
-
-def sets_ssh_args(ansible_cfg: str, environ: Mapping[str, str]) -> bool:
-    """Whether users have decided on the arguments of ssh themselves."""
-    return "ANSIBLE_SSH_ARGS" in environ or re.search(r"^\s*ssh_args\s*[=:]", ansible_cfg, re.MULTILINE) is not None
+def own_ssh(ansible_cfg: str, environ: Mapping[str, str]) -> frozenset[str]:
+    """What of ``SSH`` users have decided on themselves, in any section of their ansible.cfg or in the environment."""
+    return frozenset(
+        name
+        for name in SSH
+        if {f"ANSIBLE_{name.upper()}", f"ANSIBLE_SSH_{name.upper()}"} & environ.keys()
+        or re.search(rf"^\s*{name}\s*[=:]", ansible_cfg, re.MULTILINE)
+    )
 
 
 def to_ask(options: Options, config: Config) -> dict[str, str]:
@@ -145,10 +147,7 @@ def environment(
     ):
         if name not in settings:
             env[variable] = value
-    if not config.pipelining:  # one round a task instead of three
-        env["ANSIBLE_PIPELINING"] = "1"
-    if not config.ssh_args:
-        env["ANSIBLE_SSH_ARGS"] = SSH_ARGS
+    env |= {f"ANSIBLE_{name.upper()}": value for name, value in SSH.items() if name not in config.ssh}
     identities = config.lists("DEFAULT_VAULT_IDENTITY_LIST")
     if identities:
         env["ANSIBLE_VAULT_IDENTITY_LIST"] = ",".join(_without_prompt(one, files) for one in identities)

@@ -19,6 +19,15 @@ from typing import Any
 
 import pytest
 
+from bnbenv.envs.generations import generations
+from bnbenv.envs.project import Project
+from bnbenv.envs.resolve import Setting
+from bnbenv.envs.together import Switch, Together
+from bnbenv.envs.wishes import load_wishes
+from bnbenv.facts.model import decode_facts
+from bnbenv.matrix.load import load_matrix
+from bnbenv.process import SystemRunner
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wheels that are made here are for Linux")
 
 DRIVER = str(Path(__file__).parents[1] / "envs" / "at_effect.py")
@@ -27,6 +36,10 @@ H200 = {"index": 0, "uuid": "GPU-1", "name": "NVIDIA H200", "compute_capability"
 STUB = "gpu uuid=GPU-1 cc=9.0 memory=1 name=NVIDIA H200\n"
 ONE = '[envs.plain]\nfamily = "none"\ntorch = "99.0.0"\nbackend = "cpu"\n'
 TWO = ONE.replace("plain", "other")
+FAKE_TORCH: tuple[str, str, str, dict[str, bytes]] = (
+    *("torch", "99.0.0", f"{TAG}-{TAG}-manylinux_2_17_{platform.machine()}"),
+    {"torch/__init__.py": b"", "torch/version.py": b"cuda = None\n"},
+)
 BUNDLE = """\
 import json, os, sys
 from pathlib import Path
@@ -88,8 +101,7 @@ class Bundle:
 def desk(tmp_path_factory: pytest.TempPathFactory, tool_environ: dict[str, str]) -> Callable[..., Bundle]:
     """``desk(config)``: a bundle of what a bnbenv.toml asks for; each is made once."""
     root = tmp_path_factory.mktemp("desk")
-    torch = {"torch/__init__.py": b"", "torch/version.py": b"cuda = None\n"}
-    wheel(root / "wheels", "torch", "99.0.0", f"{TAG}-{TAG}-manylinux_2_17_{platform.machine()}", torch)
+    wheel(root / "wheels", *FAKE_TORCH)
     for version in ("1.0", "2.0"):
         wheel(root / "wheels", "tiny", version, "py3-none-any", {"tiny.py": f"VERSION = '{version}'\n".encode()})
     environ = {**tool_environ, "BNBENV_OFFLINE": "1"}
@@ -131,10 +143,9 @@ class Host:
 
     def state(self) -> dict[str, str]:
         """bnbenv.toml, locks and links."""
-        paths = [self.root / "bnbenv.toml", *self.root.glob("pylock.*.toml"), *self.root.glob(".venv-*")]
-        return {
-            path.name: os.readlink(path) if path.is_symlink() else path.read_text() for path in paths if path.exists()
-        }
+        files = [path for path in (self.root / "bnbenv.toml", *self.root.glob("pylock.*.toml")) if path.exists()]
+        links = [path for path in self.root.glob(".venv-*") if path.is_symlink()]
+        return {**{path.name: path.read_text() for path in files}, **{path.name: os.readlink(path) for path in links}}
 
     def tiny(self, env: str = "plain") -> str:
         python = self.root / f".venv-{env}" / "bin" / "python"
@@ -343,8 +354,8 @@ def test_killed_before_any_step_it_is_all_or_nothing(desk: Any, copies: Any) -> 
     assert host.apply(*words)[0] == 0
     new = host.state()
     assert set(old.items()).isdisjoint(new.items())
-    seen = set()
-    for number in (*range(5, first, max(1, first // 6)), *range(first, len(lines) + 1)):
+    seen = []
+    for number in (*range(5, first, max(1, first // 5)), *range(first, len(lines) + 1)):
         host = copies()
         code, _ = host.apply(*words, driver=(DRIVER, str(host.root), "kill", str(number)))
         assert code == -signal.SIGKILL
@@ -352,12 +363,106 @@ def test_killed_before_any_step_it_is_all_or_nothing(desk: Any, copies: Any) -> 
         if number >= first:  # whoever holds the project next
             assert host.run("gc", "--keep", "9")[0] == 0
             assert host.state() in (old, new), at
-            seen.add(host.state() == new)
+            seen.append(host.state() == new)
         else:
             assert host.state() == old, at
-        code, done = host.apply(*words)
-        assert (code, host.state().keys()) == (0, new.keys()), (at, done)
-        assert (host.tiny(), host.tiny("other")) == ("2.0", "2.0"), at
-        assert not [path.name for path in host.root.rglob("*.part")], at
-        assert not (host.root / ".bnbenv" / "switching.json").exists()
-    assert seen == {False, True}
+        if number < first or not number % 4:
+            code, done = host.apply(*words)
+            assert (code, host.state().keys()) == (0, new.keys()), (at, done)
+            assert (host.tiny(), host.tiny("other")) == ("2.0", "2.0"), at
+            assert not [path.name for path in host.root.rglob("*.part")], at
+            assert not (host.root / ".bnbenv" / "switching.json").exists()
+    assert seen == sorted(seen) and {*seen} == {False, True}
+
+
+def test_a_switch_that_fails_half_way_is_taken_back(desk: Any, host: Host) -> None:
+    """By this process, whose number is known: a folder is where its new link is to be."""
+    both, other = desk(with_tiny("1.0", "1.0")), desk(with_tiny("2.0", "2.0"))
+    assert host.apply(*both.words)[0] == 0
+    old, project = host.state(), Project(host.root, host.root / "bnbenv.toml")
+    assert host.apply(*other.words)[0] == 0
+    new = host.state()
+    facts = decode_facts(Path(host.environ["BNBENV_FACTS"]).read_bytes(), "facts")
+    setting = Setting(project, load_wishes(project), facts, load_matrix(), host.environ, SystemRunner())
+    now = hashlib.sha256(new["bnbenv.toml"].encode()).hexdigest()
+    setting = dataclasses.replace(setting, config=old["bnbenv.toml"], config_before=now)
+    switches = [Switch(env, generations(project, env)[0], both.locks[env]) for env in ("plain", "other")]
+    together, obstacle = Together(switches), host.root / f".venv-other.new-{os.getpid()}"
+    obstacle.mkdir()
+    with pytest.raises(OSError, match="new-"):
+        together.commit(setting)
+    assert (together.undone, host.state()) == (("plain",), new)
+    obstacle.rmdir()
+    assert {path.name for path in host.root.iterdir()} == {".bnbenv", *new}
+    together.commit(setting)
+    assert host.state() == old
+    assert host.run("check")[1]["in_sync"]
+
+
+def test_what_somebody_changed_after_a_kill_stays(desk: Any, copies: Any) -> None:
+    words = desk(with_tiny("2.0", "2.0")).words
+    lines = counted(copies(), words)
+    number = next(at for at, line in enumerate(lines, 1) if "open /.pylock.plain.toml" in line)
+    host = copies()
+    host.apply(*words, driver=(DRIVER, str(host.root), "kill", str(number)))
+    (row, _) = host.run("fleet", "host")[1]["environments"]
+    assert "switch-unfinished" in {reason["code"] for reason in row["reasons"]}
+    (host.root / "pylock.plain.toml").write_text("mine")
+    (host.root / "bnbenv.toml").write_text("# mine\n" + (host.root / "bnbenv.toml").read_text())
+    assert host.run("gc", "--keep", "9")[0] == 0
+    state = host.state()
+    assert (state["pylock.plain.toml"], state["bnbenv.toml"][:6], host.tiny("other")) == ("mine", "# mine", "2.0")
+
+
+def test_a_full_disk_leaves_all_as_it_was(desk: Any, host: Host, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small file system cannot be mounted: that takes root")
+    host.root.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100m", "bnbenv-test", str(host.root)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        assert host.apply(*desk(with_tiny("1.0", "1.0")).words)[0] == 0
+        old, other = host.state(), desk(with_tiny("2.0", "2.0"))
+        lines = counted(host, other.words)
+        assert host.apply(*desk(with_tiny("1.0", "1.0")).words)[0] == 0
+        assert host.run("gc", "--keep", "0")[0] == 0
+        before = host.state()
+        assert before.keys() == old.keys()
+        found = [number for number, line in enumerate(lines, 1) if line.startswith("open /.pylock.other")]
+        journal = next(number for number, line in enumerate(lines, 1) if "switching.json" in line)
+        for number in (next(at for at, line in enumerate(lines, 1) if "generations/other" in line), journal, found[-1]):
+            code, ended = host.apply(*other.words, driver=(DRIVER, str(host.root), "fill", str(number)))
+            assert (code, ended["state"]) == (1, "failed"), ended
+            assert "no space left" in ended["because"]
+            (host.root / "filler").unlink()
+            assert host.state() == before, lines[number - 1]
+            assert all(row["in_sync"] for row in host.run("fleet", "host")[1]["environments"])
+        assert host.apply(*other.words)[1]["state"] == "changed"
+    finally:
+        subprocess.run(["umount", "-l", str(host.root)], check=False)
+
+
+@pytest.mark.real
+def test_of_two_environments_one_that_fails_its_kernels_leaves_both(project: Any) -> None:
+    """The real torch passes, and what only reads as one fails; then without that one."""
+    wheels = project.root / "wheels"
+    wheel(wheels, "tiny", "1.0", "py3-none-any", {"tiny.py": b""})
+    wheel(wheels, *FAKE_TORCH)
+    text = '[envs.bnb]\nrequirements = ["tiny"]\n'
+    sources = '[sources]\nfind-links = ["wheels"]\n'
+    (project.root / "new.toml").write_text(f"{text}{ONE}{sources}")
+    before = project.listing()
+    ended = project("fleet", "apply", "--config", "new.toml", "--json")
+    assert (ended.code, ended.document["state"]) == (5, "verify-failed"), ended
+    assert ended.document["because"].startswith("plain: ")
+    assert [row["generation"] for row in ended.document["environments"]] == [1]
+    assert project.listing().keys() == before.keys()
+    assert project.drift() == {}
+    (project.root / "new.toml").write_text(f"{text}{sources}")
+    ended = project("fleet", "apply", "--config", "new.toml", "--expect", "{}", "--json")
+    assert (ended.code, ended.document["state"], ended.document["because"]) == (0, "changed", ""), ended
+    (row,) = ended.document["environments"]
+    assert (row["verified"], row["generation"], row["backend"]) == (True, 2, "cpu")
+    assert (project.root / "bnbenv.toml").read_text() == f"{text}{sources}"

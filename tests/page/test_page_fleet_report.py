@@ -96,7 +96,7 @@ def test_what_a_host_says_is_shown_and_not_obeyed(tab: Callable[..., Any]) -> No
 def test_by_keyboard_to_a_state_and_to_a_host(tab: Callable[..., Any]) -> None:
     shown = tab()
     shown.press("Tab")
-    assert shown("document.activeElement.textContent") == "6 kernels failed"  # the worst first
+    assert shown("document.activeElement.textContent") == "6 failed verification"  # the worst first
     shown.press("Enter")
     assert shown("location.hash") == "#state-verify-failed"
     for _ in range(20):

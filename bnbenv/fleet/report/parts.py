@@ -12,17 +12,17 @@ _LONGEST = 600  # signs of one text; a host may send more
 
 # How a state is called, and what it is: good, to be waited for, or bad. The order is that of the page.
 STATES = {
-    "verify-failed": ("kernels failed", "bad"),
+    "verify-failed": ("failed verification", "bad"),
     "failed": ("failed", "bad"),
-    "unreachable": ("not reached", "bad"),
+    "unreachable": ("unreachable", "bad"),
     "no-bnbenv": ("no bnbenv", "bad"),
     "bad-answer": ("unreadable answer", "bad"),
     "unknown-facts": ("facts unknown", "bad"),
-    "no-combination": ("nothing known fits", "bad"),
-    "no-content": ("no content", "bad"),
+    "no-combination": ("nothing fits", "bad"),
+    "no-content": ("no bundle", "bad"),
     "reboot": ("reboot required", "wait"),
     "reboot-required": ("reboot required", "wait"),
-    "in-use": ("in use, left for later", "wait"),
+    "in-use": ("left, in use", "wait"),
     "busy": ("another bnbenv is at work", "wait"),
     "moved": ("changed meanwhile by others", "wait"),
     "interrupted": ("interrupted", "wait"),
@@ -92,6 +92,8 @@ def _summary(document: Document, counts: Counter[str], rows: Sequence[Document])
         lines.append(f'<p><strong class="mark {how}">{_said(ended)}</strong> {_said(because or "")}</p>')
     kinds = sum(1 for _ in _each(document, "classes"))
     lines.append(f"<p>{_number(len(rows), 'host')} in {_number(kinds, 'class', 'classes')}.</p>")
+    new = len(_listed(document.get("bootstrapped")))
+    lines += [f"<p>bnbenv itself was installed on {_number(new, 'host')}.</p>"] if new else []
     chips = [
         f'<li><a class="{_kind(state)}" href="#state-{_anchor(state)}">{counts[state]} {_called(state)}</a></li>'
         for state in _ordered(counts)
@@ -177,7 +179,7 @@ def _gets(kind: Document) -> str:
         lines.append(f"{_said(one.get('env', ''))}: {said}" if said else _refused(one))
     content = kind.get("content")
     if isinstance(content, Mapping) and content.get("sha256"):
-        size = f", {content['size'] / 1e6:.1f} MB" if isinstance(content.get("size"), (int, float)) else ""
+        size = f", {_size(content['size'])}" if isinstance(content.get("size"), (int, float)) else ""
         lines.append(f'<span class="soft">bundle <code>{_said(str(content["sha256"])[:12])}</code>{size}</span>')
     error = kind.get("error")
     if isinstance(error, Mapping):
@@ -296,6 +298,10 @@ def _anchor(state: str) -> str:
 
 def _number(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _duration(seconds: object) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bnbenv.errors import Failed, InputError, UsageError
-from bnbenv.fleet.events import APPLIED, LARGEST, Event, bootstrapped, read_events, report_of, result_of
+from bnbenv.fleet.desk import Follower, digest, private_folder, text_of, write_jobs, write_passwords
+from bnbenv.fleet.events import APPLIED, LARGEST, Event, bootstrapped, report_of, result_of
 from bnbenv.fleet.model import Delivery, HostReport, HostResult, Job, Told
 from bnbenv.fleet.options import (
     APPLY_TIMEOUT,
@@ -91,7 +89,7 @@ class AnsibleEngine:
                 told(event.host, event.task[:1].lower() + event.task[1:])
             numbers.update(event.hosts)
 
-        variables = {"bootstrap_bundle": str(Path(bundle).absolute()), "bootstrap_sha256": _digest(Path(bundle))}
+        variables = {"bootstrap_bundle": str(Path(bundle).absolute()), "bootstrap_sha256": digest(Path(bundle))}
         ended = self._play("desk_bootstrap", hosts, variables, take, self._options.timeout or APPLY_TIMEOUT)
         return {
             host: bootstrapped(failures.get(host), numbers.get(host), host)
@@ -127,8 +125,8 @@ class AnsibleEngine:
     def _list(self) -> tuple[str, ...]:
         programs, config, passwords = self._begin()
         options = self._options
-        with _private_folder() as folder:
-            files = _write_passwords(folder, passwords)
+        with private_folder(self._environ) as folder:
+            files = write_passwords(folder, passwords)
             words = [*inventory_words(options), *vault_words(options, files)]
             words += ["--limit", options.limit] if options.limit is not None else []
             env = environment(config, COLLECTIONS, self._environ, files)
@@ -168,7 +166,7 @@ class AnsibleEngine:
             except ValueError:
                 said = of_ansible(done.stderr) or "ansible-config does not run"
                 raise InputError("Ansible's configuration", "", said) from None
-            text = _text_of(config.file)
+            text = text_of(config.file)
             config = Config(config.settings, config.file, own_ssh(text, self._environ))
             asked = to_ask(self._options, config)
             self._known = programs, config, {kind: self._ask_password(prompt) for kind, prompt in asked.items()}
@@ -188,13 +186,13 @@ class AnsibleEngine:
             return _Ended("")
         programs, config, passwords = self._begin()
         forks = self._options.forks or config.settings.get("DEFAULT_FORKS") or FORKS
-        with _private_folder() as folder:
-            files = _write_passwords(folder, passwords)
+        with private_folder(self._environ) as folder:
+            files = write_passwords(folder, passwords)
             limit, vars_file, events = folder / "hosts", folder / "variables.json", folder / "events"
             limit.write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
             more = {"bnbenv_desk_project": self._options.project, "bnbenv_desk_timeout": timeout, **variables}
             if jobs:
-                more["bnbenv_desk_jobs"] = str(_write_jobs(folder, jobs))
+                more["bnbenv_desk_jobs"] = str(write_jobs(folder, jobs))
             vars_file.write_text(json.dumps(more), encoding="utf-8")
             events.touch()
             words = [*words_for(self._options, files), "--forks", str(forks)]
@@ -204,7 +202,7 @@ class AnsibleEngine:
             # Tags choose how bundles travel; those of an ansible.cfg are about other playbooks.
             env |= {"ANSIBLE_RUN_TAGS": variables.get("bnbenv_desk_how", "all"), "ANSIBLE_SKIP_TAGS": "bnbenv-none"}
             rounds = -(-len(hosts) // int(forks))
-            with _Follower(events, take, files.values()) as follower:
+            with Follower(events, take, files.values()) as follower:
                 done = self._run(
                     [str(programs / "ansible-playbook"), *words],
                     rounds * len(STEPS) * timeout + SLACK,
@@ -213,18 +211,18 @@ class AnsibleEngine:
                 )
         return self._ended(done, follower)
 
-    def _ended(self, done: Finished, follower: _Follower) -> _Ended:
+    def _ended(self, done: Finished, follower: Follower) -> _Ended:
         said = of_ansible(done.stderr)
         if done.timed_out:
             return _Ended("it took longer than all time limits together")
+        how = said or done.signal_name or f"exit code {done.returncode}"
         if not follower.results and (not follower.started or said):
-            if not said:
-                said = f"ansible-playbook ended with {done.signal_name or f'exit code {done.returncode}'}"
-            message = f"Ansible did not begin: {said}"
-            raise Failed(
-                "ansible-failed", message, "Run it with -v to see how Ansible was called.", done.stderr[-4000:]
-            )
-        return _Ended(said or done.signal_name or f"exit code {done.returncode}")
+            if re.search("(?i)decrypt|vault", said):
+                step = "Give its password: --vault-password-file FILE, --vault-id NAME@FILE, or -J to be asked."
+                raise InputError(self._inventory(self._begin()[1]), "", said, step)
+            step = "Run it with -v to see how Ansible was called."
+            raise Failed("ansible-failed", f"Ansible asked no host: {how}", step, done.stderr[-4000:])
+        return _Ended(how)
 
     def _run(
         self,
@@ -247,101 +245,13 @@ class _Ended(NamedTuple):
     because: str
 
 
-def find_programs(environ: Mapping[str, str]) -> Path:
-    """The folder of ansible-playbook: this Python's, else the first on PATH that has one. Raises Failed, UsageError."""
-    if os.name == "nt":
+def find_programs(environ: Mapping[str, str], python: str = sys.executable, system: str = os.name) -> Path:
+    """The folder of ansible-playbook: that of ``python``, else the first on PATH. Raises Failed, UsageError."""
+    if system == "nt":
         message = "Ansible runs on Linux and macOS, not on Windows"
         raise UsageError("no-windows-desk", message, "Run bnbenv fleet inside WSL.")
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("ansible-playbook", path=os.pathsep.join((beside, environ.get("PATH", os.defpath))))
+    places = os.pathsep.join((str(Path(python).parent), environ.get("PATH", os.defpath)))
+    found = shutil.which("ansible-playbook", path=places)
     if found is None:
         raise Failed("no-ansible", "there is no ansible-playbook on this machine", INSTALL)
     return Path(found).parent
-
-
-class _Follower:
-    """Reads the events of a run while they are written."""
-
-    def __init__(self, path: Path, take: Callable[[Event], None], passwords: Iterable[Path]) -> None:
-        self._stream = path.open("rb")
-        self._rest = b""
-        self._take = take
-        self._passwords = passwords
-        self.started = False
-        self.results = 0
-
-    def __enter__(self) -> _Follower:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.follow()
-        self._stream.close()
-
-    def follow(self) -> None:
-        events, self._rest = read_events(self._rest + self._stream.read())
-        for event in events:
-            if event.event == "start":
-                self.started = True
-                for file in self._passwords:  # Ansible has read them
-                    file.unlink(missing_ok=True)
-            self.results += event.event in ("ok", "failed", "unreachable", "skipped")
-            self._take(event)
-
-
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    """A folder that only this user can look into, deleted at the end; in memory where the system has such a place."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    place = runtime if runtime and os.access(runtime, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix="bnbenv-fleet-", dir=place) as folder:
-        yield Path(folder)
-
-
-def _write_passwords(folder: Path, passwords: Mapping[str, str]) -> dict[str, Path]:
-    files = {}
-    for number, (kind, password) in enumerate(passwords.items()):
-        files[kind] = path = folder / f"password-{number}"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:  # noqa: PTH123
-            stream.write(f"{password}\n")
-    return files
-
-
-def _write_jobs(folder: Path, jobs: Sequence[Job]) -> Path:
-    """What each host gets, for the lookup ``bnbenv.fleet.job``. Links have the names that bundles have on hosts."""
-    rows = {}
-    for job in jobs:
-        content = job.content
-        if not re.fullmatch("[0-9a-f]{64}", content.sha256):
-            raise ValueError(f"no sha256: {content.sha256[:80]}")
-        source = folder / f"{content.sha256}.tar"
-        with suppress(FileExistsError):
-            source.symlink_to(Path(content.path).absolute())
-        rows[job.host] = {
-            "sha256": content.sha256,
-            "size": content.size,
-            "source": str(source),
-            "expect": job.expect,
-            "in_use": job.in_use,
-        }
-    path = folder / "jobs.json"
-    path.write_text(json.dumps(rows), encoding="utf-8")
-    return path
-
-
-def _digest(path: Path) -> str:
-    """The sha256 of a file of the desk. Raises Failed."""
-    total = hashlib.sha256()
-    try:
-        with path.open("rb") as stream:
-            while part := stream.read(1 << 20):
-                total.update(part)
-    except OSError as error:
-        raise Failed("no-bundle", f"{path} cannot be read ({(error.strerror or str(error)).lower()})") from None
-    return total.hexdigest()
-
-
-def _text_of(file: str | None) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8", errors="replace") if file else ""
-    except OSError:
-        return ""

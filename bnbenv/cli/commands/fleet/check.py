@@ -6,6 +6,7 @@ import argparse
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.fleet import add_ansible, ask_all, engine_of
+from bnbenv.cli.page_file import add_html, page_file, write_page
 
 SUMMARY = """\
 Ask all hosts of an Ansible inventory whether their environments are in sync with
@@ -22,6 +23,7 @@ EXITS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_html(parser)
     add_ansible(parser)
 
 
@@ -31,6 +33,9 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
     from bnbenv.fleet.overview import check_document, check_exit
 
+    page = page_file(args.html, ctx)
     document = check_document(ask_all(engine_of(args, ctx), ctx))
+    if page is not None:
+        write_page(page, document, ctx)
     again = shlex.join(word for one in args.inventory for word in ("-i", one))
     return Outcome(check_exit(document), document, {"again": again})

@@ -98,10 +98,9 @@ class Desk:
     environ: dict[str, str]
     said: Said = dataclasses.field(default_factory=Said)
 
-    def setting(self, facts: HostFacts, **changes: str) -> Setting:
+    def setting(self, facts: HostFacts) -> Setting:
         project = Project(self.root, self.root / "bnbenv.toml")
-        environ = {**self.environ, **changes}
-        runner = SystemRunner()
+        environ, runner = self.environ, SystemRunner()
         return Setting(project, load_wishes(project), facts, user_matrix(environ), environ, runner, progress=self.said)
 
     def plan(self, name: str, class_id: str, hosts: Sequence[str] = ("a", "b")) -> ClassPlan:
@@ -115,9 +114,9 @@ class Desk:
         answers = {env: solve(facts, knowing.matrix, setting.wishes.request(env), found) for env in setting.wishes.envs}
         return ClassPlan(HostClass(class_id, name.rpartition("_")[2], facts, tuple(hosts)), answers)
 
-    def make(self, *plans: ClassPlan, requests: Any = None, fresh: bool = False, **changes: str) -> dict[str, Any]:
+    def make(self, *plans: ClassPlan, requests: Any = None, fresh: bool = False) -> dict[str, Any]:
         self.said.lines.clear()
-        return make_contents(self.setting(plans[0].kind.facts, **changes), plans, requests, fresh)
+        return make_contents(self.setting(plans[0].kind.facts), plans, requests, fresh)
 
     def made(self, *plans: ClassPlan, **more: Any) -> dict[str, Content]:
         found = self.make(*plans, **more)
@@ -237,7 +236,9 @@ def test_a_class_that_cannot_have_a_lock_harms_no_other(desk: Callable[[str], De
     shutil.move(tmp_path / "wheels", tmp_path / "elsewhere")
     (tmp_path / "wheels").mkdir()
     closed = {"PIP_NO_INDEX": "0", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
-    found = lab.make(old, new, BNBENV_PYTORCH_INDEX="http://127.0.0.1:9", **closed)
+    found = dataclasses.replace(
+        lab, environ={**lab.environ, **closed, "BNBENV_PYTORCH_INDEX": "http://127.0.0.1:9"}
+    ).make(old, new)
     assert found["a" * 12] == first["a" * 12]
     error = found["c" * 12]
     assert isinstance(error, BnbenvError) and error.exit is Exit.UNREACHABLE, error

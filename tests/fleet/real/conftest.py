@@ -67,9 +67,9 @@ class Desk:
         found: dict[str, Any] = self.fleet.hosts
         return found
 
-    def __call__(self, *words: str, timeout: float = WAIT, **changes: str) -> Ended:
-        """``bnbenv fleet WORDS --json`` on the fleet's inventory."""
-        process = self.start(*words, **changes)
+    def __call__(self, *words: str, timeout: float = WAIT, inventory: Path | None = None, **changes: str) -> Ended:
+        """``bnbenv fleet WORDS --json`` on the fleet's inventory, or another one."""
+        process = self.start(*words, inventory=inventory, **changes)
         out, err = process.communicate(timeout=timeout)
         assert "Traceback" not in err, err
         return self.ended(process.returncode, out, err)
@@ -78,8 +78,9 @@ class Desk:
     def ended(code: int, out: str, err: str) -> Ended:
         return Ended(code, out, err)
 
-    def start(self, *words: str, **changes: str) -> Any:
-        command = [sys.executable, "-m", "bnbenv", "fleet", *words, "-i", str(self.fleet.inventory), "--json"]
+    def start(self, *words: str, inventory: Path | None = None, **changes: str) -> Any:
+        hosts = str(inventory or self.fleet.inventory)
+        command = [sys.executable, "-m", "bnbenv", "fleet", *words, "-i", hosts, "--json"]
         pipe = subprocess.PIPE
         environ = {**self.environ, **changes}
         return subprocess.Popen(

@@ -53,6 +53,7 @@ def first(desk: Any, shared: str) -> Any:
     """One host alone, as people begin. Its uv cache is then lent to the others of its kind: unpacking torch takes each
     of them seconds."""
     ended = desk("sync", "--limit", "cpu1", "--content", shared)
+    assert ended.code == 0, ended.out + ended.err
     for name in ("cpu2", "bad", "lost"):
         subprocess.run(["cp", "-al", desk.hosts["cpu1"].home / ".cache", desk.hosts[name].home], check=True)
     return ended

@@ -62,9 +62,9 @@ def ask(module, words, schema):
         fail(module, "no-bnbenv", f"no bnbenv is on this host (searched: {searched})", INSTALL)
     command = [executable, *words, "--project", module.params["project"], "--json"]
     try:
-        # What is given on standard input keeps a terminal of the connection away from it.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a connection may have a terminal
         code, out, err = module.run_command(
-            command, data="\n", environ_update={"PYTHONIOENCODING": "utf-8"}, handle_exceptions=False
+            command, environ_update={"PYTHONIOENCODING": "utf-8"}, handle_exceptions=False
         )
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -129,6 +129,7 @@ next_step:
 """
 
 import os
+import re
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
@@ -158,6 +159,8 @@ def main():
         required_together=[("bundle", "bundle_sha256")],
     )
     bundle = module.params["bundle"]
+    if bundle and not re.fullmatch("[0-9a-fA-F]{64}", module.params["bundle_sha256"]):
+        fail(module, "failed", "bundle_sha256: expected 64 hexadecimal digits", "sha256sum prints them.")
     if bundle and module.check_mode and not os.path.exists(bundle):
         module.exit_json(changed=False, skipped=True, msg=f"{bundle} is not on this host yet, so nothing is compared")
     code, document = ask(module, words_for(module), "bnbenv.fleet-apply/1")
@@ -168,7 +171,10 @@ def main():
         forget(module, bundle, state)
     found = {"applied": document, "changed": state in ("changed", "would-change")}
     if module._diff:
-        found["diff"] = {"before": shown(document.get("before")), "after": shown(document.get("environments"))}
+        after = shown(document.get("environments"))
+        if state == "would-change":
+            after += f"would change: {document.get('because')}\n"
+        found["diff"] = {"before": shown(document.get("before")), "after": after}
     if state in DONE or (state in LEFT and module.params["left"] == "ok"):
         module.exit_json(**found)
     fail(module, state, document.get("because") or f"it ended as {state}", document.get("next_step") or "", **found)

@@ -17,7 +17,7 @@ from bnbenv.solve.families import beside, set_pythons
 from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.package_sets import PackageSet
 from bnbenv.solve.pairs import with_any_torch
-from bnbenv.solve.preference import Judged, judge, kind_of, ways
+from bnbenv.solve.preference import Judged, build_order, judge, kind_of, ways
 from bnbenv.solve.refusal import alike
 from bnbenv.solve.rules import torch_pythons, wheel_pythons
 from bnbenv.solve.solver import considered
@@ -26,15 +26,24 @@ from bnbenv.solve.versions import admits, requirement_on
 KINDS_OF_MERIT = 4
 Merit = tuple[bool, ...]  # compiled, CUDA torch on a CPU, PTX, an override: what is preferred less, the worst first
 Pair = tuple[str, str]  # the version of torch, and of bitsandbytes or another family's main package
+Order = tuple[object, ...]  # of builds of one release of torch: the solver's order, the preferred one first
+
+
+class Fit(NamedTuple):
+    """How a pair fits: the minors of Python for it, what speaks for and against it, and where its torch is from."""
+
+    minors: tuple[str, ...]
+    merit: Merit
+    order: Order
 
 
 class Admitted(NamedTuple):
-    """By pair the minors of Python for it and its merit; ``there`` are the minors that are on the host.
+    """The pairs that fit, and how; ``there`` are the minors of Python that are on the host.
 
     ``compiled``: only source builds fit this host.
     """
 
-    pairs: frozenset[tuple[Pair, tuple[tuple[str, ...], Merit]]]
+    pairs: frozenset[tuple[Pair, Fit]]
     there: frozenset[str]
     compiled: bool
 
@@ -56,11 +65,14 @@ def admitted_by(facts: HostFacts, matrix: Matrix, request: Request, availability
     return Admitted(frozenset(), there, False)
 
 
-def _pairs(judged: Judged, compiled: bool) -> dict[Pair, tuple[tuple[str, ...], Merit]]:
+def _pairs(judged: Judged, compiled: bool) -> dict[Pair, Fit]:
     situation, matrix = judged.situation, judged.matrix
-    found: dict[Pair, tuple[tuple[str, ...], Merit]] = {}
+    found: dict[Pair, Fit] = {}
     builds = [(build, kind) for build, fails, kind in alike(judged) if not fails]
     ptx = {id(build): not _native(judged, build) for build, _ in builds}
+    orders = {
+        id(build): build_order(situation, build)[1:-2] for build, _ in builds
+    }  # without version, place and Python
     for wheel, fails in judged.wheels:
         if fails or with_any_torch(situation, matrix, wheel):
             continue
@@ -76,16 +88,17 @@ def _pairs(judged: Judged, compiled: bool) -> dict[Pair, tuple[tuple[str, ...], 
             judgement = judgements[asked]
             if judgement is None:
                 continue
-            minors = judgement.minors
-            on_cpu = bool(kind_of(situation, build))
-            merit: Merit = (compiled, on_cpu, judgement.ptx or ptx[id(build)], judgement.override)
+            merit = (compiled, bool(kind_of(situation, build)), judgement.ptx or ptx[id(build)], judgement.override)
+            fit = Fit(judgement.minors, merit, orders[id(build)])
             pair = (build.version, wheel.version)
-            # The same versions from several sources, or with several kernels: the best of them is taken.
-            known = found.get(pair)
-            if known is not None:
-                minors, merit = tuple(dict.fromkeys((*known[0], *minors))), min(known[1], merit)
-            found[pair] = (minors, merit)
+            found[pair] = _better(found[pair], fit) if pair in found else fit
     return found
+
+
+def _better(one: Fit, other: Fit) -> Fit:
+    """The same versions from several sources, or with several kernels: the best of them is taken."""
+    minors = tuple(dict.fromkeys((*one.minors, *other.minors)))
+    return Fit(minors, *min(one[1:], other[1:]))
 
 
 class Judgement(NamedTuple):

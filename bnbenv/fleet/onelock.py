@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bnbenv.fleet.admitted import KINDS_OF_MERIT, Admitted, admitted_by
+from bnbenv.fleet.admitted import KINDS_OF_MERIT, Admitted, Fit, Order, admitted_by
 from bnbenv.fleet.model import HostClass
 from bnbenv.fleet.planning import Offers, offers_of
 from bnbenv.matrix.model import Matrix
@@ -121,17 +121,22 @@ def pinned(requests: Mapping[str, Request], common: Common, matrix: Matrix) -> d
 
 @dataclass
 class _Score:
-    """How a combination stands over all classes: hosts by kind of merit, and hosts that have that Python already."""
+    """How a combination stands over all classes: hosts by kind of merit, and hosts that have that Python already.
+
+    ``order`` is that of its torch where it is preferred least.
+    """
 
     has: int = 0
     there: int = 0
     merits: tuple[int, ...] = (0,) * KINDS_OF_MERIT
+    order: Order = ()
 
-    def add(self, bits: int, hosts: int, there: bool, merit: tuple[bool, ...]) -> None:
+    def add(self, bits: int, hosts: int, there: bool, fit: Fit) -> None:
         self.has |= bits
         self.there += hosts * there
-        if True in merit:
-            self.merits = tuple(sum_ + hosts * flag for sum_, flag in zip(self.merits, merit, strict=True))
+        self.order = max(self.order, fit.order)
+        if True in fit.merit:
+            self.merits = tuple(sum_ + hosts * flag for sum_, flag in zip(self.merits, fit.merit, strict=True))
 
 
 def _candidates(
@@ -145,17 +150,17 @@ def _candidates(
     for table, positions in alike.items():
         bits = sum(1 << position for position in positions)
         hosts = sum(weights[position] for position in positions)
-        for (torch, version), (minors, merit) in table.pairs:
-            for minor in minors:
+        for (torch, version), fit in table.pairs:
+            for minor in fit.minors:
                 score = scores.setdefault((torch, version, minor), _Score())
-                score.add(bits, hosts, minor in table.there, merit)
+                score.add(bits, hosts, minor in table.there, fit)
     order = downloadable(matrix)
     package = wish_of(request, matrix).name if request.family not in ("bitsandbytes", "none") else request.family
     everyone = (1 << len(weights)) - 1
     for (torch, version, minor), score in scores.items():
         # Python: what the most hosts have, then as the solver would download it.
         python = (-score.there, order.index(minor) if minor in order else len(order))
-        rank = (score.merits, descending(version), descending(torch), *python, torch)
+        rank = (score.merits, descending(version), descending(torch), score.order, *python, torch)
         pins = Pins(torch, "" if request.family == "none" else package, "" if not package else version, minor)
         yield Candidate(everyone & ~score.has, rank, pins)
 

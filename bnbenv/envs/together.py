@@ -105,8 +105,9 @@ class Together:
             try:
                 _carry_out(project, journal)
             except (BnbenvError, OSError) as error:
-                self.undone = tuple(before.switched())
+                switched = before.switched()
                 before.restore(error)
+                self.undone = tuple(switched)
                 raise
             project.switching.unlink()
 

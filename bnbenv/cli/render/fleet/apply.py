@@ -17,7 +17,7 @@ _STATES = {
     "reboot": "left as it is",
     "verify-failed": "the kernels failed, and it has what it had",
     "no-combination": "it does not fit this host, which has what it had",
-    "failed": "failed, and it has what it had",
+    "failed": "failed",
 }
 
 

@@ -115,14 +115,17 @@ def test_a_plan_has_what_each_class_gets_and_every_host() -> None:
         assert said in text, said
 
 
-@pytest.mark.parametrize("path", sorted(SCREENS.glob("fleet-[ps]*.json")), ids=lambda path: str(path.stem))
+@pytest.mark.parametrize("path", sorted(SCREENS.glob("fleet-[cps]*.json")), ids=lambda path: str(path.stem))
 def test_every_host_of_a_sample_document_is_on_its_page(path: Path) -> None:
     document = json.loads(path.read_text())
-    if document["schema"] not in ("bnbenv.fleet-plan/1", "bnbenv.fleet-sync/1"):
+    if document["schema"] == "bnbenv.fleet-collection/1":
         return
     text = Seen(page(document)).text
-    for name in (value for key, value in leaves(document) if key == "host"):
-        assert name in text
+    named = ("host", "not_in_sync", "hosts_in_sync")
+    hosts = {value for key, value in leaves(document) if key in named}
+    assert [name for name in hosts if name not in text] == []
+    if document["schema"] == "bnbenv.fleet-check/1":
+        assert f"{document['hosts']} hosts." in text and text.startswith("Check of bnbenv", text.index("Check"))
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -162,8 +165,9 @@ def every_part(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
 
 @pytest.mark.parametrize("wrong", [None, 7, "text", [], {}, [7], {"a": 1}])
 def test_whatever_is_missing_or_of_another_kind_the_rest_is_shown(wrong: Any) -> None:
-    for path in every_part(PLAN):
-        document = json.loads(json.dumps(PLAN))
+    check = json.loads((SCREENS / "fleet-check-apart.json").read_text())
+    for given, path in ((given, path) for given in (PLAN, check) for path in every_part(given)):
+        document = json.loads(json.dumps(given))
         inner = document
         for key in path[:-1]:
             inner = inner[key]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a rollout or a plan: to be mailed, kept, printed and read without network. Pure.
+"""One self-contained HTML page of a rollout, a plan or a check: to be mailed, kept and printed. Pure.
 
 What hosts say is shown, never believed: every text is escaped, control characters are shown as escapes, and the page's
 own policy admits its style and its script alone. The script only filters; without it everything is there to read.
@@ -40,7 +40,7 @@ script-src '{script-hash}'; base-uri 'none'; form-action 'none'">
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The page of a document ``bnbenv.fleet-sync/1`` or ``bnbenv.fleet-plan/1``, as HTML.
+    """The page of a document of ``fleet sync``, ``fleet plan`` or ``fleet check``, as HTML.
 
     Fields that a document lacks are left out. The same document gives the same bytes.
     """

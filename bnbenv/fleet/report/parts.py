@@ -28,6 +28,7 @@ STATES = {
     "interrupted": ("interrupted", "wait"),
     "not-tried": ("not tried", "wait"),
     "would-change": ("would change", "wait"),
+    "not-in-sync": ("not in sync", "wait"),
     "change": ("to change", "wait"),
     "none": ("no environment yet", "wait"),
     "unknown": ("only the facts are known", "wait"),
@@ -38,10 +39,9 @@ STATES = {
 
 def body(document: Document) -> tuple[str, str]:
     """The page's title and its body, as HTML."""
-    plan = str(document.get("schema", "")).startswith("bnbenv.fleet-plan")
     rows = _rows(document)
     name = _said(str(document.get("project") or "").rstrip("/").rpartition("/")[2])
-    title = f"{'Plan' if plan else 'Rollout'} of bnbenv{f': {name}' if name else ''}"
+    title = f"{_what(document)} of bnbenv{f': {name}' if name else ''}"
     counts = Counter(row["state"] for row in rows)
     inner = "".join(
         [
@@ -59,6 +59,8 @@ def body(document: Document) -> tuple[str, str]:
 
 def _rows(document: Document) -> list[dict[str, Any]]:
     """Every host of the document: of a rollout they are one list, of a plan those of its classes and those in none."""
+    if _what(document) == "Check":
+        return _checked(document)
     kinds = [(kind.get("id"), one) for kind in _each(document, "classes") for one in _each(kind, "hosts")]
     left = ((None, one) for one in _each(document, "left_out"))
     rows: list[dict[str, Any]] = [dict(one) for one in _each(document, "hosts")]
@@ -67,6 +69,24 @@ def _rows(document: Document) -> list[dict[str, Any]]:
         state = str(row.get("state") or row.get("code") or "unknown")
         row["state"] = "reboot" if state == "reboot-required" else state
     return rows
+
+
+def _checked(document: Document) -> list[dict[str, Any]]:
+    """Every host of a check, which lists hosts by what there is to say of them; of some there are several reasons."""
+    said: dict[str, list[str]] = {}
+    for one in _each(document, "reasons"):
+        for host in _listed(one.get("hosts")):
+            env = f"{one['env']}: " if one.get("env") else ""
+            said.setdefault(str(host), []).append(f"{env}{one.get('because', '')}")
+    rows = [{"host": str(host), "state": "in-sync"} for host in _listed(document.get("hosts_in_sync"))]
+    rows += [{"host": host, "state": "not-in-sync", "because": "; ".join(some)} for host, some in said.items()]
+    rows += [{**one, "state": "reboot"} for one in _each(document, "reboot")]
+    return rows + [{**one, "state": str(one.get("state"))} for one in _each(document, "no_answer")]
+
+
+def _what(document: Document) -> str:
+    schema = str(document.get("schema", "")).partition("/")[0]
+    return {"bnbenv.fleet-plan": "Plan", "bnbenv.fleet-check": "Check"}.get(schema, "Rollout")
 
 
 def _head(document: Document) -> str:
@@ -91,7 +111,8 @@ def _summary(document: Document, counts: Counter[str], rows: Sequence[Document])
         because = document.get("because")
         lines.append(f'<p><strong class="mark {how}">{_said(ended)}</strong> {_said(because or "")}</p>')
     kinds = sum(1 for _ in _each(document, "classes"))
-    lines.append(f"<p>{_number(len(rows), 'host')} in {_number(kinds, 'class', 'classes')}.</p>")
+    among = f" in {_number(kinds, 'class', 'classes')}" if _what(document) != "Check" else ""
+    lines.append(f"<p>{_number(len(rows), 'host')}{among}.</p>")
     new = len(_listed(document.get("bootstrapped")))
     lines += [f"<p>bnbenv itself was installed on {_number(new, 'host')}.</p>"] if new else []
     chips = [

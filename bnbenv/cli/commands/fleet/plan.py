@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import project_of
 from bnbenv.cli.fleet import add_ansible, engine_of
+from bnbenv.cli.page_file import add_html, page_file, write_page
 
 if TYPE_CHECKING:
     from bnbenv.envs.project import Project
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shipped", action="store_true", help="judge by what came with bnbenv alone; no source is asked"
     )
+    add_html(parser)
     add_ansible(parser)
 
 
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.matrix.load import load_matrix
 
     project = project_of(args, ctx)
+    page = page_file(args.html, ctx)
     wishes = load_wishes(project)
     requests = requests_for(wishes, str(project.config))
     reports, unknown = _reports(args, ctx)
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     setting = Setting(project, wishes, nobody, matrix, ctx.environ, ctx.runner, None, ctx.progress)
     planned = plan_hosts(setting, reports, requests, ask=not args.shipped, one=args.one_lock)
     found = document(planned, reports, str(project.root), not args.shipped, _kept(project, wishes, planned.classes))
+    if page is not None:
+        write_page(page, found, ctx)
     again = shlex.join(word for one in args.inventory for word in ("-i", one)) or ("-i INVENTORY" if args.facts else "")
     return Outcome(exit_of(found), found, {"unlisted": unknown, "again": again})
 

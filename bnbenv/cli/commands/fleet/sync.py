@@ -12,6 +12,7 @@ from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import project_of
 from bnbenv.cli.fleet import add_ansible, engine_of
 from bnbenv.cli.help import positive_number
+from bnbenv.cli.page_file import add_html, page_file, write_page
 from bnbenv.errors import BnbenvError, Exit, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--one-lock", action="store_true", help="one combination for all hosts, or none at all")
     group.add_argument("--fresh-locks", action="store_true", help="choose anew what classes get")
     group.add_argument("--dry-run", action="store_true", help="ask the hosts, and say what would be changed")
-    group.add_argument("--html", metavar="FILE", help="write a report as one page as well")
+    add_html(group)
     add_ansible(parser)
 
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     project = project_of(args, ctx)
     policy = Policy(read_share(args.batch, "--batch"), read_share(args.max_failures, "--max-failures", 0), args.canary)
     delivery = _delivery(args.content, ctx)
-    page = _page_file(args.html, ctx)
+    page = page_file(args.html, ctx)
     folder = project.home / "fleet" / "rollouts"
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder, f"the hosts of {project.root}", 0, ctx.environ, ctx.progress.say):
@@ -135,7 +136,7 @@ def _roll(args: argparse.Namespace, ctx: Context, room: _Room) -> Outcome:
     room.keep(rolled, ctx)
     document = room.document(rolled)
     ends = exit_of(rolled, document)
-    if room.page is not None and not _write_page(room.page, document, ctx) and ends == Exit.DONE:
+    if room.page is not None and not write_page(room.page, document, ctx) and ends == Exit.DONE:
         ends = Exit.FAILED
     return Outcome(ends, document)
 
@@ -223,32 +224,6 @@ def _no_one_lock(found: InTheWay) -> BnbenvError:
         for env, refusal in blocker.answers.items():
             lines += [f"  {env}: {part.because}" for part in refusal.conflict]
     return NoCombination("no-one-lock", message, step, "\n".join(lines))
-
-
-def _page_file(name: str | None, ctx: Context) -> Path | None:
-    """Where the report goes; known before hosts are changed. Raises UsageError."""
-    from bnbenv.paths import check_output, expand
-
-    if name is None:
-        return None
-    path = ctx.cwd / expand(name)
-    if not name or path.is_dir() or not path.parent.is_dir():
-        raise UsageError("no-file", f"--html: {path} is no file that can be written", "Name one in a folder.")
-    check_output(path)
-    return path
-
-
-def _write_page(path: Path, document: dict[str, Any], ctx: Context) -> bool:
-    from bnbenv.fleet.report import page
-    from bnbenv.paths import write_atomically
-
-    try:
-        write_atomically(path, page(document))
-    except OSError as error:
-        ctx.progress.say(f"warning: {path} cannot be written ({(error.strerror or type(error).__name__).lower()})")
-        return False
-    ctx.progress.say(f"wrote {path}")
-    return True
 
 
 # Options that belong to the command that goes on. Extra variables may hold passwords, and are left to people.

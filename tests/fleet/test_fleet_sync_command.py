@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from importlib.resources import files
@@ -12,11 +13,15 @@ from typing import Any
 
 import pytest
 
+from bnbenv.envs.hold import hold
+
+HOSTS = Path(__file__).parent.parent / "hosts"
 REAL = Path(sys.executable).parent / "bnbenv"
 
 # A bnbenv whose kernels fail, and one that answers in a language of its own.
 FAILING = f"""#!/bin/sh
 if [ "$2" = host ]; then exec {REAL} "$@"; fi
+if [ -e "$0.slow" ]; then sleep 300; fi
 cat <<'DOCUMENT'
 {{"schema": "bnbenv.fleet-apply/1", "state": "verify-failed", "because": "linear-nf4: error 0.73 of 0.11 allowed",
  "next_step": "See bnbenv doctor.", "before": [], "environments": [], "rolled_back": [], "seconds": 3.5}}
@@ -59,15 +64,31 @@ def desk(project: Any, tmp_path: Path) -> Callable[..., Any]:
     rows.append(f"bnbenv_content={tmp_path}/content")
     (folder / "hosts.ini").write_text("\n".join(rows) + "\n")
 
-    def run(*words: str) -> Any:
-        return project("fleet", "sync", "--project", str(folder), "-i", str(folder / "hosts.ini"), *words)
+    def run(*words: str, start: bool = False) -> Any:
+        all_words = ("fleet", "sync", "--project", str(folder), "-i", str(folder / "hosts.ini"), *words)
+        return project.start(*all_words) if start else project(*all_words)
 
     run.folder = folder  # type: ignore[attr-defined]
     return run
 
 
 @pytest.mark.real
-def test_good_and_bad_hosts_together(desk: Any, tmp_path: Path) -> None:
+def test_interrupted_then_good_and_bad_hosts_together(desk: Any, tmp_path: Path) -> None:
+    slow = tmp_path / "failing" / "bnbenv.slow"
+    slow.touch()
+    process = desk("--json", "--limit", "done,failing", start=True)
+    for line in process.stderr:
+        if line.startswith("failing: installing"):
+            process.send_signal(signal.SIGINT)
+            break
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    document = json.loads(out)
+    assert faults(document) == []
+    assert {row["host"]: row["state"] for row in document["hosts"]} == {"done": "in-sync", "failing": "interrupted"}
+    assert json.loads(Path(document["journal"]).read_text())["ended"] == "interrupted"
+
+    slow.unlink()
     page = tmp_path / "report.html"
     ended = desk("--json", "--html", str(page))
     assert ended.code == 5, ended
@@ -92,3 +113,51 @@ def test_good_and_bad_hosts_together(desk: Any, tmp_path: Path) -> None:
     dry = desk("--limit", "done,failing", "--dry-run", "--json")
     assert dry.code == 3 and faults(dry.document) == []
     assert [row["state"] for row in dry.document["hosts"]] == ["in-sync", "would-change"]
+
+
+def test_one_lock_for_hosts_that_nothing_fits_all_of(empty: Any, tmp_path: Path) -> None:
+    """Nothing is made or changed, and who stands in the way is named."""
+    rows = [f"[all:vars]\nansible_connection=local\nansible_python_interpreter={sys.executable}", "[lab]"]
+    for host, facts in (
+        ("old", "470.256.02__k40m-sm35"),
+        ("new-1", "580.65.06__h200-sm90"),
+        ("new-2", "580.65.06__h200-sm90"),
+    ):
+        program = tmp_path / host / "bnbenv"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nBNBENV_FACTS={HOSTS}/linux-x86_64__{facts}/facts.json exec {REAL} "$@"\n')
+        program.chmod(0o755)
+        rows.append(f"{host} bnbenv_project={tmp_path / host} bnbenv_executable={program}")
+    (empty.root / "hosts.ini").write_text("\n".join(rows) + "\n")
+    (empty.root / "bnbenv.toml").write_text("[envs.bnb]\n")
+    ended = empty("fleet", "sync", "-i", "hosts.ini", "--one-lock")
+    assert (ended.code, ended.stdout) == (4, ""), ended
+    assert "1 of them stands in the way (old)" in ended.stderr
+    assert "next: See what each of them would need: bnbenv fleet plan --one-lock" in ended.stderr
+    assert not (empty.root / ".bnbenv" / "fleet" / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--batch", "0%"), '--batch: expected a number from 1 on, or 1% to 100%, found "0%"'),
+        (("--content", "shared"), '--content: expected copy, shared:DIR or http[:ADDRESS], found "shared"'),
+        (("--html", "."), "is no file that can be written"),
+        (("-i", "none.ini"), "none.ini"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_read_is_said_before_any_host_is_asked(words: tuple[str, ...], says: str, empty: Any) -> None:
+    ended = empty("fleet", "sync", *words)
+    assert (ended.code, ended.stdout) == (2, ""), ended
+    assert says in ended.stderr
+
+
+def test_a_second_desk_at_the_same_project(empty: Any) -> None:
+    folder = empty.root / ".bnbenv" / "fleet" / "rollouts"
+    folder.mkdir(parents=True)
+    (empty.root / "bnbenv.toml").write_text("[envs.bnb]\n")
+    with hold(folder, "it", 0, empty.environ, print):
+        ended = empty("fleet", "sync", "-i", "a,", "--json")
+    assert ended.code == 8, ended
+    assert ended.document["error"]["message"].startswith("another bnbenv is at work on the hosts of ")

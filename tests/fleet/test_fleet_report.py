@@ -166,7 +166,7 @@ def every_part(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
 @pytest.mark.parametrize("wrong", [None, 7, "text", [], {}, [7], {"a": 1}])
 def test_whatever_is_missing_or_of_another_kind_the_rest_is_shown(wrong: Any) -> None:
     check = json.loads((SCREENS / "fleet-check-apart.json").read_text())
-    for given, path in ((given, path) for given in (PLAN, check) for path in every_part(given)):
+    for given, path in ((one, path) for one in (PLAN, check) for path in every_part(one)):
         document = json.loads(json.dumps(given))
         inner = document
         for key in path[:-1]:

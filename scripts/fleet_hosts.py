@@ -36,7 +36,8 @@ HOME = "/home/desk"  # of root on a host
 OWN = "/run/fleet"  # sshd's files there
 RANGE = ipaddress.ip_network("198.18.0.0/15")  # for tests of networks (RFC 2544): nobody's address
 PROGRAMS = ("ip", "sshd", "ssh", "ssh-keygen", "unshare", "nsenter", "setpriv", "mount", "chroot")
-PATIENCE = 20.0  # seconds until a host answers
+PATIENCE = 60.0  # seconds until a host answers
+letters = iter("abcdefghijklmnopqrstuvwxy")  # of the fleets of one process
 
 # What a host's first process does. $1: its folder, $2: its name, $3: yes where sshd is to run, $4: a root of its own.
 FIRST = """\
@@ -199,7 +200,7 @@ def missing() -> str:
     probe = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "true"]
     if subprocess.run(probe, capture_output=True, check=False).returncode != 0:
         return "the kernel lets nobody make namespaces here"
-    name = f"bf{os.getpid()}"
+    name = f"bf{os.getpid()}z"
     if subprocess.run(["ip", "link", "add", name, "type", "bridge"], capture_output=True, check=False).returncode != 0:
         return "no network bridge can be made here"
     _done("ip", "link", "del", name)
@@ -224,7 +225,7 @@ def fleet(
     if bytecode is not None:
         bytecode.mkdir(exist_ok=True)
     _done("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
-    bridge = f"bf{os.getpid()}"
+    bridge = f"bf{os.getpid()}{next(letters)}"
     hosts: dict[str, Host] = {}
     try:
         network = _network(bridge, len(wanted))
@@ -249,7 +250,7 @@ def fleet(
 def sweep() -> None:
     """Delete the bridges of processes that are gone."""
     listed = subprocess.run(["ip", "-o", "link", "show", "type", "bridge"], capture_output=True, text=True, check=False)
-    for name, pid in re.findall(r"^\d+: (bf(\d+)):", listed.stdout, re.MULTILINE):
+    for name, pid in re.findall(r"^\d+: (bf(\d+)[a-z]):", listed.stdout, re.MULTILINE):
         if not Path("/proc", pid).exists():
             subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -235,10 +236,34 @@ def desk(
             shutil.copy(_nvml_libraries["new"], made.hosts[name].home / "nvml" / "libnvidia-ml.so.1")
             has_processes(made.hosts[name])
         desk_project(base / "desk", synced, torch_wheel)
-        own = {"BNBENV_HOME": str(base / "user"), "ANSIBLE_HOME": str(base / "ansible")}
-        foreign = ("ANSIBLE", "BNBENV_FACTS", "SSH_")
-        inherited = {name: value for name, value in tool_environ.items() if not name.startswith(foreign)}
-        yield Desk(base / "desk", {**inherited, **own}, made)
+        yield Desk(base / "desk", desk_environ(base, tool_environ), made)
+
+
+def desk_environ(base: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment at the desk, with nothing of this machine's users of Ansible."""
+    foreign = ("ANSIBLE", "BNBENV_FACTS", "SSH_")
+    kept = {name: value for name, value in inherited.items() if not name.startswith(foreign)}
+    return {**kept, "BNBENV_HOME": str(base / "user"), "ANSIBLE_HOME": str(base / "ansible")}
+
+
+@pytest.fixture(scope="session")
+def bare_desk(
+    fleet_hosts: ModuleType, base: Path, desk: Desk, plain_facts: dict[str, Any], tool_environ: dict[str, str]
+) -> Iterator[Desk]:
+    """The same desk, and two clean Debians that have a Python and nothing else; by their facts H200, as gpu1."""
+    archive = ROOT / ".test-env/debian.tar"
+    if not archive.exists() or platform.machine() != "x86_64":
+        pytest.skip("no clean Debian is here (scripts/test.sh makes one where it is root and has mmdebstrap)")
+    system = base / "debian"
+    system.mkdir()
+    subprocess.run(["tar", "-xf", archive, "-C", system], check=True, timeout=120)
+    facts = (desk.hosts["gpu1"].home / "facts.json").read_text()
+    environ = {"BNBENV_FACTS": "/root/facts.json"}
+    wanted = [fleet_hosts.Wanted(name, environ, system) for name in ("bare1", "bare2")]
+    with fleet_hosts.fleet(base / "bare-hosts", wanted) as made:
+        for host in made.hosts.values():
+            (host.home / "facts.json").write_text(facts)
+        yield Desk(desk.root, desk.environ, made)
 
 
 def has_processes(host: Any, process: str = "") -> None:
@@ -254,3 +279,11 @@ def wrong_kernels(synced: Any, folder: Path) -> None:
     shutil.copytree(found, folder / "bitsandbytes", ignore=shutil.ignore_patterns("libbitsandbytes_[!c]*", "*_cuda1*"))
     with (folder / "bitsandbytes" / "_ops.py").open("a") as stream:
         stream.write(WRONG)
+
+
+@pytest.fixture(scope="session")
+def collections(desk: Desk) -> dict[str, str]:
+    """Where Ansible finds the collection, as users tell it."""
+    words = [sys.executable, "-m", "bnbenv", "fleet", "collection", "--json"]
+    ended = subprocess.run(words, cwd=desk.root, env=desk.environ, capture_output=True, timeout=60, check=True)
+    return {"ANSIBLE_COLLECTIONS_PATH": json.loads(ended.stdout)["path"]}

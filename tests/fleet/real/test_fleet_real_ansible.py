@@ -66,14 +66,6 @@ def bundle(desk: Any) -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def collections(desk: Any) -> dict[str, str]:
-    """Where Ansible finds the collection, as users tell it."""
-    words = [sys.executable, "-m", "bnbenv", "fleet", "collection", "--json"]
-    ended = subprocess.run(words, cwd=desk.root, env=desk.environ, capture_output=True, timeout=60, check=True)
-    return {"ANSIBLE_COLLECTIONS_PATH": json.loads(ended.stdout)["path"]}
-
-
 def test_a_playbook_of_ones_own(desk: Any, bundle: Path, collections: dict[str, str], generation: Any) -> None:
     (desk.root / "own.yml").write_text(PLAY)
     words = ("ansible-playbook", "own.yml", "-e", f"bundle={bundle}")

@@ -62,4 +62,4 @@ def test_after_a_kill_nothing_of_them_is_left(fleet_hosts: ModuleType, tmp_path:
         assert time.monotonic() < until, theirs()
         time.sleep(0.05)
     fleet_hosts.sweep()
-    assert not Path("/sys/class/net", f"bf{process.pid}").exists()
+    assert not Path("/sys/class/net", f"bf{process.pid}a").exists()

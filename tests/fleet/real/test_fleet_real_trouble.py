@@ -106,7 +106,7 @@ LIES = {
     "gpu2": """echo '{"schema": "bnbenv.fleet-host/9"}'""",
     "old": """echo '{"schema": "bnbenv.fleet-host/1", "bnbenv": "0.1.0", "project": "/x", "facts": {}}'""",
     "cpu1": "head -c 40000000 /dev/zero | tr '\\0' '['",
-    "cpu2": """printf '{"schema": "bnbenv.fleet-host/1", "error": {"code": "x", "message": "\\\\u001b[2J\\\\nPWNED"}}'""",
+    "cpu2": """printf '{"schema": "bnbenv.fleet-host/1", "error": {"code": "x", "message": "\\\\u001b[2Jx"}}'""",
 }
 
 

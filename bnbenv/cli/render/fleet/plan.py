@@ -62,7 +62,7 @@ def _first(document: dict[str, Any]) -> list[str]:
     elif good:
         lines += wrap(f"in sync: {len(good)} of {_many(total)}, {_kinds(len(kinds) - len(refused))}")
     elif not refused:
-        lines.append(f"nothing can be planned: none of {_many(total)} can be judged")
+        lines.append(f"nothing can be planned: {_many(total)}, and none of them can be judged")
     if document["left_out"] and good:
         codes = Counter(one["code"] for one in document["left_out"])
         counted = ", ".join(f"{count} {code}" for code, count in codes.most_common())
@@ -123,11 +123,11 @@ def _reasons(gets: dict[str, Any], before: str, indent: str = "  ") -> list[str]
 def _one_lock(found: dict[str, Any], total: int, refused: set[str]) -> list[str]:
     """``refused`` are the ids of the kinds that nothing fits."""
     if found["fits_all"]:
-        return ["one combination fits all of them", *_pins(found["pins"])]
+        return ["one combination fits all that can be judged", *_pins(found["pins"])]
     if not found["pins"]:
-        return wrap("no combination fits all of them: none fits any kind of host")
+        return wrap("no combination fits all: none fits any kind of host")
     who = f"in its way: {len(found['hosts'])} of {_many(total)}"
-    lines = [*wrap(f"no combination fits all of them; {who}"), "without these hosts it is:", *_pins(found["pins"])]
+    lines = [*wrap(f"no combination fits all; {who}"), "without these hosts it is:", *_pins(found["pins"])]
     for kind in found["in_the_way"]:
         lines += wrap(f"in its way: {kind['title']}: {_many(len(kind['hosts']))}")
         lines += wrap(named(kind["hosts"]), "  ", "")

@@ -56,7 +56,7 @@ def make_contents(
             else:
                 found[class_id] = _content(home, class_id, locks, made)
         if bundles:
-            _clear(home, setting)
+            clear(home, setting.progress.say)
     return {plan.kind.id: found[plan.kind.id] for plan in plans if plan.kind.id in found}
 
 
@@ -121,10 +121,3 @@ def _bundle(home: Home, key: str, group: Group) -> Kept:
         assert manifest.sha256 is not None and manifest.size is not None
         progress.say(f"its bundle takes {shown_size(manifest.size)}")
         return keep_bundle(home, key, new, manifest.sha256)
-
-
-def _clear(home: Home, setting: Setting) -> None:
-    count, freed = clear(home)
-    if count:
-        what = f"{count} bundles" if count > 1 else "a bundle"
-        setting.progress.say(f"deleted {what} that no class has any more: {shown_size(freed)}")

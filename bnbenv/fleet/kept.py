@@ -27,6 +27,7 @@ from bnbenv.envs.project import Project
 from bnbenv.envs.record import digest
 from bnbenv.errors import Failed
 from bnbenv.paths import write_atomically
+from bnbenv.progress import shown_size
 
 WAIT = 5.0  # seconds for another bnbenv that is at work on the same bundles
 FORGET = 60 * 86400.0  # seconds after which the locks and the bundle of a class that no host is in any more are deleted
@@ -114,9 +115,15 @@ def read_locks(home: Home, class_id: str, say: Say) -> dict[str, str]:
     return found
 
 
-def lock_digests(home: Home, class_id: str) -> dict[str, str]:
-    """The sha256 of a class's locks, by environment, as their names have it. Nothing is written."""
-    return {env: sha256 for _, env, sha256 in _lock_files(home.of(class_id))}
+def peek_locks(home: Home, class_id: str) -> dict[str, str]:
+    """As ``read_locks``, for those who do not hold the folder: nothing is told or deleted."""
+    found: dict[str, str] = {}
+    for path, env, sha256 in _lock_files(home.of(class_id)):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            data = path.read_bytes()
+            if digest(data) == sha256:
+                found[env] = data.decode()
+    return found
 
 
 def all_locks(home: Home, say: Say) -> list[tuple[str, str]]:
@@ -154,15 +161,15 @@ def find_bundle(home: Home, key: str, say: Say) -> tuple[Path, Kept] | None:
     row = home.bundles / f"{key}.json"
     try:
         kept = msgspec.json.decode(row.read_bytes(), type=Kept)
-        path = home.bundles / f"{kept.sha256}.tar"
         if not re.fullmatch(r"[0-9a-f]{64}", kept.sha256):
             return None
+        path = home.bundles / f"{kept.sha256}.tar"
         found = path.stat()
         if (found.st_size, _stamp(found)) == (kept.size, kept.stamp):
             return path, kept
         with path.open("rb") as stream:
             whole = found.st_size == kept.size and file_sha256(stream) == kept.sha256
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     if not whole:
         say(f"the bundle {path.name[:12]} was damaged or changed: it is made anew")
@@ -198,8 +205,8 @@ def use(home: Home, class_id: str, key: str) -> None:
     write_atomically(note, key)
 
 
-def clear(home: Home) -> tuple[int, int]:
-    """Delete the bundles that no class has any more; returns how many they were, and their bytes.
+def clear(home: Home, say: Say) -> None:
+    """Delete the bundles that no class has any more, and tell how much that was.
 
     Of a class that no host was in for ``FORGET`` seconds the locks go as well.
     """
@@ -216,7 +223,7 @@ def clear(home: Home) -> tuple[int, int]:
     held = set()
     for row in home.bundles.glob("*.json"):
         if row.stem in keys:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
                 held.add(msgspec.json.decode(row.read_bytes(), type=Kept).sha256)
         else:
             row.unlink(missing_ok=True)
@@ -227,7 +234,9 @@ def clear(home: Home) -> tuple[int, int]:
             size = path.stat().st_size
             path.unlink()
             freed += size
-    return len(gone), freed
+    if gone:
+        what = f"{len(gone)} bundles" if len(gone) > 1 else "a bundle"
+        say(f"deleted {what} that no class has any more: {shown_size(freed)}")
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -79,6 +79,9 @@ class Locker:
                 found[plan.kind.id] = self._class(plan)
             except BnbenvError as error:
                 found[plan.kind.id] = error
+            except OSError as error:
+                because = f"its lock cannot be made ({(error.strerror or type(error).__name__).lower()})"
+                found[plan.kind.id] = Failed("no-lock", because, "Free some space, then run it again.")
         return found
 
     def _class(self, plan: ClassPlan) -> ClassLocks:
@@ -103,6 +106,8 @@ class Locker:
     ) -> tuple[Locked, Files]:
         held = self._projects_own(own, env, answer)
         if held is not None:
+            if kept.get(env) != held[0].text:  # it stays that of the class when people move theirs away
+                keep_lock(self.home, class_id, env, held[0].text)
             return held
         if env in kept:
             held, why = self._held(own, env, kept[env], answer)

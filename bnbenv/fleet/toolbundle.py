@@ -41,7 +41,7 @@ def tool_bundle(setting: Setting, machines: Sequence[str] = MACHINES, pythons: S
         kept = known[1] if known is not None else _make(setting, home, key, machines, pythons)
         with writing(home.locks):
             use(home, _CLASS, key)
-        clear(home)
+        clear(home, setting.progress.say)
     return Content(_CLASS, str(home.bundles / f"{kept.sha256}.tar"), kept.sha256, kept.size, {})
 
 

@@ -446,7 +446,7 @@ def test_a_full_disk_leaves_all_as_it_was(desk: Any, host: Host, tmp_path: Path)
 
 @pytest.mark.real
 def test_of_two_environments_one_that_fails_its_kernels_leaves_both(project: Any) -> None:
-    """The real torch passes, and what only reads as one fails; then without that one."""
+    """The real torch passes, and what only reads as one fails after it."""
     wheels = project.root / "wheels"
     wheel(wheels, "tiny", "1.0", "py3-none-any", {"tiny.py": b""})
     wheel(wheels, *FAKE_TORCH)
@@ -460,9 +460,3 @@ def test_of_two_environments_one_that_fails_its_kernels_leaves_both(project: Any
     assert [row["generation"] for row in ended.document["environments"]] == [1]
     assert project.listing().keys() == before.keys()
     assert project.drift() == {}
-    (project.root / "new.toml").write_text(f"{text}{sources}")
-    ended = project("fleet", "apply", "--config", "new.toml", "--expect", "{}", "--json")
-    assert (ended.code, ended.document["state"], ended.document["because"]) == (0, "changed", ""), ended
-    (row,) = ended.document["environments"]
-    assert (row["verified"], row["generation"], row["backend"]) == (True, 2, "cpu")
-    assert (project.root / "bnbenv.toml").read_text() == f"{text}{sources}"

@@ -48,7 +48,7 @@ def environment(row: dict[str, Any]) -> list[str]:
         held = ", ".join(f"{name} {version}" for name, version in row["holds"].items())
         verified = "verified here" if row["verified"] else "not verified here"
         lock = f", lock {row['lock'][:12]}" if row["lock"] else ""
-        lines = wrap(f"{row['env']}: generation {row['generation']}: {held or 'unknown'}, {verified}{lock}")
+        lines = wrap(f"{row['env']} {row['generation']}: {held or 'unknown'}, {verified}{lock}")
     return lines + [line for reason in row["reasons"] for line in wrap(reason["because"], "  ")]
 
 

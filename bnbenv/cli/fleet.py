@@ -23,13 +23,18 @@ _CONNECTION: tuple[tuple[tuple[str, ...], str | None, str], ...] = (
     (("--ssh-extra-args",), "ARGS", "more words for ssh alone"),
     (("--scp-extra-args",), "ARGS", "more words for scp alone"),
     (("--sftp-extra-args",), "ARGS", "more words for sftp alone"),
-    (("--connection-password-file",), "FILE", "a file with the password for ssh"),
     (("-b", "--become"), None, "work there as another user (root unless named)"),
     (("--become-user",), "NAME", "as which one"),
     (("--become-method",), "METHOD", "by which program: sudo, su, doas, ..."),
-    (("--become-password-file",), "FILE", "a file with the password for --become"),
-    (("--vault-password-file",), "FILE", "a file, or program, with the vault's password"),
     (("-e", "--extra-vars"), "VARS", "variables: key=value, JSON, or @FILE"),
+)
+
+
+# Of each password: the option that asks for it, the one for a file with it, and what it is for.
+_PASSWORDS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("-k", "--ask-pass"), "--connection-password-file", "for ssh"),
+    (("-K", "--ask-become-pass"), "--become-password-file", "for --become"),
+    (("-J", "--ask-vault-pass"), "--vault-password-file", "of the vault"),
 )
 
 
@@ -39,15 +44,17 @@ def add_ansible(parser: argparse.ArgumentParser) -> None:
     where = "inventory: a file, a folder, a script, or host1,host2, (may be repeated; default: ansible.cfg's)"
     group.add_argument("-i", "--inventory", metavar="INVENTORY", action="append", default=[], help=where)
     group.add_argument("-l", "--limit", metavar="PATTERN", help="only these hosts or groups of it")
-    group.add_argument("-f", "--forks", metavar="N", type=positive_number, help="hosts at a time (default: 25)")
+    forks = "hosts at a time (default: ansible.cfg's, else 25)"
+    group.add_argument("-f", "--forks", metavar="N", type=positive_number, help=forks)
     for names, value, what in _CONNECTION:
         if value is None:
             group.add_argument(*names, action="store_true", help=what)
         else:
             group.add_argument(*names, metavar=value, action="append", default=[], help=what)
-    group.add_argument("-k", "--ask-pass", action="store_true", help="ask for the password for ssh, once")
-    group.add_argument("-K", "--ask-become-pass", action="store_true", help="ask for the one for --become, once")
-    group.add_argument("-J", "--ask-vault-pass", action="store_true", help="ask for the one of the vault, once")
+    for names, file, what in _PASSWORDS:
+        either = group.add_mutually_exclusive_group()
+        either.add_argument(*names, action="store_true", help=f"ask for the password {what}, once")
+        either.add_argument(file, metavar="FILE", action="append", default=[], help=f"a file with the password {what}")
     group.add_argument("--vault-id", metavar="ID", action="append", default=[], help="such as prod@FILE or prod@prompt")
     at = "the project's folder on the hosts (default: ~/bnbenv; bnbenv_project in the inventory wins)"
     group.add_argument("--at", metavar="DIR", default="~/bnbenv", help=at)
@@ -67,6 +74,8 @@ def engine_of(args: argparse.Namespace, ctx: Context) -> AnsibleEngine:
             words += [names[-1]] if given else []
         else:
             words += [f"{names[-1]}={one}" for one in given]
+    for _, file, _ in _PASSWORDS:
+        words += [f"{file}={one}" for one in getattr(args, file[2:].replace("-", "_"))]
     asked = {kind for kind, (option, *_) in PASSWORDS.items() if getattr(args, option[2:].replace("-", "_"))}
     options = Options(
         tuple(args.inventory),

@@ -36,7 +36,8 @@ def decode_answer(document: object, file: str) -> HostAnswer:
 def decode_applied(document: object, file: str) -> Applied:
     """What ``bnbenv fleet apply`` printed. Raises InputError with the path of what is missing or wrong."""
     applied = convert(_checked(document, APPLY_SCHEMA, file), Applied, file)
-    _check_envs((*applied.before, *applied.environments), file)
+    _check_envs(applied.before, file, "before")
+    _check_envs(applied.environments, file)
     return applied
 
 
@@ -82,11 +83,11 @@ def _checked(document: object, schema: str, file: str) -> dict[str, Any]:
     return clean
 
 
-def _check_envs(environments: tuple[HostEnv, ...], file: str) -> None:
+def _check_envs(environments: tuple[HostEnv, ...], file: str, called: str = "environments") -> None:
     if len(environments) > MOST_ENVS:
-        raise InputError(file, "environments", f"expected at most {MOST_ENVS}")
+        raise InputError(file, called, f"expected at most {MOST_ENVS}")
     for number, one in enumerate(environments):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", one.env):
-            raise InputError(file, f"environments[{number}].env", f'no name of an environment: "{shown(one.env)}"')
+            raise InputError(file, f"{called}[{number}].env", f'no name of an environment: "{shown(one.env)}"')
         if one.lock is not None and not re.fullmatch("[0-9a-f]{64}", one.lock):
-            raise InputError(file, f"environments[{number}].lock", f'expected a sha256, found "{shown(one.lock)}"')
+            raise InputError(file, f"{called}[{number}].lock", f'expected a sha256, found "{shown(one.lock)}"')

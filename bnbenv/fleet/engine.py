@@ -160,7 +160,8 @@ class AnsibleEngine:
         """Where Ansible's programs are, what it is set to, and the passwords; looked for and asked for once."""
         if self._known is None:
             programs = find_programs(self._environ)
-            done = self._run([str(programs / "ansible-config"), "dump", "--only-changed", "--format", "json"], 60.0, {})
+            dump = [str(programs / "ansible-config"), "dump", "--only-changed", "--format", "json"]
+            done = self._run(dump, 60.0, {"ANSIBLE_VERBOSITY": "0"})  # else it says more than the document
             try:
                 config = read_config(json.loads(done.stdout))
             except ValueError:

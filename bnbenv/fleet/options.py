@@ -89,7 +89,8 @@ def to_ask(options: Options, config: Config) -> dict[str, str]:
     """The passwords to ask for, each with its prompt. Those of vault identities are called ``vault-id NAME``."""
     found = {}
     for kind, (_, given, setting, prompt) in PASSWORDS.items():
-        if kind in options.asked or (config.settings.get(setting) is True and given not in options.words):
+        by_file = any(word.startswith(f"{given}=") for word in options.words)
+        if kind in options.asked or (config.settings.get(setting) is True and not by_file):
             found[kind] = prompt
     for one in (*options.vault_ids, *config.lists("DEFAULT_VAULT_IDENTITY_LIST")):
         name, at, source = one.partition("@")

@@ -24,7 +24,7 @@ _TROUBLE = frozenset({"unreachable", "failed", "no-bnbenv", "bad-answer", "unkno
 def document(
     planned: Planned, reports: Sequence[HostReport], project: str, asked: bool, locks: Mapping[str, Locks]
 ) -> dict[str, Any]:
-    """Everything that is to be said of a plan; each host is in it once. ``locks`` are those that the desk keeps, by
+    """Everything that is to be said of a plan; each host is in it once. ``locks`` are those that are used again, by
     class id."""
     answers = {report.name: report.answer for report in reports if report.answer is not None}
 

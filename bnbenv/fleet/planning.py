@@ -80,6 +80,17 @@ def holds(choice: Choice, env: HostEnv) -> bool:
     return env.in_sync and all(same(name, version) for name, version in wanted.items())
 
 
+def same_versions(one: Solution, other: Solution) -> bool:
+    """Whether two solutions are one combination; of a bitsandbytes that is compiled the release counts."""
+
+    def versions(solution: Solution) -> tuple[str, str, dict[str, str]]:
+        choice = solution.choice
+        own = {name: text.partition("+")[0] if choice.compiled else text for name, text in choice.versions.items()}
+        return choice.python, choice.torch.version, own
+
+    return versions(one) == versions(other)
+
+
 def standing(plan: ClassPlan, environments: Iterable[HostEnv], locks: Locks = {}) -> str:  # noqa: B006 - not changed
     """How a host of a class stands: ``in-sync``, ``change`` (it has something else), or ``none`` (it has nothing).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -104,3 +105,35 @@ def test_a_name_obeys_no_terminal(bnbenv: Any, tmp_path: Path) -> None:
     assert "\x1b" not in ran.out and "\\x1b[2Jcard" in ran.out
     assert "left out, bad-answer: line 2" in ran.out
     assert max(map(len, ran.out.splitlines())) <= 80
+
+
+@pytest.mark.real
+def test_a_lock_that_holds_is_what_they_get(project: Any, faults: Callable[[Any], list[str]], tmp_path: Path) -> None:
+    """As a rollout would, though the matrix knows a newer torch: nothing changes by the mere passing of time."""
+    facts = decode_facts(json.dumps(project.done("facts")), "facts")
+    text = (project.root / "pylock.bnb.toml").read_bytes()
+    ours = hashlib.sha256(text).hexdigest()
+    holds = {"torch": "2.13.0+cpu", "bitsandbytes": "0.50.2"}
+    lines = [
+        encode_report(
+            HostReport(name, "ok", HostAnswer("1", "/x", facts, (HostEnv("bnb", True, 1, lock, True, "cpu", holds),)))
+        )
+        for name, lock in [("same", ours), ("other", "ab" * 32)]
+    ]
+    (tmp_path / "fleet.jsonl").write_text("\n".join(lines))
+    words = ("fleet", "plan", "--shipped", "--json", "--facts", str(tmp_path / "fleet.jsonl"))
+    ended = project(*words)
+    assert (ended.code, faults(ended.document)) == (3, [])
+    (kind,) = ended.document["classes"]
+    assert {host["host"]: host["state"] for host in kind["hosts"]} == {"same": "in-sync", "other": "change"}
+    (gets,) = kind["gets"]
+    assert gets["choice"]["torch"]["version"] == "2.13.0+cpu"
+    assert any("the lock that is there holds" in note and "2.15" in note for note in gets["notes"])
+    # So does the one that the desk keeps of this class.
+    folder = project.root / ".bnbenv" / "fleet" / "locks" / kind["id"]
+    folder.mkdir(parents=True)
+    (project.root / "pylock.bnb.toml").rename(folder / f"bnb.{ours}.toml")
+    assert project(*words).document["classes"] == ended.document["classes"]
+    # Of one combination for all the lock has these very versions, or is none.
+    one = project(*words, "--one-lock").document
+    assert one["classes"][0]["gets"][0]["choice"]["torch"]["version"] == one["one_lock"]["pins"][0]["torch"]

@@ -12,10 +12,7 @@ from bnbenv.cli.fleet import add_ansible, engine_of
 from bnbenv.cli.page_file import add_html, page_file, write_page
 
 if TYPE_CHECKING:
-    from bnbenv.envs.project import Project
-    from bnbenv.envs.wishes import Wishes
-    from bnbenv.fleet.model import HostClass, HostReport
-    from bnbenv.fleet.planning import Locks
+    from bnbenv.fleet.model import HostReport
 
 SUMMARY = """\
 Show the kinds of hosts in an inventory, what each would get, and which hosts
@@ -47,10 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
+    from dataclasses import replace
+
     from bnbenv.envs.resolve import Setting, user_matrix
     from bnbenv.envs.wishes import load_wishes
     from bnbenv.facts.model import Driver, HostFacts, Platform
     from bnbenv.fleet.asking import plan_hosts
+    from bnbenv.fleet.held import with_held
+    from bnbenv.fleet.onelock import Common
     from bnbenv.fleet.planned import document, exit_of
     from bnbenv.fleet.planning import requests_for
     from bnbenv.matrix.load import load_matrix
@@ -64,7 +65,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     nobody = HostFacts(Platform("", ""), Driver("absent"), ())  # the desk itself is not asked about
     setting = Setting(project, wishes, nobody, matrix, ctx.environ, ctx.runner, None, ctx.progress)
     planned = plan_hosts(setting, reports, requests, ask=not args.shipped, one=args.one_lock)
-    found = document(planned, reports, str(project.root), not args.shipped, _kept(project, wishes, planned.classes))
+    narrowed = planned.requests if isinstance(planned.one, Common) else None
+    held = with_held(replace(setting, matrix=planned.matrix), planned.plans, narrowed)
+    planned = replace(planned, plans=held.plans)
+    found = document(planned, reports, str(project.root), not args.shipped, held.locks)
     if page is not None:
         write_page(page, found, ctx)
     again = shlex.join(word for one in args.inventory for word in ("-i", one)) or ("-i INVENTORY" if args.facts else "")
@@ -97,19 +101,3 @@ def _reports(args: argparse.Namespace, ctx: Context) -> tuple[tuple[HostReport, 
     lacking = (because, "Record it with: bnbenv fleet facts")
     reports = (by_name.get(host) or HostReport(host, "failed", None, *lacking) for host in hosts)
     return tuple(reports), tuple(name for name in by_name if name not in set(hosts))
-
-
-def _kept(project: Project, wishes: Wishes, classes: tuple[HostClass, ...]) -> dict[str, Locks]:
-    """The locks that the desk keeps of each class, and with them the project's own, which any class may have."""
-    from bnbenv.envs.record import file_digest
-    from bnbenv.fleet.kept import home_of, lock_digests
-
-    home = home_of(project)
-    own = {env: file_digest(project.lock(env)) for env in wishes.envs}
-    return {
-        kind.id: {
-            env: frozenset(one for one in (digest, own.get(env)) if one)
-            for env, digest in lock_digests(home, kind.id).items()
-        }
-        for kind in classes
-    }

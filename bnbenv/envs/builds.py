@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,10 @@ def survey_builds(
     Raises UsageError for a source that is none.
     """
     facts, request = setting.ahead(request)
-    if facts.platform.machine != platform.machine():  # recorded facts
-        because = f"this machine is {platform.machine()}, and what it compiles does not run on {facts.platform.machine}"
+    here = ({"win32": "windows", "darwin": "macos"}.get(sys.platform, "linux"), platform.machine())
+    there = (facts.platform.os, facts.platform.machine)
+    if there != here:  # another machine's facts
+        because = f"this machine is {' on '.join(here)}, and what it compiles does not run on {' on '.join(there)}"
         return Buildable({}, frozenset(), because), None
     ports = ports_of(setting, sources)
     situation = situate(facts, setting.matrix, request, found, managed=True)
@@ -144,7 +147,7 @@ def source_of(setting: Setting) -> str | None:
 
 def toolkits_of(setting: Setting) -> tuple[CudaToolkit, ...]:
     """The CUDA toolkits of this machine, which compiles, whatever machine the facts were recorded on."""
-    if not setting.environ.get("BNBENV_FACTS"):
+    if not setting.elsewhere and not setting.environ.get("BNBENV_FACTS"):
         return setting.facts.toolkits
     from bnbenv.facts.toolkits import find_toolkits
 

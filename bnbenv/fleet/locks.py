@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import msgspec
-
 from bnbenv.bundle.gather import files_for, refuse_kept
 from bnbenv.envs.builds import build_for
 from bnbenv.envs.lockfile import Locked, LockedFile, read_lock
@@ -22,13 +20,11 @@ from bnbenv.envs.resolve import Setting, chosen_torch, decide, make_lock
 from bnbenv.envs.survey import Surveyed, survey
 from bnbenv.envs.sync import judge_lock, usable_lock
 from bnbenv.errors import BnbenvError, Failed, InputError, NoCombination
-from bnbenv.facts.host import HostPort, read_platform
-from bnbenv.facts.model import Platform, Toolkit
+from bnbenv.facts.model import Platform
 from bnbenv.fleet.kept import Home, all_locks, keep_lock, read_locks
 from bnbenv.fleet.model import ClassPlan
 from bnbenv.matrix.drivers import number
-from bnbenv.paths import Sysroot
-from bnbenv.progress import About
+from bnbenv.progress import Progress
 from bnbenv.solve.model import Choice, Request, Solution
 from bnbenv.solve.versions import public
 
@@ -56,6 +52,27 @@ class ClassLocks:
         return {env: locked.decision.solution.choice for env, locked in self.locks.items()}
 
 
+@dataclass(frozen=True)
+class Under:
+    """Tells of one class among several: lines of its own below its title. ``heading`` holds the title that was told."""
+
+    progress: Progress
+    title: str
+    heading: list[str]
+
+    def say(self, line: str) -> None:
+        if self.heading != [self.title]:
+            self.progress.say(f"{self.title}:")
+            self.heading[:] = [self.title]
+        self.progress.say(f"  {line}")
+
+    def detail(self, line: str) -> None:
+        self.progress.detail(f"  {line}")
+
+    def at(self, text: str) -> None:
+        self.progress.at(text)
+
+
 @dataclass
 class Locker:
     """Makes and finds the locks of classes. The caller holds ``home``.
@@ -69,6 +86,7 @@ class Locker:
     requests: Mapping[str, Request] | None = None
     fresh: bool = False
     _surveyed: dict[tuple[str, str, str], Surveyed] = field(default_factory=dict)
+    _heading: list[str] = field(default_factory=list)
     _made: list[tuple[str, str]] = field(default_factory=list)  # environment and text of the locks of this run
 
     def settle(self, plans: Iterable[ClassPlan]) -> dict[str, ClassLocks | BnbenvError]:
@@ -89,7 +107,7 @@ class Locker:
             self.setting,
             facts=plan.kind.facts,
             elsewhere=True,
-            progress=About(self.setting.progress, plan.kind.title),
+            progress=Under(self.setting.progress, plan.kind.title, self._heading),
         )
         refuse_kept(own, plan.answers)
         kept = {} if self.fresh else read_locks(self.home, plan.kind.id, own.progress.say)
@@ -148,16 +166,14 @@ class Locker:
         request = self.requests[env] if self.requests else own.wishes.request(env, str(own.project.config))
         found, sources, knowing = self._survey(own, env)
         own = dataclasses.replace(own, matrix=knowing.matrix)
-        desk = dataclasses.replace(own, facts=msgspec.structs.replace(own.facts, toolkits=self._toolkits))
-        solution, built = decide(desk, request, found, sources), None
+        solution, built = decide(own, request, found, sources), None
         if solution.choice.compiled:
-            self._check_compiler(own, env, solution)
-            solution, built = build_for(desk, env, solution, sources, request, chosen_torch(own, found, solution))
+            solution, built = build_for(own, env, solution, sources, request, chosen_torch(own, found, solution))
         shared = self._shared(own, env, solution)
         if shared is not None:
             return shared
         own.progress.say(f"{env}: locking {describe(solution)}, Python {solution.choice.python}")
-        locked = make_lock(desk, env, solution, sources, found, None, built)
+        locked = make_lock(own, env, solution, sources, found, None, built)
         return locked, files_for(locked, own.facts.platform)
 
     def _shared(self, own: Setting, env: str, solution: Solution) -> tuple[Locked, Files] | None:
@@ -183,33 +199,6 @@ class Locker:
         if key not in self._surveyed:
             self._surveyed[key] = survey(own, family)
         return self._surveyed[key]
-
-    @cached_property
-    def _toolkits(self) -> tuple[Toolkit, ...]:
-        """Those of this machine, which compiles."""
-        from bnbenv.facts.toolkits import find_toolkits
-
-        return find_toolkits(self.setting.environ, self._sysroot, self.setting.runner)[0]
-
-    @cached_property
-    def _platform(self) -> Platform:
-        return read_platform(self.setting.environ, self._sysroot, self.setting.runner, HostPort.current())[0]
-
-    @property
-    def _sysroot(self) -> Sysroot:
-        return Sysroot.from_environment(self.setting.environ)
-
-    def _check_compiler(self, own: Setting, env: str, solution: Solution) -> None:
-        """Raises NoCombination where what is compiled at this desk does not run on the hosts."""
-        here, there = self._platform, own.facts.platform
-        if (here.os, here.machine) == (there.os, there.machine):
-            return
-        message = (
-            f"{env}: bitsandbytes {public(solution.choice.bitsandbytes.version)} has to be compiled for these hosts,"
-            f" which are {there.os} on {there.machine}; this machine is {here.os} on {here.machine}"
-        )
-        step = "Run it for them from a machine of their kind, with this bnbenv.toml and --limit."
-        raise NoCombination("cannot-build-for", message, step)
 
 
 def in_order(plans: Iterable[ClassPlan]) -> list[ClassPlan]:

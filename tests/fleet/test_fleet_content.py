@@ -23,8 +23,9 @@ import msgspec
 import pytest
 
 from bnbenv.bundle.archive import Reader
+from bnbenv.envs.builds import survey_builds
 from bnbenv.envs.project import Project
-from bnbenv.envs.resolve import Setting, user_matrix
+from bnbenv.envs.resolve import Setting, sources_of, user_matrix
 from bnbenv.envs.survey import survey
 from bnbenv.envs.wishes import load_wishes
 from bnbenv.errors import BnbenvError, Busy, Exit
@@ -33,6 +34,7 @@ from bnbenv.fleet.content import make_contents
 from bnbenv.fleet.kept import FORGET, holding
 from bnbenv.fleet.model import ClassPlan, Content, HostClass
 from bnbenv.process import SystemRunner
+from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import solve
 
@@ -46,6 +48,7 @@ H200, A10, V100 = (
     "linux-x86_64__580.65.06__rtx5090-sm120",
     "linux-x86_64__580.65.06__v100-sm70",
 )
+WINDOWS, ORIN = "windows-x86_64__581.57__rtx4090-sm89", "linux-aarch64__540.4.0__orin-sm87__jetson36.4"
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 BACKEND = """\
 import zipfile
@@ -294,6 +297,15 @@ def test_a_lock_stays_until_it_does_not_hold_or_another_is_asked_for(
         f"{changed.sha256}.tar",
         *(name for name in lab.bundles if name.endswith(".json")),
     }
+
+
+def test_a_desk_compiles_for_no_other_kind_of_machine(desk: Callable[[str], Desk]) -> None:
+    for name, there in ((WINDOWS, "windows on x86_64"), (ORIN, "linux on aarch64")):
+        setting = desk(there).setting(decode_facts((HOSTS / name / "facts.json").read_bytes(), name))
+        request = Request(build="always")
+        found, error = survey_builds(setting, sources_of(setting), request, Availability())
+        assert found.no_source == f"this machine is linux on x86_64, and what it compiles does not run on {there}"
+        assert (found.toolkits, error) == ({}, None)
 
 
 @pytest.mark.real

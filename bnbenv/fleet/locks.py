@@ -6,6 +6,7 @@ time. Classes that get the same choice share one lock where its files fit them a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Locker:
     fresh: bool = False
     _surveyed: dict[tuple[str, str, str], Surveyed] = field(default_factory=dict)
     _heading: list[str] = field(default_factory=list)
-    _made: list[tuple[str, str]] = field(default_factory=list)  # environment and text of the locks of this run
+    _made: dict[tuple[str, str], Locked] = field(default_factory=dict)  # of this run, by environment and text
 
     def settle(self, plans: Iterable[ClassPlan]) -> dict[str, ClassLocks | BnbenvError]:
         """By class id its locks, or why there are none. What was chosen anew is kept. Raises nothing of a class."""
@@ -133,7 +134,7 @@ class Locker:
                 return held
             own.progress.say(f"{env}: its lock does not hold any more: {why}")
         held = self._new(own, env)
-        self._made.append((env, held[0].text))
+        self._made[env, held[0].text] = held[0]
         keep_lock(self.home, class_id, env, held[0].text)
         return held
 
@@ -178,19 +179,22 @@ class Locker:
 
     def _shared(self, own: Setting, env: str, solution: Solution) -> tuple[Locked, Files] | None:
         """The lock of a class that holds just what is chosen for this one."""
-        others = [] if self.fresh else self._others
-        for name, text in (*self._made, *others):
-            known = read_lock(text, "") if name == env else None
-            if known is not None and _same(known, solution, own.facts.platform):
+        others = {} if self.fresh else self._others
+        for (name, text), known in (*self._made.items(), *others.items()):
+            if name == env and _same(known, solution, own.facts.platform):
                 held, _ = self._held(own, env, text, solution)
                 if held is not None:
                     return held
         return None
 
     @cached_property
-    def _others(self) -> list[tuple[str, str]]:
-        """Every lock that the desk keeps."""
-        return all_locks(self.home, self.setting.progress.say)
+    def _others(self) -> dict[tuple[str, str], Locked]:
+        """Every lock that the desk keeps and that can be read."""
+        found = {}
+        for env, text in all_locks(self.home, self.setting.progress.say):
+            with contextlib.suppress(InputError):
+                found[env, text] = read_lock(text, env)
+        return found
 
     def _survey(self, own: Setting, env: str) -> Surveyed:
         """What the sources offer for a platform: asked once, however many classes there are."""

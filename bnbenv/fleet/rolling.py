@@ -105,9 +105,10 @@ def roll(desk: Desk, options: Options) -> Rolled:
     rolled = survey(hosts, reports, tuple(plans), contents, settled, options)
     rolled = replace(rolled, bootstrapped=new)
     pending = [host for group in rolled.state.groups for host in group.hosts]
+    done = sum(one.state in DONE for one in rolled.settled.values())
     desk.progress.say(
-        f"{_many(len(hosts), 'host')}, {_many(len(plans), 'kind')}: {len(pending)} to be changed,"
-        f" {len(rolled.settled)} not"
+        f"{_many(len(hosts), 'host')}, {_many(len(plans), 'kind')}: {len(pending)} to be changed, {done} in sync,"
+        f" {len(hosts) - len(pending) - done} left out"
     )
     if options.dry_run or not pending:
         return replace(rolled, ended="done")

@@ -95,6 +95,8 @@ def carry_out(work: Work, ctx: Context) -> tuple[list[Done], dict[str, BnbenvErr
         try:
             with about(env, work.several):
                 done.append(sync_env(setting, env, work.host, work.options))
+            if together is not None:
+                setting = replace(setting, waiting={one.env: one.lock for one in together.switches})
         except BnbenvError as error:
             # What was asked for by options is of one environment, or of all alike.
             of_all = setting.config is not None or together is not None or isinstance(error, RebootRequired)

@@ -9,7 +9,7 @@ import msgspec
 from bnbenv.envs.check import InUse, Reason
 from bnbenv.envs.firststart import is_first, missing, settled
 from bnbenv.envs.generations import adopted, generation_of
-from bnbenv.envs.lockfile import Locked, normalized, read_saved_lock
+from bnbenv.envs.lockfile import Locked, normalized, read_lock, read_saved_lock
 from bnbenv.envs.lost import Loss, driver_of, find_loss, seen_in_facts
 from bnbenv.envs.project import ADOPTED
 from bnbenv.envs.record import Record, versions_in
@@ -77,7 +77,10 @@ def held_by_earlier(setting: Setting, env: str) -> dict[str, str]:
     found: dict[str, str] = {}
     names = list(setting.wishes.envs)
     for name in reversed(names[: names.index(env)]):  # the first one counts most
-        locked = read_saved_lock(setting.project.lock(name))
+        if name in setting.waiting:
+            locked: Locked | None = read_lock(setting.waiting[name], setting.project.lock(name).name)
+        else:
+            locked = read_saved_lock(setting.project.lock(name))
         if locked is not None and locked.decision.env == name:
             found |= further_packages(locked)
     return found

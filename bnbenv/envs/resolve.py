@@ -48,7 +48,8 @@ class Setting:
     ``config_before`` is the digest of the file that it was made from. ``present`` is the driver that is there, where
     the facts are as if another one were. ``elsewhere``: what is locked is for another machine, the one of the facts.
     ``supply`` is what a bundle brings: nothing is taken from anywhere else. ``kept`` is the torch that the environment
-    at hand lies on, where that is wished for.
+    at hand lies on, where that is wished for. ``waiting`` are the texts of locks, by environment, that are to take the
+    place of those in the project.
     """
 
     project: Project
@@ -64,6 +65,7 @@ class Setting:
     elsewhere: bool = False
     supply: Supply | None = None
     kept: Kept | None = None
+    waiting: Mapping[str, str] = field(default_factory=dict)
 
     def ahead(self, request: Request) -> tuple[HostFacts, Request]:
         """What to judge by: with a driver that is asked about, the host as it is and the wish for that driver."""

@@ -61,7 +61,7 @@ class HostAnswer(msgspec.Struct, frozen=True):
 
 
 AppliedState = Literal[
-    "changed",  # another generation is in use than before, and its kernels ran (or are not there to run)
+    "changed",  # another generation is in use, or the same was verified anew; its kernels ran (or could not, as said)
     "in-sync",  # there was nothing to do
     "would-change",  # only asked
     "in-use",  # left for later: processes are on its GPUs

@@ -399,6 +399,37 @@ def test_a_switch_that_fails_half_way_is_taken_back(desk: Any, host: Host) -> No
     assert host.run("check")[1]["in_sync"]
 
 
+def test_a_connection_that_is_lost_leaves_a_host_as_it_was(desk: Any, host: Host) -> None:
+    """What is started over it is told by SIGHUP, here while the second environment is made."""
+    words = desk(with_tiny("1.0", "1.0")).words
+    number = next(at for at, line in enumerate(counted(host, words), 1) if "/generations/other" in line)
+    shutil.rmtree(host.root)
+    start = [sys.executable, DRIVER, str(host.root), "stop", str(number), "fleet", "apply", *words]
+    with subprocess.Popen([*start, "--project", str(host.root)], env=host.environ, stderr=subprocess.PIPE) as process:
+        os.waitpid(process.pid, os.WUNTRACED)  # it has stopped
+        assert (host.root / ".bnbenv" / "generations" / "plain" / "1.json").exists()
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=60)
+    assert (process.returncode, host.root.exists()) == (130, False)
+
+
+def test_without_a_bundle_a_bnbenv_toml_is_solved_here(desk: Any, host: Host, tmp_path: Path) -> None:
+    wheels = desk(with_tiny("1.0")).path.parent / "wheels"
+    config = f'{with_tiny("1.0")}{TWO}requirements = ["tiny"]\n[sources]\nfind-links = ["{wheels}"]\n'
+    (tmp_path / "new.toml").write_text(config)
+    words = ("--config", str(tmp_path / "new.toml"))
+    code, done = host.apply(*words)
+    assert (code, done["state"], (host.root / "bnbenv.toml").read_text()) == (0, "changed", config), done
+    # What two environments have in common is one set of files, though both are switched to at the end.
+    assert (host.tiny(), host.tiny("other")) == ("1.0", "1.0")
+    assert host.apply(*words)[1]["state"] == "in-sync"
+    (tmp_path / "new.toml").write_text("[envs.plain]\nnonsense = 1\n")
+    code, broken = host.apply(*words)
+    assert (code, broken["state"]) == (2, "failed") and f"{tmp_path}/new.toml: envs.plain.nonsense" in broken["because"]
+    assert (host.root / "bnbenv.toml").read_text() == config
+
+
 def test_what_somebody_changed_after_a_kill_stays(desk: Any, copies: Any) -> None:
     words = desk(with_tiny("2.0", "2.0")).words
     lines = counted(copies(), words)

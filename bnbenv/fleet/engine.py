@@ -85,7 +85,7 @@ class AnsibleEngine:
         def take(event: Event) -> None:
             if event.event in ("failed", "unreachable"):
                 failures.setdefault(event.host, event)
-            elif event.event == "began" and event.task:
+            elif event.event == "began" and event.task.startswith(("Bring ", "Install into ")):
                 told(event.host, event.task[:1].lower() + event.task[1:])
             numbers.update(event.hosts)
 

@@ -101,7 +101,7 @@ class Together:
         new = None if config is None else _File(setting.config_before, config)
         journal = _Journal(tuple(_move(project, one) for one in self.switches), new)
         with postponed(), _Before(project, journal) as before:
-            write_atomically(project.switching, msgspec.json.encode(journal))
+            _write(project.switching, journal)
             try:
                 _carry_out(project, journal)
             except (BnbenvError, OSError) as error:
@@ -119,12 +119,22 @@ def finish(project: Project, say: Callable[[str], None]) -> None:
     except FileNotFoundError:
         return
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        journal = _Journal(())  # it was written in one step, so this is none of ours
+        journal = _Journal(())  # killed before it said anything
     if journal.moves:
         say(f"going on with a switch that was cut short: {', '.join(one.env for one in journal.moves)}")
     with postponed():
         _carry_out(project, journal)
         project.switching.unlink()
+
+
+def _write(path: Path, journal: _Journal) -> None:
+    """For nobody else to read: there may be a login in bnbenv.toml. What is empty says nothing yet."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    try:
+        write_atomically(path, msgspec.json.encode(journal))
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def _move(project: Project, one: Switch) -> _Move:

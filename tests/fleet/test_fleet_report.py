@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -174,3 +177,24 @@ def test_whatever_is_missing_or_of_another_kind_the_rest_is_shown(wrong: Any) ->
         inner[path[-1]] = wrong
         assert page(document).endswith("</html>\n"), path
     assert "0 hosts in 0 classes" in Seen(page({})).text
+
+
+def test_a_plan_writes_its_page_where_it_is_asked_to(tmp_path: Path, tool_environ: dict[str, str]) -> None:
+    hosts = tmp_path / "facts"
+    hosts.mkdir()
+    for name, recorded in {
+        "gpu-1": "linux-x86_64__580.65.06__h200-sm90",
+        "half": "linux-x86_64__mismatch__nogpu",
+    }.items():
+        shutil.copy(SCREENS.parent.parent / "hosts" / recorded / "facts.json", hosts / f"{name}.json")
+    words = [sys.executable, "-m", "bnbenv", "fleet", "plan", "--facts", str(hosts), "--shipped", "--html"]
+
+    def run(file: str) -> subprocess.CompletedProcess[str]:
+        command = [*words, str(tmp_path / file)]
+        return subprocess.run(command, cwd=tmp_path, env=tool_environ, capture_output=True, text=True, check=False)
+
+    assert run("plan.html").returncode == 3
+    text = Seen((tmp_path / "plan.html").read_text()).text
+    assert "To be rebooted: 1 host" in text and "gpu-1" in text
+    refused = run("nowhere/plan.html")
+    assert refused.returncode == 2 and "error: --html: " in refused.stderr

@@ -11,12 +11,14 @@ from bnbenv.envs.builds import survey_builds
 from bnbenv.envs.resolve import Setting, would_compile
 from bnbenv.envs.sources import PackageSources
 from bnbenv.envs.survey import survey
-from bnbenv.facts.model import HostFacts
+from bnbenv.facts.model import HostFacts, Toolkit
+from bnbenv.facts.toolkits import find_toolkits
 from bnbenv.fleet.classes import classify
 from bnbenv.fleet.model import ClassPlan, HostClass, HostReport, LeftOut
 from bnbenv.fleet.onelock import Common, InTheWay, one_combination, pinned
 from bnbenv.fleet.planning import Offers, Place, plan_classes
 from bnbenv.matrix.model import Matrix
+from bnbenv.paths import Sysroot
 from bnbenv.solve.model import Availability, Request
 
 
@@ -87,14 +89,19 @@ def _with_builds(
     offers: Offers,
     sources: Mapping[Place, PackageSources],
 ) -> Offers:
-    """For classes whose answer hangs on it, what the desk can compile for them."""
+    """For classes whose answer hangs on it, what the desk can compile for them, by its own toolkits."""
     own: dict[tuple[str, str], Availability] = {}
+    toolkits: tuple[Toolkit, ...] | None = None
     for plan in plans:
         for env, answer in plan.answers.items():
             platform, request = plan.kind.facts.platform, requests[env]
             place = (platform.os, platform.machine, request.family)
             if place in sources and would_compile(answer, request):
-                theirs = replace(setting, facts=plan.kind.facts, elsewhere=True)
+                if toolkits is None:
+                    sysroot = Sysroot.from_environment(setting.environ)
+                    toolkits, _ = find_toolkits(setting.environ, sysroot, setting.runner)
+                facts = msgspec.structs.replace(plan.kind.facts, toolkits=toolkits)
+                theirs = replace(setting, facts=facts, elsewhere=True)
                 found = offers.by_place[place]
                 builds, _ = survey_builds(theirs, sources[place], request, found)
                 own[plan.kind.id, env] = msgspec.structs.replace(found, builds=builds)

@@ -40,8 +40,8 @@ class Copied(NamedTuple):
 
 
 def copy_to(place: Path) -> Copied:
-    """Copy the collection below a folder, in the place of another version of it. Whatever ends it, the one that was
-    there is whole, or the new one is.
+    """Copy the collection below a folder, in the place of another version of it. It is never there in part; killed
+    between its last two steps, it is not there at all until this is run again.
 
     Raises UsageError where something else is in the way, Failed where it cannot be written.
     """
@@ -59,7 +59,8 @@ def copy_to(place: Path) -> Copied:
         _put(source, target, names)
     except OSError as error:
         where = error.filename or target
-        raise Failed("not-written", f"{where} cannot be written ({(error.strerror or str(error)).lower()})") from None
+        message = f"{where} cannot be written ({(error.strerror or str(error)).lower()})"
+        raise Failed("not-written", message, "Name another folder with --to.") from None
     return Copied(len(names), True)
 
 
@@ -84,7 +85,9 @@ def _same(source: Path, target: Path, names: list[Path]) -> bool:
 
 
 def _put(source: Path, target: Path, names: list[Path]) -> None:
-    """Beside it first, then in two renames."""
+    """Beside it first, then in two renames. What a run left that was killed is deleted."""
+    for left in target.parent.glob(f".{target.name}.*-*"):
+        shutil.rmtree(left, ignore_errors=True)
     fresh, old = (target.with_name(f".{target.name}.{word}-{os.getpid()}") for word in ("new", "old"))
     try:
         for name in names:

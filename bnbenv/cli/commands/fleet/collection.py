@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.errors import Exit
+from bnbenv.errors import Exit, UsageError
 
 SUMMARY = """\
 Print the folder in which Ansible finds the collection bnbenv.fleet, which comes
@@ -14,7 +14,7 @@ bnbenv on bare hosts. Playbooks use them without any other command of bnbenv."""
 EXAMPLE = """\
 export ANSIBLE_COLLECTIONS_PATH=$(bnbenv fleet collection)
 bnbenv fleet collection --to /srv/ansible"""
-EXITS = "0 printed or copied, 1 it cannot be written, 2 something else is in the way"
+EXITS = "0 printed or copied, 1 it cannot be written, 2 wrong usage, or something else is in the way"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,10 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     from bnbenv.fleet import collection
     from bnbenv.paths import expand
 
-    place = ctx.cwd / expand(args.to) if args.to else collection.root()
-    copied = collection.copy_to(place) if args.to else None
+    if args.to == "":
+        raise UsageError("no-folder", "--to names no folder", "Name one, or leave --to out to print where it is.")
+    place = collection.root() if args.to is None else ctx.cwd / expand(args.to)
+    copied = None if args.to is None else collection.copy_to(place)
     document = {
         "schema": "bnbenv.fleet-collection/1",
         "name": collection.NAME,

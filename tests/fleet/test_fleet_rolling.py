@@ -20,6 +20,7 @@ from bnbenv.facts.model import Driver, Gpu, HostFacts, Platform
 from bnbenv.fleet import journal
 from bnbenv.fleet.model import (
     Applied,
+    Cause,
     ClassPlan,
     Content,
     Delivery,
@@ -57,7 +58,8 @@ class Machine:
     applied: int = 0
 
     def environment(self, lock: str | None) -> tuple[HostEnv, ...]:
-        return () if lock is None else (HostEnv("bnb", True, 1, lock, verified=self.way != "recorded"),)
+        reasons = (Cause("packages", "somebody ran pip"),) if self.way == "drifted" else ()
+        return () if lock is None else (HostEnv("bnb", not reasons, 1, lock, self.way != "recorded", reasons=reasons),)
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Fleet:
 
     def _apply(self, job: Job) -> HostResult:
         machine = self.machines[job.host]
-        if machine.lock == job.content.locks["bnb"] and machine.way != "liar":
+        if machine.lock == job.content.locks["bnb"] and machine.way not in ("liar", "drifted"):
             raise AssertionError(f"{job.host} is done, and it was changed again")
         if job.expect != {"bnb": machine.lock} and machine.way != "liar":
             return HostResult(job.host, "moved", "somebody else was there")
@@ -305,6 +307,23 @@ def test_a_host_in_use_is_done_if_that_is_asked_for(tmp_path: Path) -> None:
     room = Room(fleet, tmp_path)
     assert code(room.roll()) == 3 and fleet.machines["h200_a"].lock is None
     assert code(room.roll(in_use="anyway")) == 0 and fleet.machines["h200_a"].lock == lock_of("h200")
+
+
+def test_a_class_needs_no_canary_where_a_host_has_its_lock_and_ran_its_kernels(tmp_path: Path) -> None:
+    for way, first in (("good", ["h200_b", "h200_c"]), ("recorded", ["h200_b"])):
+        fleet = fleet_of(h200_a=way, h200_b="good", h200_c="good")
+        fleet.machines["h200_a"].lock = lock_of("h200")
+        rolled = Room(fleet, tmp_path / way).roll(Policy(batch=Share(5)))
+        assert list(rolled.state.waves[0].hosts) == first
+        assert list(rolled.state.waves[0].canaries) == ([] if way == "good" else first)
+
+
+def test_a_host_that_drifted_from_the_very_lock_is_brought_back(tmp_path: Path) -> None:
+    fleet = fleet_of(h200_a="drifted")
+    fleet.machines["h200_a"].lock = lock_of("h200")
+    rolled = Room(copy.deepcopy(fleet), tmp_path).roll(dry_run=True)
+    assert rolled.settled["h200_a"].because == "somebody ran pip"
+    assert states(Room(fleet, tmp_path).roll()) == {"h200_a": "changed"}
 
 
 def test_a_canary_that_failed_is_the_last_of_its_class_in_the_next_run(tmp_path: Path) -> None:

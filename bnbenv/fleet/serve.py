@@ -80,15 +80,17 @@ def read_address(text: str) -> tuple[str, int]:
 def outgoing(towards: str = "") -> str:
     """The address of this machine that packets to a host would carry. None is sent. Raises Failed.
 
-    Connecting a UDP socket only has the kernel look for the route.
+    Connecting a UDP socket only has the kernel look for the route. In a closed network there may be none to the world:
+    there the machine's own name tells.
     """
-    for name in (towards, *_NOBODY) if towards else _NOBODY:
+    for name in filter(None, (towards, *_NOBODY, socket.gethostname())):
         with contextlib.suppress(OSError, UnicodeError):  # the latter: a name that no name can be
             for family, kind, _, _, place in socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM):
                 with contextlib.suppress(OSError), socket.socket(family, kind) as asked:
                     asked.connect(place)
                     found = str(asked.getsockname()[0])
-                    if not found.startswith("fe80:"):  # says nothing without the name of an interface
+                    # The first is said of one interface alone; the others nobody else reaches.
+                    if name == towards or (not found.startswith(("fe80:", "127.")) and found != "::1"):
                         return found
     message = "no address of this machine is known that hosts can reach: it has no route to them"
     raise Failed("no-address", message, "Name one: --content http:ADDRESS, or use --content copy")

@@ -135,13 +135,16 @@ def again(desk: Any, rolled: Any, shared: str, in_use: Any) -> Any:
     return ended
 
 
-def test_running_it_again_goes_on_where_it_ended(desk: Any, again: Any) -> None:
+def test_running_it_again_goes_on_where_it_ended(again: Any) -> None:
     assert again.code == 0, again.out + again.err
     found = states(again)
     assert found.pop("bad") == "changed"
     assert found.pop("lost") in ("changed", "in-sync")
     assert set(found.values()) == {"in-sync"}
-    desk.hosts["lost"]("bnbenv/.venv-bnb/bin/python", "-c", "import bitsandbytes, torch")
+    for name in ("bad", "lost"):
+        (environment,) = row(again, name)["environments"]
+        assert environment["verified"] and environment["in_sync"]
+        assert environment["lock"] == row(again, "cpu1")["environments"][0]["lock"]
 
 
 def test_a_run_with_nothing_to_do_changes_nothing(desk: Any, again: Any, shared: str, in_use: Any) -> None:

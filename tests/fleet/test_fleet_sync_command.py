@@ -76,7 +76,7 @@ def desk(project: Any, tmp_path: Path) -> Callable[..., Any]:
 def test_interrupted_then_good_and_bad_hosts_together(desk: Any, tmp_path: Path) -> None:
     slow = tmp_path / "failing" / "bnbenv.slow"
     slow.touch()
-    process = desk("--json", "--limit", "done,failing", start=True)
+    process = desk("--json", "--limit", "done,failing", "--content", "http:127.0.0.1", start=True)
     for line in process.stderr:
         if line.startswith("failing: installing"):
             process.send_signal(signal.SIGINT)
@@ -90,9 +90,12 @@ def test_interrupted_then_good_and_bad_hosts_together(desk: Any, tmp_path: Path)
 
     slow.unlink()
     page = tmp_path / "report.html"
-    ended = desk("--json", "--html", str(page))
+    share = tmp_path / "share"
+    share.mkdir()
+    ended = desk("--json", "--html", str(page), "--content", f"shared:{share}")
     assert ended.code == 5, ended
     document = ended.document
+    assert [path.name for path in share.iterdir()] == [f"{document['classes'][0]['content']['sha256']}.tar"]
     assert faults(document) == []
     rows = {row["host"]: row for row in document["hosts"]}
     assert {host: row["state"] for host, row in rows.items()} == {
@@ -108,7 +111,10 @@ def test_interrupted_then_good_and_bad_hosts_together(desk: Any, tmp_path: Path)
     assert rows["done"]["environments"][0]["lock"] == document["classes"][0]["gets"][0]["lock"]
     assert json.loads(Path(document["journal"]).read_text())["hosts"] == document["hosts"]
     assert "linear-nf4" in page.read_text()
-    assert document["run_again"] == f"bnbenv fleet sync -i {desk.folder}/hosts.ini --project {desk.folder}"
+    assert (
+        document["run_again"]
+        == f"bnbenv fleet sync -i {desk.folder}/hosts.ini --project {desk.folder} --content shared:{share}"
+    )
 
     dry = desk("--limit", "done,failing", "--dry-run", "--json")
     assert dry.code == 3 and faults(dry.document) == []

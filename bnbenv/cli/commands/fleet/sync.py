@@ -132,7 +132,7 @@ def _roll(args: argparse.Namespace, ctx: Context, room: _Room) -> Outcome:
         from bnbenv.cli.errors import Interrupted
 
         step = f"Run it again: {room.header.again}"
-        raise Interrupted("interrupted", "interrupted: no host was changed", step) from None
+        raise Interrupted("interrupted", "interrupted: no environment of any host was changed", step) from None
     room.keep(rolled, ctx)
     document = room.document(rolled)
     ends = exit_of(rolled, document)

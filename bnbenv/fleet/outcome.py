@@ -28,7 +28,7 @@ STATES = (*DONE, *LEFT, *TROUBLE)
 
 class Run(msgspec.Struct, frozen=True):
     """What is known of a run beside its hosts. ``started`` is ISO 8601 in UTC; ``again`` the command that goes on;
-    ``journal`` the file that its document is in, empty: none."""
+    ``journal`` the file that its document is in, once there was a wave."""
 
     bnbenv: str
     project: str
@@ -74,7 +74,7 @@ def document(rolled: Rolled, run: Run, options: Options, seconds: float) -> dict
         "bootstrapped": list(rolled.bootstrapped),
         "reboot": [row["host"] for row in hosts if row["state"] == "reboot"],
         "run_again": run.again if states.keys() - set(DONE) else "",
-        "journal": run.journal,
+        "journal": run.journal if rolled.begun else "",
     }
 
 

@@ -86,6 +86,11 @@ class Rolled:
     under_way: tuple[str, ...] = ()
     bootstrapped: tuple[str, ...] = ()
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a wave."""
+        return bool(self.state.waves or self.under_way)
+
 
 def roll(desk: Desk, options: Options) -> Rolled:
     """Bring the hosts of an inventory to what their classes should have.

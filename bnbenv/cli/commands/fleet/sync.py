@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     with hold(folder, f"the hosts of {project.root}", 0, ctx.environ, ctx.progress.say):
         ctx.log_to(project.home)
         now = datetime.now(timezone.utc)
-        path = "" if args.dry_run else str(folder / journal.name_of(now))
+        path = str(folder / journal.name_of(now))
         started = now.isoformat(timespec="seconds")
         again = _again(args)
         header = Run(
@@ -110,7 +110,7 @@ class _Room:
         """Write the journal. A disk that is full ends no rollout: hosts tell what they have."""
         from bnbenv.fleet import journal
 
-        if not self.header.journal:
+        if not rolled.begun:
             return
         path = Path(self.header.journal)
         try:

@@ -28,8 +28,8 @@ INSIDE = """\
 set -e
 mkdir /root/unpacked && tar -xf /root/tool.tar -C /root/unpacked
 if command -v bnbenv; then exit 9; fi
-sh /root/unpacked/install.sh /opt/bnbenv >&2
-/opt/bnbenv/bin/bnbenv facts --json
+sh /root/unpacked/install.sh /srv/bnbenv >&2
+/srv/bnbenv/bin/bnbenv facts --json
 """
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("debian")]

@@ -27,7 +27,8 @@ from bnbenv.solve.model import Availability, Request
 from bnbenv.solve.situation import on_windows_driver, situate
 from bnbenv.solve.versions import admits
 
-MOST_GPUS = 256  # of one host; the largest machines have 16 or 32
+# Of one host. The largest machines have 16 or 32 GPUs of one kind; what lies keeps nobody waiting.
+MOST_GPUS, MOST_KINDS, MOST_PYTHONS = 256, 16, 200
 _ID = 12  # hex digits
 
 Key = list[object]
@@ -100,8 +101,14 @@ def _left_out(report: HostReport) -> LeftOut | None:
 
 def _believed(facts: HostFacts, host: str) -> HostFacts:
     """Facts whose values can be calculated with. Raises InputError."""
-    if len(facts.gpus) > MOST_GPUS:
-        raise InputError(host, "gpus", f"expected {MOST_GPUS} GPUs at most, found {len(facts.gpus)}")
+    kinds = {gpu.compute_capability for gpu in facts.gpus}
+    for where, found, most, what in (
+        ("gpus", len(facts.gpus), MOST_GPUS, "GPUs"),
+        ("gpus", len(kinds), MOST_KINDS, "compute capabilities"),
+        ("pythons", len(facts.pythons), MOST_PYTHONS, "Pythons"),
+    ):
+        if found > most:
+            raise InputError(host, where, f"expected {most} {what} at most, found {found}")
     return checked(facts, host)
 
 

@@ -259,11 +259,17 @@ def test_a_host_that_lies_harms_nobody(
     assert all(one.code in ("bad-answer", "unknown-facts") for one in left)
 
 
+def of_capability(number: int) -> Gpu:
+    return Gpu(number, f"GPU-{number}", "", f"{number}.0", 0)
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
         (lambda facts: msgspec.structs.replace(facts, schema="bnbenv.facts/9"), "bad-answer"),
         (lambda facts: msgspec.structs.replace(facts, gpus=facts.gpus * 400), "bad-answer"),
+        (lambda facts: msgspec.structs.replace(facts, pythons=facts.pythons * 300), "bad-answer"),
+        (lambda facts: msgspec.structs.replace(facts, gpus=tuple(map(of_capability, range(40)))), "bad-answer"),
         (lambda facts: msgspec.structs.replace(facts, driver=Driver("ok")), "unknown-facts"),
     ],
 )

@@ -105,11 +105,11 @@ def _part(state: str) -> str:
 
 
 def _exceptions(hosts: list[dict[str, Any]]) -> list[str]:
-    """Hosts that are not done, those of which the same is to be said together, the worst first."""
-    order = (*FAILED, *(state for state in _WORDS if state not in FAILED))
+    """Hosts of which something is to be said, those with the same together, the worst first."""
+    order = (*FAILED, *(state for state in _WORDS if _part(state) == "left"), *DONE)
     groups: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
     for row in hosts:
-        if row["state"] not in DONE:
+        if row["state"] not in DONE or row["because"]:
             # Those that need a reboot are one list, whichever drivers they have.
             said = ("", "") if row["state"] == "reboot" else (row["because"], row["next_step"])
             groups.setdefault((order.index(row["state"]), *said), []).append(row)

@@ -79,6 +79,8 @@ _KNOWN = (
         "its sudo wants a terminal (requiretty), which pipelining has not",
         "Give that up there, or set pipelining = False in ansible.cfg.",
     ),
+    # Ansible through 2.18, where ssh is gone before Ansible has sent the module, and its words with it.
+    (r"\[Errno 32\] Broken pipe", "ssh ended at once", "See what it says by hand: ssh HOST"),
 )
 _PREFIXES = re.compile(
     r"^(?:Failed to connect to the host via (?:ssh|scp|sftp): |Data could not be sent to remote host \"[^\"]*\"\. "

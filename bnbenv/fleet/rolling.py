@@ -229,7 +229,11 @@ def _bootstrap(desk: Desk, reports: Mapping[str, HostReport]) -> tuple[dict[str,
 
 def _left_out(left: Iterable[LeftOut]) -> dict[str, Settled]:
     codes = {"reboot-required": "reboot"}
-    return {one.host: Settled(codes.get(one.code, one.code), one.because, one.next_step) for one in left}
+    steps = {"no-bnbenv": "Run it again with --bootstrap, which installs it there."}
+    return {
+        one.host: Settled(codes.get(one.code, one.code), one.because, steps.get(one.code, one.next_step))
+        for one in left
+    }
 
 
 def _without_content(plan: ClassPlan, error: Content | BnbenvError | None) -> Settled:

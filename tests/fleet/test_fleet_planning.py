@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from bnbenv.cli.render.fleet.plan import render
 from bnbenv.envs.wishes import decode_wishes
 from bnbenv.errors import InputError, UsageError
 from bnbenv.facts.model import HostFacts, decode_facts
 from bnbenv.fleet.answers import encode_report
+from bnbenv.fleet.asking import Planned
 from bnbenv.fleet.classes import classify
 from bnbenv.fleet.model import HostAnswer, HostEnv, HostReport
+from bnbenv.fleet.planned import document
 from bnbenv.fleet.planning import Offers, plan_classes, requests_for, standing
 from bnbenv.fleet.reports import LARGEST, read_reports
 from bnbenv.matrix.load import load_matrix
@@ -158,3 +161,19 @@ def test_how_a_host_stands() -> None:
     assert standing(plan, [HostEnv("bnb", False, 2, "ab" * 32, True, "cuda", good.holds)]) == "change"
     assert standing(plan, [good], {"bnb": frozenset({"ab" * 32})}) == "in-sync"
     assert standing(plan, [good], {"bnb": frozenset({"cd" * 32})}) == "change"
+
+
+def test_two_hundred_hosts_are_no_two_hundred_lines() -> None:
+    """Those that are left out for as many reasons are counted, and so are those that something is noted of."""
+    requests, matrix = {"bnb": Request()}, load_matrix()
+    lost = facts("gpu-lost")
+    reports = [
+        HostReport(f"far-{number}", "unreachable", None, f"no route to 10.0.0.{number}") for number in range(100)
+    ]
+    reports += [HostReport(f"lost-{number}", "ok", HostAnswer("1", "/x", lost)) for number in range(100)]
+    classes, left = classify(reports, matrix, requests)
+    planned = Planned(classes, left, plan_classes(classes, matrix, requests), requests, matrix)
+    text = render(document(planned, reports, "/x", True, {}))
+    assert len(text.splitlines()) < 60
+    assert "left out, and not shown: 90 hosts more (--json names them)" in text
+    assert text.count("GPU is lost") == 1 and "lost-9 and 90 more" in " ".join(text.split())

@@ -9,6 +9,7 @@ from typing import Any
 from bnbenv.cli.render.text import describe, listed, wrap
 
 NAMES = 10  # of hosts, before the rest is only counted
+GROUPS = 10  # of hosts that are left out for one reason, likewise
 _STATES = {
     "change": "would change",
     "none": "with none yet",
@@ -34,7 +35,10 @@ def render(document: dict[str, Any], unlisted: Sequence[str] = (), again: str = 
         if not all(gets["choice"] for gets in kind["gets"]):
             lines += ["", *_refused(kind)]
     lines += _left_out(document["left_out"])
-    notes = [f"{row['host']} is {row['because']}" for row in document["remarks"]]
+    remarks: dict[str, list[str]] = {}
+    for row in document["remarks"]:
+        remarks.setdefault(row["because"], []).append(row["host"])
+    notes = [f"{named(hosts)}: {because}" for because, hosts in remarks.items()]
     if unlisted:
         notes.append(f"recorded, and not in the inventory: {named(unlisted)}")
     lines += ["", *(line for note in notes for line in wrap(f"note: {note}"))] if notes else []
@@ -153,11 +157,13 @@ def _left_out(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         alike.setdefault((row["code"], row["because"], row["next_step"]), []).append(row["host"])
     lines = [""] if rows else []
-    for (code, because, step), hosts in alike.items():
+    shown = list(alike.items())[:GROUPS]
+    for (code, because, step), hosts in shown:
         lines += wrap(f"left out, {code}: {named(hosts)}")
         lines += wrap(f"because {because}", "  ") if because else []
         lines += wrap(f"then: {step}", "  ") if step else []
-    return lines
+    more = len(rows) - sum(len(hosts) for _, hosts in shown)
+    return [*lines, f"left out, and not shown: {_many(more)} more (--json names them)"] if more else lines
 
 
 def _next(document: dict[str, Any], again: str) -> list[str]:

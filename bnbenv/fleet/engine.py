@@ -118,7 +118,7 @@ class AnsibleEngine:
         ended = self._play("desk_apply", names, variables, take, self._options.timeout or APPLY_TIMEOUT, jobs)
         for host in names:
             if host not in results:
-                state, said = ("unreachable", "while it was at work") if host in began else ("not-tried", "before it")
+                state, said = ("unreachable", "while it was at work") if host in began else ("not-tried", "before")
                 results[host] = HostResult(host, state, f"Ansible ended {said} ({ended.because})")  # type: ignore[arg-type]
         return {host: results[host] for host in names}
 

@@ -47,7 +47,7 @@ PLAY = """\
     - name: Check
       bnbenv.fleet.check:
         project: ~/by-hand
-      register: checked
+      when: synced is not skipped
 """
 
 

@@ -153,3 +153,20 @@ def test_a_run_with_nothing_to_do_changes_nothing(desk: Any, again: Any, shared:
     assert ended.code == 0, ended.err
     assert set(states(ended).values()) == {"in-sync"} and ended.document["waves"] == []
     assert {name: in_use(desk.hosts[name]) for name in (*CPU, *GPU)} == before
+
+
+def test_afterwards_all_hosts_are_looked_at_and_each_is_accounted_for(desk: Any, again: Any) -> None:
+    checked = desk("check")
+    assert checked.code == 1, "one is dead"
+    assert set(checked.document["hosts_in_sync"]) == {*CPU, *GPU} and checked.document["not_in_sync"] == []
+    assert [one["host"] for one in checked.document["reboot"]] == ["reboot"]
+    assert [one["host"] for one in checked.document["no_answer"]] == ["dead"]
+
+    recorded = desk.root / "recorded.jsonl"
+    assert desk("facts", "--out", str(recorded)).code == 1
+    planned = desk("plan", "--facts", str(recorded))
+    assert planned.code == 1, planned.out + planned.err
+    kinds = [sorted(host["host"] for host in one["hosts"]) for one in planned.document["classes"]]
+    assert sorted(kinds) == [["bad", "cpu1", "cpu2", "lost"], ["gpu1", "gpu2"], ["old"]]
+    assert {host["state"] for one in planned.document["classes"] for host in one["hosts"]} == {"in-sync"}
+    assert {one["host"] for one in planned.document["left_out"]} == {"dead", "reboot"}

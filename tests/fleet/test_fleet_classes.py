@@ -131,7 +131,7 @@ def test_what_makes_no_difference_makes_no_class() -> None:
             gpus=gpus,
             platform=msgspec.structs.replace(base.platform, container=chance.choice([None, "docker"])),
             driver=Driver("ok", chance.choice(["580.65.06", "580.82.01"]), cuda="13.0"),
-            pythons=tuple(Python(f"/opt/{place}/python", f"3.12.{patch}") for patch in (place % 9, place % 5)),
+            pythons=tuple(Python(f"/usr/lib/{place}/python", f"3.12.{patch}") for patch in (place % 9, place % 5)),
             environment={"BNB_CUDA_VERSION": chance.choice([None, "128"])},
         )
     assert len(set(ids(fleet).values())) == 1

@@ -58,7 +58,7 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_start(self, playbook):
         path = self.get_option("events")
         self._largest = self.get_option("largest")
-        self._file = open(path, "a", encoding="utf-8", errors="backslashreplace") if path else None
+        self._file = open(path, "a", encoding="utf-8", errors="backslashreplace") if path else None  # noqa: SIM115
         self._tell("start", ansible=__version__)
 
     def v2_runner_on_start(self, host, task):

@@ -50,8 +50,8 @@ class LookupModule(LookupBase):
                 with open(term, encoding="utf-8") as stream:
                     jobs = json.load(stream)
             except (OSError, ValueError) as error:
-                raise AnsibleError("the jobs of bnbenv fleet cannot be read (%s)" % error) from error
+                raise AnsibleError(f"the jobs of bnbenv fleet cannot be read ({error})") from error
             if host not in jobs:
-                raise AnsibleError("bnbenv fleet has no job for %s" % host)
+                raise AnsibleError(f"bnbenv fleet has no job for {host}")
             found.append(jobs[host])
         return found

@@ -214,7 +214,7 @@ def test_damage_is_noticed_and_what_kills_left_is_cleared(desk: Callable[[str], 
     found = lab.made(*plans)
     keys = [name for name in lab.bundles if name.endswith(".json")]
     assert lab.bundles == {*keys, *(f"{one.sha256}.tar" for one in found.values())} and len(keys) == 2
-    assert "deleted a bundle that no class has any more" in lab.said
+    assert "that no class has any more" in lab.said  # one, or two where the kills came late
 
     whole = Path(found["a" * 12].path).read_bytes()
     for damage in (whole[:-1024], whole.replace(b"cuda = '13.0'", b"cuda = '13.1'"), b""):

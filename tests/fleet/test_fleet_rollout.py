@@ -23,6 +23,7 @@ from bnbenv.fleet.rollout import (
     after,
     next_wave,
     not_tried,
+    proves,
     read_share,
     start,
 )
@@ -126,6 +127,27 @@ def test_more_failures_than_are_allowed_end_it() -> None:
     assert set(not_tried(state).values()) == {"the rollout ended: 4 hosts failed, 3 may fail"}
     state, waves = ends([group], Policy(Share(2), Share(0)), lambda host: result(host, "failed"))
     assert len(waves) == 1
+
+
+@pytest.mark.parametrize("state", ["verify-failed", "failed", "unreachable"])
+def test_what_halts_a_class_and_counts_as_a_failure(state: str) -> None:
+    """A connection that was lost as well: nobody knows what the new packages did there."""
+    group = Group("a", ("a0", "a1", "a2"), 3)
+    ended, waves = ends([group], Policy(max_failures=Share(0)), lambda host: result(host, state))
+    assert (ended.failures, ended.progress["a"].halted_by, len(waves)) == (1, "a0", 1)
+
+
+def test_how_many_may_fail_is_of_the_hosts_to_be_changed_and_not_of_those_that_are_done() -> None:
+    assert start([Group("a", tuple(f"a{n}" for n in range(20)), 500)], Policy()).allowed == 2
+
+
+def test_all_kernels_of_a_canary_have_to_have_run() -> None:
+    def done(*verified: bool) -> HostResult:
+        envs = tuple(HostEnv(f"env{n}", True, 1, "a" * 64, one) for n, one in enumerate(verified))
+        return HostResult("a", "changed", applied=Applied("changed", environments=envs))
+
+    assert proves(done(True, True))
+    assert not any(map(proves, (done(True, False), done(), HostResult("a", "changed"), result("a", "failed"))))
 
 
 def test_a_host_of_which_nothing_was_heard_has_failed() -> None:

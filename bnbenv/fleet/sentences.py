@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bnbenv.fleet.answers import harmless
 
 LONGEST = 300  # characters of a sentence
+READ = 8192  # characters of what was said in which is looked: a host may say megabytes that keep an expression busy
 
 
 class Said(NamedTuple):
@@ -58,8 +59,8 @@ _KNOWN = (
         "Give it with -K.",
     ),
     (
-        r"(?:/bin/sh: (?:\d+: |line \d+: )?)?(\S*python[\d.]*): (?:command )?not found"
-        r"|interpreter '?(\S*python[\d.]*)'? was not found|(\S*python[\d.]*): No such file or directory",
+        r"(?<!\S)(\S*python[\d.]*): (?:command )?not found"
+        r"|interpreter '?(\S*python[\d.]*)'? was not found|(?<!\S)(\S*python[\d.]*): No such file or directory",
         "there is no Python at {0}",
         "Install Python there, or name it: ansible_python_interpreter in the inventory.",
     ),
@@ -93,7 +94,8 @@ def sentence(result: Mapping[str, Any]) -> Said:
     because = result.get("because")
     if isinstance(because, str) and because.strip():
         return Said(_one_line(because), _one_line(str(result.get("next_step") or "")))
-    parts = [str(result[key]) for key in ("msg", "module_stderr", "stderr", "module_stdout") if result.get(key)]
+    told = (str(result[key]) for key in ("msg", "module_stderr", "stderr", "module_stdout") if result.get(key))
+    parts = [one if len(one) <= READ else f"{one[: READ // 2]}\n{one[-READ // 2 :]}" for one in told]
     text = "\n".join(parts)
     for pattern, said, step in _KNOWN:
         found = re.search(pattern, text)
@@ -117,9 +119,7 @@ _ERROR = r"^(?:ERROR! |\[ERROR\]: |ERROR: |ansible[a-z-]*: error: )(.*(?:\n(?!\[
 
 def of_ansible(stderr: str) -> str:
     """Ansible's own sentence where a run did not begin or broke off: its last error; "" where it said none."""
-    found = re.findall(
-        r"^(?:ERROR! |\[ERROR\]: |ERROR: |ansible[a-z-]*: error: )(.*(?:\n(?!\[|ERROR|\s*$).*)*)", stderr, re.M
-    )
+    found = re.findall(_ERROR, stderr, re.M)
     errors = [one.partition("\nTraceback")[0] for one in found]
     return _one_line(" ".join(errors[-1].split())) if errors else ""
 

@@ -161,6 +161,9 @@ def test_what_a_host_answers_is_not_trusted(play: Play, tmp_path: Path) -> None:
         "other": prints({"schema": "bnbenv.fleet-host/99", "answer": "<script>"}),
         "nothing": prints([]),
         "old": prints({"schema": "bnbenv.error/1", "error": {"code": "unknown-command", "message": "no"}}),
+        "deep": f"/bin/sh\necho '{{\"more\": {'[' * 60}{']' * 60}}}'",
+        "signs": """/bin/sh\nprintf '%s' '{"schema": "bnbenv.fleet-host/1", "x": ["\\ud800"]}'""",
+        "odd": prints({"error": {"code": {}, "message": ["no"], "next_step": 7}}),
         "failing": prints({"error": {"code": "no-permission", "message": "no", "next_step": "Ask root."}}),
     }
     tasks = {}

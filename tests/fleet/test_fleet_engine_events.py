@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,13 @@ def test_a_failure_is_one_sentence(msg: str, because: str, step: str) -> None:
     said = sentence({"msg": msg})
     assert because in said.because and step in said.next_step
     assert said.because.isprintable() and len(said.because) <= 300
+
+
+def test_what_a_host_says_without_end_is_read_in_no_time() -> None:
+    began = time.process_time()
+    assert sentence({"msg": "python" * 30_000}).because.startswith("pythonpython")
+    assert "Permission denied" in sentence({"msg": "x" * 100_000 + "\nPermission denied (publickey)."}).because
+    assert time.process_time() - began < 10
 
 
 def test_a_module_that_crashes_is_named_by_its_error() -> None:

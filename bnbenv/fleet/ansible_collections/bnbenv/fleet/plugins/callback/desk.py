@@ -90,7 +90,12 @@ class CallbackModule(CallbackBase):
     def _tell(self, event, **more):
         if self._file is None:
             return
-        line = json.dumps({"event": event, **more}, default=_native)
+        try:
+            line = json.dumps({"event": event, **more}, default=_native, allow_nan=False)
+        except (ValueError, RecursionError) as error:  # a host may say that, whatever its modules are
+            more["result"] = {"reason": "bad-answer", "because": f"its answer is no JSON document ({error})"}
+            event = "failed"
+            line = json.dumps({"event": event, **more})
         if event != "end" and len(line) > self._largest:
             more["result"] = {}
             line = json.dumps({"event": event, **more, "too_large": len(line)})

@@ -9,11 +9,13 @@ a state of an ``applied`` document.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 
 PLACES = ("~/.local/bin", "~/.local/share/bnbenv/tool/bin", "/usr/local/bin", "/opt/bnbenv/bin")
-LONGEST = 16 * 1024 * 1024  # bytes of an answer
+LONGEST = 16 * 1024 * 1024  # characters of an answer
+DEEPEST = 50  # levels of lists and objects in an answer; those of bnbenv have seven
 INSTALL = "Install it there with the role bnbenv.fleet.bootstrap."
 UPDATE = "Install the bnbenv of this collection there with the role bnbenv.fleet.bootstrap."
 
@@ -40,6 +42,7 @@ def find_executable(named, search_path=None):
 
 def fail(module, reason, because, next_step="", **more):
     """End the module as failed: ``msg`` is for people, the rest for programs."""
+    because, next_step = str(because), str(next_step)  # they may come from a document
     message = " ".join(part for part in (_sentence(because), next_step) if part)
     module.fail_json(msg=message, reason=reason, because=because, next_step=next_step, **more)
 
@@ -64,7 +67,7 @@ def ask(module, words, schema):
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a connection may have a terminal
         code, out, err = module.run_command(
-            command, environ_update={"PYTHONIOENCODING": "utf-8"}, handle_exceptions=False
+            command, environ_update={"PYTHONIOENCODING": "utf-8"}, handle_exceptions=False, errors="replace"
         )
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -76,7 +79,8 @@ def read(module, called, code, out, err, schema):
     """The document that a command printed. ``called`` names the command. Ends the module where it is none."""
     try:
         document = json.loads(out) if len(out) <= LONGEST else None
-    except ValueError:
+        _check(document)
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         if code == 127 or "ModuleNotFoundError" in err:
@@ -84,14 +88,35 @@ def read(module, called, code, out, err, schema):
         said = f"what {called} printed is no JSON document ({_last(err, code)})"
         fail(module, "bad-answer", said, UPDATE)
     error = document.get("error")
+    if "error" in document and not _is_error(error):
+        fail(module, "bad-answer", f"what {called} printed is no error of bnbenv ({_last(err, code)})", UPDATE)
     strange = ("unknown-command", "usage") if called.startswith("bnbenv fleet") else ("unknown-command",)
     if isinstance(error, dict) and error.get("code") in strange:
         said = f"the bnbenv of this host does not know what it is asked ({error.get('message')})"
         fail(module, "bad-answer", said, UPDATE)
-    if not isinstance(error, dict) and document.get("schema") != schema:
+    if "error" not in document and document.get("schema") != schema:
         found = str(document.get("schema"))[:60]
         fail(module, "bad-answer", f'expected a document "{schema}" of {called}, found "{found}"', UPDATE)
     return document
+
+
+def _check(value, levels=DEEPEST):
+    """Raises ValueError for what Ansible cannot carry: halves of signs, NaN, infinity, lists in lists without end."""
+    if not levels:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("no number")
+    elif isinstance(value, (dict, list)):
+        for inner in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check(inner, levels - 1)
+
+
+def _is_error(error):
+    """Whether a document's error has the fields of one, all of them text."""
+    fields = ("code", "message", "next_step", "detail")
+    return isinstance(error, dict) and all(isinstance(error.get(name) or "", str) for name in fields)
 
 
 def _last(err, code):

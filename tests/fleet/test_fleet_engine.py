@@ -178,6 +178,10 @@ def test_every_host_is_heard_of_whatever_it_is(engine: Any, fleet: Fleet, tmp_pa
     fleet.host("no-python", answer=ANSWER, more="ansible_python_interpreter=/nonexistent/python3")
     fleet.host("undefined", answer=ANSWER, more="bnbenv_project='{{ nowhere }}'")
     fleet.host("dead", answer=ANSWER, more="ansible_connection=ssh ansible_host=127.0.0.1 ansible_port=1")
+    mad = tmp_path / "mad-python"
+    mad.write_text("""#!/bin/sh\ncat > /dev/null\necho '{"answer": {"more": NaN}}'\n""")
+    mad.chmod(0o755)
+    fleet.host("mad", answer=ANSWER, more=f"ansible_python_interpreter={mad}")
     fleet.host("template", answer={**ANSWER, "project": "{{ lookup('pipe', 'touch executed') }}"})
     told: list[str] = []
     asked = engine(fleet.inventory(), timeout=6)
@@ -191,6 +195,7 @@ def test_every_host_is_heard_of_whatever_it_is(engine: Any, fleet: Fleet, tmp_pa
         "liar": "bad-answer",
         "large": "bad-answer",
         "large2": "bad-answer",
+        "mad": "bad-answer",
         "no-python": "failed",
         "undefined": "failed",
         "dead": "unreachable",

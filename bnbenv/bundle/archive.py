@@ -100,12 +100,14 @@ def _alive(number: int) -> bool:
     return True
 
 
-def file_sha256(stream: IO[bytes], told: Told = lambda size: None) -> str:
-    """The SHA-256 of all bytes of a stream from its beginning."""
+def file_sha256(stream: IO[bytes], told: Told = lambda size: None, head: io.BytesIO | None = None) -> str:
+    """The SHA-256 of all bytes of a stream from its beginning. ``head`` gets the first of them, with the manifest."""
     stream.seek(0)
     digest = hashlib.sha256()
     while block := stream.read(BLOCK):
         digest.update(block)
+        if head is not None and head.tell() <= LARGEST + BLOCK:
+            head.write(block)
         told(len(block))
     return digest.hexdigest()
 
@@ -113,21 +115,20 @@ def file_sha256(stream: IO[bytes], told: Told = lambda size: None) -> str:
 class Reader:
     """An existing bundle. ``name`` is how errors call it.
 
-    Opening it reads the manifest and the names of all members; with ``sha256`` all of it is compared first. Raises
-    InputError: no bundle, cut off, or with members that do not belong; OSError.
+    Opening it reads the manifest and the names of all members; with ``sha256`` all of it is compared first, and the
+    manifest is the one that was compared, even if somebody writes into the file meanwhile. Raises InputError: no
+    bundle, cut off, or with members that do not belong; OSError.
     """
 
     def __init__(self, path: Path, name: str, sha256: str | None = None, told: Told = lambda size: None) -> None:
         self.name = name
         self._stream = path.open("rb")
         try:
-            if sha256 is not None:
-                self._compare(sha256, told)
+            head = self._stream if sha256 is None else self._compare(sha256, told)
+            self.manifest = decode_manifest(self._manifest(head), name)
+            self._stream.seek(0)
             self._tar = tarfile.open(fileobj=self._stream, mode="r:")  # noqa: SIM115
-            first = self._tar.next()
-            if first is None or first.name != MANIFEST or not first.isreg():
-                raise InputError(name, "", "no bundle of bnbenv", "Make one with: bnbenv bundle OUT.tar")
-            self.manifest = decode_manifest(self._manifest(first), name)
+            self._tar.next()
             self._members = self._look()
         except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError) as error:
             self._stream.close()
@@ -144,17 +145,26 @@ class Reader:
     def __exit__(self, *ended: object) -> None:
         self._stream.close()
 
-    def _compare(self, sha256: str, told: Told) -> None:
-        found = file_sha256(self._stream, told)
+    def _compare(self, sha256: str, told: Told) -> IO[bytes]:
+        """The beginning of what was compared."""
+        head = io.BytesIO()
+        found = file_sha256(self._stream, told, head)
         if found != sha256:
             expected = f"damaged or changed: its sha256 is {found[:12]}... and should be {sha256[:12]}..."
             raise InputError(self.name, "", expected, "Copy it again.")
-        self._stream.seek(0)
+        head.seek(0)
+        return head
 
-    def _manifest(self, info: tarfile.TarInfo) -> bytes:
+    def _manifest(self, stream: IO[bytes]) -> bytes:
+        tar = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
+        info = tar.next()
+        if info is None or info.name != MANIFEST or not info.isreg():
+            raise InputError(self.name, "", "no bundle of bnbenv", "Make one with: bnbenv bundle OUT.tar")
         if info.size > LARGEST:
             raise InputError(self.name, MANIFEST, f"larger than {LARGEST >> 20} MB", AGAIN)
-        data = self._open(info).read()
+        member = tar.extractfile(info)
+        assert member is not None, "a plain file"
+        data = member.read()
         if len(data) != info.size:
             raise InputError(self.name, "", "cut off", AGAIN)
         return data
@@ -180,11 +190,6 @@ class Reader:
         if missing:
             raise InputError(self.name, missing[0], "is missing: it was cut off", AGAIN)
         return found
-
-    def _open(self, info: tarfile.TarInfo) -> IO[bytes]:
-        stream = self._tar.extractfile(info)
-        assert stream is not None, "a plain file"
-        return stream
 
     def read(self, path: str) -> bytes:
         """A small member, compared with its sha256. Raises InputError."""
@@ -217,7 +222,9 @@ class Reader:
     def _copy(self, file: File, out: IO[bytes], told: Told) -> None:
         digest = hashlib.sha256()
         try:
-            with self._open(self._members[file.path]) as stream:
+            stream = self._tar.extractfile(self._members[file.path])
+            assert stream is not None, "a plain file"
+            with stream:
                 while block := stream.read(BLOCK):
                     digest.update(block)
                     out.write(block)

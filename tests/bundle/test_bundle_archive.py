@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 
 import msgspec
 import pytest
@@ -120,6 +121,18 @@ def test_members_that_do_not_belong_are_refused(
     with pytest.raises(InputError, match=sentence), Reader(path, "lab.tar") as reader:
         reader.extract(TEXTS, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path.parent / "outside").exists()
+
+
+def test_what_is_written_into_it_after_it_was_compared_is_not_believed(tmp_path: Path) -> None:
+    """In a shared folder somebody may write into the very file; all lengths stay the same."""
+    other = {name: bytes(len(data)) for name, data in TEXTS.items()}
+    path, foreign = write(tmp_path / "one.tar", manifest()), write(tmp_path / "other.tar", manifest(other), other)
+    assert path.stat().st_size == foreign.stat().st_size
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    with Reader(path, "one.tar", right, lambda size: [copyfile(foreign, path)].clear()) as reader:
+        assert path.read_bytes() == foreign.read_bytes() and reader.manifest == manifest()
+        with pytest.raises(InputError, match="damaged or changed"):
+            reader.read("locks/1/pylock.bnb.toml")
 
 
 @pytest.mark.parametrize(

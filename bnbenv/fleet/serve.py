@@ -28,6 +28,8 @@ from bnbenv.progress import shown_size
 from bnbenv.redact import redact
 
 SILENCE = 60.0  # seconds that a client may keep silent
+CLIENTS = 400  # connections at a time; each has two open files, and a process often has 1024
+_ASKED = 3  # hosts whose routes are looked for: each name that nobody knows may take seconds
 SPARE = 16 << 20  # bytes that are to stay free in a shared folder
 _NOBODY = ("192.0.2.1", "2001:db8::1")  # addresses of examples, which nobody has (RFC 5737, RFC 3849)
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -121,6 +123,9 @@ class _Server(socketserver.ThreadingTCPServer):
         self.bundles = bundles
         self._open: set[Any] = set()
         super().__init__((name, port), _Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return len(self._open) < CLIENTS
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)

@@ -25,7 +25,7 @@ from bnbenv.bundle.archive import Writer, written_beside
 from bnbenv.bundle.manifest import File, Manifest
 from bnbenv.errors import Failed, InputError
 from bnbenv.fleet.model import Content
-from bnbenv.fleet.serve import outgoing, part, put_shared, read_address, serving
+from bnbenv.fleet.serve import CLIENTS, outgoing, part, put_shared, read_address, serving
 
 CONFIG = b'[envs.bnb]\ntorch = "*"\n'
 SIZE = 3 << 20
@@ -98,6 +98,25 @@ def test_it_serves_twenty_while_one_hangs_and_one_goes_away(bundle: Callable[...
         left.close()
     with pytest.raises(OSError):
         socket.create_connection((parts.hostname or "", parts.port or 0), timeout=5)
+
+
+def test_many_silent_clients_leave_the_desk_files_to_open(bundle: Callable[..., Content]) -> None:
+    one = bundle("one")
+    with serving([one], "127.0.0.1") as delivery, contextlib.ExitStack() as stack:
+        parts = urlsplit(delivery.place)
+        place = (parts.hostname or "", parts.port or 0)
+        for _ in range(CLIENTS):
+            stack.enter_context(socket.create_connection(place, timeout=30))
+        with socket.create_connection(place, timeout=30) as more:
+            assert more.recv(1) == b""  # not kept
+        stack.close()
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError):
+                assert loaded(f"{delivery.place}/{one.sha256}.tar")[0] == 200
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_it_gives_out_nothing_else_and_parts_as_they_are_asked_for(bundle: Callable[..., Content]) -> None:

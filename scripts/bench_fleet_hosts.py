@@ -3,8 +3,8 @@
 
 usage: .test-env/bin/python scripts/bench_fleet_hosts.py [--hosts 6] [--rounds 3] [--recorded] [--json FILE]
 
-All hosts share this machine's processors, where real ones have their own: beside each time stand the seconds that its
-processors were busy, by /proc/stat. So it says something on a quiet machine only.
+All hosts share this machine's processors, where real ones have their own: beside each time stand the seconds that
+processors worked for the hosts and the desk. The times themselves say something on a quiet machine only.
 
 --recorded: hosts are H200 by their facts, and their torch is a small stand-in: no kernels run, what is left is copying,
 installing and the engine. Otherwise they install the CPU build of torch and run its kernels. Root on Linux only.
@@ -13,9 +13,11 @@ installing and the engine. Otherwise they install the CPU build of torch and run
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -34,7 +36,7 @@ TIMES = 2.0  # as long as one host alone: what all of them may take, were each o
 
 
 class Took(NamedTuple):
-    """Seconds on the clock, and seconds that processors were busy."""
+    """Seconds on the clock, and seconds that processors worked for it."""
 
     wall: float
     busy: float
@@ -57,15 +59,22 @@ class Desk(NamedTuple):
         return found
 
     def timed(self, *words: str) -> Took:
-        before, start = busy_seconds(), time.monotonic()
+        hosts = list(self.made.hosts.values())
+        before, start = used(hosts), time.monotonic()
         self(*words)
-        return Took(time.monotonic() - start, busy_seconds() - before)
+        return Took(time.monotonic() - start, used(hosts) - before)
 
 
-def busy_seconds() -> float:
-    """How long all processors of this machine together were busy since it was started."""
-    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+def used(hosts: Sequence[Host]) -> float:
+    """How long processors have worked for the hosts and for the desk's commands, whatever else this machine does."""
+    ticks = 0
+    for host in hosts:
+        for pid in host.processes():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))  # its own, and those of its children that have ended
+    desk = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ticks / os.sysconf("SC_CLK_TCK") + desk.ru_utime + desk.ru_stime
 
 
 def forget(hosts: Sequence[Host]) -> None:
@@ -116,7 +125,7 @@ def figures(
         "sync all hosts": shown(together),
         "times as long": round(together.wall / single.wall, 2),
         "processor seconds a host more": round(each, 2),
-        "of all processors busy": round(together.busy / (together.wall * cores), 2),
+        "of all processors at work": round(together.busy / (together.wall * cores), 2),
         # With a processor of its own each host would take as long as the one does alone; what the desk does stays.
         "times as long, processors apart": round(
             max(single.wall, together.wall - each * (hosts - 1) / cores) / single.wall, 2

@@ -91,7 +91,7 @@ def exit_of(rolled: Rolled, found: Mapping[str, Any]) -> Exit:
         return Exit.FAILED
     if "no-combination" in states or any(error.exit == Exit.NO_COMBINATION for error in errors):
         return Exit.NO_COMBINATION
-    if errors:
+    if "no-content" in states:
         return Exit.UNREACHABLE
     left = states & set(LEFT)
     if left == {"reboot"}:

@@ -20,7 +20,7 @@ from bnbenv.bundle.tool import lacks_python
 from bnbenv.envs.record import file_digest
 from bnbenv.envs.resolve import Setting
 from bnbenv.errors import BnbenvError
-from bnbenv.fleet.kept import NEW, Home, Kept, clear, find_bundle, holding, keep_bundle, use, writing
+from bnbenv.fleet.kept import NEW, Home, Kept, clear, find_bundle, holding, keep_bundle, seen, use, writing
 from bnbenv.fleet.locks import ClassLocks, Locker, in_order
 from bnbenv.fleet.model import ClassPlan, Content
 from bnbenv.progress import shown_size
@@ -52,6 +52,7 @@ def make_contents(
             if isinstance(locks, BnbenvError):
                 found[class_id] = locks
             elif not bundles:
+                seen(home, class_id)
                 found[class_id] = Content(class_id, "", "", 0, locks.digests, locks.choices)
             else:
                 found[class_id] = _content(home, class_id, locks, made)

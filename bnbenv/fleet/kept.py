@@ -205,6 +205,12 @@ def use(home: Home, class_id: str, key: str) -> None:
     write_atomically(note, key)
 
 
+def seen(home: Home, class_id: str) -> None:
+    """Note that there are hosts of a class today, so that its locks stay, though nobody needs its bundle."""
+    with contextlib.suppress(OSError):
+        os.utime(home.of(class_id) / "bundle")
+
+
 def clear(home: Home, say: Say) -> None:
     """Delete the bundles that no class has any more, and tell how much that was.
 

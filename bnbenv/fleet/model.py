@@ -204,5 +204,6 @@ class Engine(Protocol):
         """Bring each host to its content; one result for each job."""
 
 
-# By class id its content, made where it is not there yet, or why it cannot be made. Raises Busy.
-Contents = Callable[[Sequence[ClassPlan]], Mapping[str, Content | BnbenvError]]
+# By class id its content, made where it is not there yet, or why it cannot be made. Raises Busy. With False the locks
+# alone: of hosts that have them nobody needs a bundle.
+Contents = Callable[[Sequence[ClassPlan], bool], Mapping[str, Content | BnbenvError]]

@@ -49,13 +49,13 @@ class Options(msgspec.Struct, frozen=True):
 @dataclass(frozen=True)
 class Desk:
     """What a rollout is done with. ``plan`` sorts hosts into classes and solves each; ``delivery`` is open while there
-    are waves (a server may stand behind it); ``tool`` makes the bundle that bare hosts get bnbenv from, None: they get
-    none. ``keep`` has the rollout written down, before each wave."""
+    are waves (a server may stand behind it), and is told for which hosts; ``tool`` makes the bundle that bare hosts get
+    bnbenv from, None: they get none. ``keep`` has the rollout written down, before each wave."""
 
     engine: Engine
     plan: Planning
     contents: Contents
-    delivery: Callable[[Sequence[Content]], AbstractContextManager[Delivery]]
+    delivery: Callable[[Sequence[Content], Sequence[str]], AbstractContextManager[Delivery]]
     progress: Progress
     tool: Callable[[], str] | None = None
     keep: Callable[[Rolled], None] = lambda rolled: None
@@ -105,9 +105,13 @@ def roll(desk: Desk, options: Options) -> Rolled:
         reports = {**reports, **_ask(desk, new, f"asking {_many(len(new), 'host')} that have bnbenv now")}
     plans, left = desk.plan([reports[host] for host in hosts])
     solved = [plan for plan in plans if plan.solved]
-    contents = desk.contents(solved) if solved else {}
+    contents = dict(desk.contents(solved, False)) if solved else {}
     settled = {**_left_out(left), **refused}
     rolled = survey(hosts, reports, tuple(plans), contents, settled, options)
+    ids = {group.class_id for group in rolled.state.groups}
+    if ids:
+        contents.update(desk.contents([plan for plan in solved if plan.kind.id in ids], True))
+        rolled = survey(hosts, reports, tuple(plans), contents, settled, options)
     rolled = replace(rolled, bootstrapped=new)
     pending = [host for group in rolled.state.groups for host in group.hosts]
     done = sum(one.state in DONE for one in rolled.settled.values())
@@ -118,7 +122,7 @@ def roll(desk: Desk, options: Options) -> Rolled:
     if options.dry_run or not pending:
         return replace(rolled, ended="done")
     needed = [one for group in rolled.state.groups if isinstance(one := contents[group.class_id], Content)]
-    with desk.delivery(needed) as delivery:
+    with desk.delivery(needed, pending) as delivery:
         return _waves(desk, options, rolled, delivery)
 
 

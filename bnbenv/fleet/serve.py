@@ -15,7 +15,7 @@ import shutil
 import socket
 import socketserver
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,12 @@ _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 @contextlib.contextmanager
-def serving(contents: Iterable[Content], address: str = "", towards: str = "") -> Iterator[Delivery]:
+def serving(contents: Iterable[Content], address: str = "", towards: Sequence[str] = ()) -> Iterator[Delivery]:
     """The bundles can be loaded over HTTP while the body runs, from ``<sha256>.tar`` below the delivery's place.
 
     ``address`` is ``HOST``, ``HOST:PORT`` or ``:PORT`` of this machine; empty: a free port of the address that this
-    machine has towards the host ``towards`` (empty: towards the world). Raises InputError, Failed (``no-address``,
-    ``private``).
+    machine has towards the hosts ``towards`` (none is known by name: towards the world). Raises InputError, Failed
+    (``no-address``, ``private``).
     """
     bundles = {content.sha256: Path(content.path) for content in contents}
     for path in bundles.values():
@@ -79,23 +79,37 @@ def read_address(text: str) -> tuple[str, int]:
     return found[1] or found[2], int(found[3] or 0)
 
 
-def outgoing(towards: str = "") -> str:
-    """The address of this machine that packets to a host would carry. None is sent. Raises Failed.
+def outgoing(towards: Sequence[str] = ()) -> str:
+    """The address of this machine that packets to some hosts would carry. None is sent. Raises Failed.
 
-    Connecting a UDP socket only has the kernel look for the route. In a closed network there may be none to the world:
-    there the machine's own name tells.
+    A head node has one for its cluster and another for the world. Names that only ssh knows lead nowhere, and the world
+    it is. In a closed network there may be no route to that: there the machine's own name tells.
     """
-    for name in filter(None, (towards, *_NOBODY, socket.gethostname())):
-        with contextlib.suppress(OSError, UnicodeError):  # the latter: a name that no name can be
-            for family, kind, _, _, place in socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM):
-                with contextlib.suppress(OSError), socket.socket(family, kind) as asked:
-                    asked.connect(place)
-                    found = str(asked.getsockname()[0])
-                    # The first is said of one interface alone; the others nobody else reaches.
-                    if name == towards or (not found.startswith(("fe80:", "127.")) and found != "::1"):
-                        return found
+    near = [list(_sources(name)) for name in towards[:_ASKED]]
+    for found in (one for sources in near for one in sources if _is_reached(one)):
+        return found
+    if near and all(near):  # all of them are this very machine
+        return near[0][0]
+    for name in (*_NOBODY, socket.gethostname()):
+        for found in filter(_is_reached, _sources(name)):
+            return found
     message = "no address of this machine is known that hosts can reach: it has no route to them"
     raise Failed("no-address", message, "Name one: --content http:ADDRESS, or use --content copy")
+
+
+def _sources(name: str) -> Iterator[str]:
+    """The addresses that packets to a name would come from: connecting a UDP socket has the kernel look for the route,
+    and nothing else."""
+    with contextlib.suppress(OSError, UnicodeError):  # the latter: a name that no name can be
+        for family, kind, _, _, place in socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind) as asked:
+                asked.connect(place)
+                yield str(asked.getsockname()[0])
+
+
+def _is_reached(address: str) -> bool:
+    """A link-local one is said of one interface alone, and on loopback nobody else reaches this machine."""
+    return not address.startswith(("fe80:", "127.")) and address != "::1"
 
 
 def _listen(name: str, port: int, bundles: Mapping[str, Path]) -> _Server:

@@ -294,8 +294,13 @@ def test_a_lock_stays_until_it_does_not_hold_or_another_is_asked_for(
         assert set(it.manifest.classes[0].environments[0].packages) == {"torch"}
     note = lab.root / ".bnbenv/fleet/locks" / ("b" * 12) / "bundle"
     long_ago = time.time() - FORGET - 100
-    os.utime(note, (long_ago, long_ago))
-    lab.made(lab.plan(H200, "a" * 12))
+    for alive in (True, False):
+        os.utime(note, (long_ago, long_ago))
+        if alive:  # its hosts have what they should have, so it needs no bundle
+            gone = lab.plan(H200, "b" * 12)
+            make_contents(lab.setting(gone.kind.facts), [gone], bundles=False)
+        lab.made(lab.plan(H200, "a" * 12))
+        assert note.exists() is alive
     assert not note.parent.exists() and lab.bundles == {
         f"{changed.sha256}.tar",
         *(name for name in lab.bundles if name.endswith(".json")),

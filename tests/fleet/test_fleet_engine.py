@@ -81,7 +81,7 @@ class Fleet:
 
     def inventory(self, *more: str) -> str:
         own = ["[all:vars]", "ansible_connection=local", f"ansible_python_interpreter={sys.executable}"]
-        own.append(f"bnbenv_content={self.folder}/cache-{{{{ inventory_hostname }}}}")
+        own.append(f"bnbenv_content={self.folder}/content")  # all hosts see this one folder
         path = self.folder / "hosts.ini"
         path.write_text("\n".join([*self.rows, *more, *own, ""]))
         return str(path)
@@ -252,13 +252,13 @@ def test_a_bundle_is_brought_and_applied(engine: Any, fleet: Fleet, tmp_path: Pa
     assert told["good"] == ["copying the bundle", "installing", "changed"]
     # What it was called with: templates that come from hosts stay text, and the inventory's folder wins.
     (call,) = fleet.calls("good")
-    assert f"--bundle {tmp_path}/cache-good/{SHA}.tar --bundle-sha256 {SHA}" in call
+    assert f"--bundle {tmp_path}/content/good/{SHA}.tar --bundle-sha256 {SHA}" in call
     assert "--project /srv/train" in call and "--project /srv/other" in fleet.calls("ill")[0]
     assert "{{ lookup('pipe', 'touch executed') }}" in call
     assert not list(tmp_path.rglob("executed"))
     # Where it is in use now nobody needs it any more; where it is not, it is there for the next time.
-    assert not (tmp_path / "cache-good" / f"{SHA}.tar").exists()
-    left = tmp_path / "cache-busy" / f"{SHA}.tar"
+    assert not (tmp_path / "content" / "good" / f"{SHA}.tar").exists()
+    left = tmp_path / "content" / "busy" / f"{SHA}.tar"
     assert left.read_bytes() == Path(jobs[0].content.path).read_bytes()
     assert left.stat().st_mode & 0o777 == 0o600
 

@@ -154,9 +154,10 @@ def plan(reports: Sequence[HostReport]) -> tuple[list[ClassPlan], list[LeftOut]]
     return plans, left
 
 
-def contents(plans: Sequence[ClassPlan]) -> dict[str, Content | BnbenvError]:
+def contents(plans: Sequence[ClassPlan], bundles: bool) -> dict[str, Content | BnbenvError]:
     ids = [one.kind.id for one in plans]
-    made = {id_: Content(id_, f"/desk/{id_}.tar", lock_of("b" + id_), 7, {"bnb": lock_of(id_)}) for id_ in ids}
+    paths = {id_: f"/desk/{id_}.tar" if bundles else "" for id_ in ids}
+    made = {id_: Content(id_, paths[id_], lock_of("b" + id_), 7, {"bnb": lock_of(id_)}) for id_ in ids}
     silent = SourceUnreachable("source-unreachable", "the index does not answer", "Wait.")
     return {id_: silent if id_ == "far" else content for id_, content in made.items()}
 
@@ -181,7 +182,8 @@ class Room:
             journal.write(self.folder, f"2026112{self.runs:05}T000000.000000Z.json", document(rolled, RUN, options, 1))
 
         @contextlib.contextmanager
-        def delivery(needed: Sequence[Content]) -> Iterator[Delivery]:
+        def delivery(needed: Sequence[Content], hosts: Sequence[str]) -> Iterator[Delivery]:
+            assert all(content.path for content in needed) and hosts
             self.opened.append([content.class_id for content in needed])
             yield Delivery()
 
@@ -365,6 +367,14 @@ def test_nothing_to_do_opens_nothing_and_writes_no_wave(tmp_path: Path) -> None:
     assert (states(rolled), code(rolled), rolled.ended) == ({"h200_a": "in-sync"}, 0, "done")
     assert room.opened == [["h200"]]
     assert document(rolled, RUN, Options(), 1)["run_again"] == ""
+
+
+def test_bundles_are_made_for_classes_with_hosts_to_be_changed_alone(tmp_path: Path) -> None:
+    lacks, used = Machine("v100"), Machine("a10", "used")
+    room = Room(Fleet({"h200_a": Machine("h200", lock=lock_of("h200")), "v100_a": lacks, "a10_a": used}), tmp_path)
+    rolled = room.roll()
+    assert states(rolled) == {"h200_a": "in-sync", "v100_a": "changed", "a10_a": "in-use"}
+    assert {id_ for id_, one in rolled.contents.items() if isinstance(one, Content) and one.path} == {"v100"}
 
 
 def test_a_dry_run_changes_nothing(tmp_path: Path) -> None:

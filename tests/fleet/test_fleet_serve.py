@@ -180,7 +180,9 @@ def test_addresses(bundle: Callable[..., Content]) -> None:
     for text in ("10.0.0.5:99999", "http://desk", "a b", "[::1", "desk:port"):
         with pytest.raises(InputError):
             read_address(text)
-    assert outgoing("127.0.0.1") == "127.0.0.1"
+    assert outgoing(["127.0.0.1", "127.0.0.2"]) == "127.0.0.1"
+    own = outgoing()
+    assert outgoing(["127.0.0.1", own]) == outgoing(["127.0.0.1", "no.such.host.invalid"]) == own != "127.0.0.1"
     one = bundle("one")
     with pytest.raises(Failed, match="bundles cannot be served on 192"), serving([one], "192.0.2.7"):
         pass

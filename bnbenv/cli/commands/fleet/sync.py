@@ -165,9 +165,10 @@ def _desk(args: argparse.Namespace, ctx: Context, room: _Room) -> Desk:
             raise _no_one_lock(planned[0].one)
         return planned[0].plans, planned[0].left_out
 
-    def contents(plans: Sequence[ClassPlan]) -> dict[str, Content | BnbenvError]:
+    def contents(plans: Sequence[ClassPlan], bundles: bool) -> dict[str, Content | BnbenvError]:
         narrowed = planned[0].requests if args.one_lock else None
-        return make_contents(setting, plans, narrowed, args.fresh_locks and not args.dry_run, not args.dry_run)
+        fresh = args.fresh_locks and not bundles  # the locks of all classes come before the bundles of some
+        return make_contents(setting, plans, narrowed, fresh, bundles)
 
     return Desk(
         engine_of(args, ctx),
@@ -180,7 +181,7 @@ def _desk(args: argparse.Namespace, ctx: Context, room: _Room) -> Desk:
     )
 
 
-_Delivery = Callable[[Sequence["Content"]], contextlib.AbstractContextManager["Delivery"]]
+_Delivery = Callable[[Sequence["Content"], Sequence[str]], contextlib.AbstractContextManager["Delivery"]]
 
 
 def _delivery(how: str, ctx: Context) -> _Delivery:
@@ -192,19 +193,19 @@ def _delivery(how: str, ctx: Context) -> _Delivery:
     kind, _, place = how.partition(":")
     if kind == "http":
         read_address(place)
-        return lambda needed: serving(needed, place)
+        return lambda needed, hosts: serving(needed, place, hosts)
     if (kind, bool(place)) not in {("copy", False), ("shared", True)} or how == "copy:":
         message = f'--content: expected copy, shared:DIR or http[:ADDRESS], found "{how[:60]}"'
         raise UsageError("usage", message, "See: bnbenv fleet sync --help")
 
     @contextlib.contextmanager
-    def shared(needed: Sequence[Content]) -> Iterator[Delivery]:
+    def shared(needed: Sequence[Content], hosts: Sequence[str]) -> Iterator[Delivery]:
         folder = ctx.cwd / expand(place)
         for content in {one.sha256: one for one in needed}.values():
             put_shared(content, folder)
         yield Delivery("shared", str(folder))
 
-    return shared if kind == "shared" else lambda needed: contextlib.nullcontext(Delivery())
+    return shared if kind == "shared" else lambda needed, hosts: contextlib.nullcontext(Delivery())
 
 
 def _no_one_lock(found: InTheWay) -> BnbenvError:

@@ -15,6 +15,13 @@ description:
 version_added: 0.1.0
 extends_documentation_fragment:
   - bnbenv.fleet.bnbenv
+options:
+  set_fact:
+    description:
+      - Whether the answer becomes the fact C(bnbenv) of the host, too, which stays in memory for the run, and in a fact
+        cache where one is configured.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Nothing is changed in any mode.
@@ -69,7 +76,7 @@ answer:
     reboot: ""
 ansible_facts:
   description: The same document as the fact C(bnbenv) of the host.
-  returned: success
+  returned: success, if O(set_fact) is true
   type: dict
   contains:
     bnbenv:
@@ -84,11 +91,13 @@ from ansible_collections.bnbenv.fleet.plugins.module_utils.bnbenv import COMMON,
 
 
 def main():
-    module = AnsibleModule(argument_spec=COMMON, supports_check_mode=True)
+    options = dict(COMMON, set_fact={"type": "bool", "default": True})
+    module = AnsibleModule(argument_spec=options, supports_check_mode=True)
     code, document = ask(module, ["fleet", "host"], "bnbenv.fleet-host/1")
     if "error" in document:
         fail_with_error(module, code, document)
-    module.exit_json(changed=False, answer=document, ansible_facts={"bnbenv": document})
+    facts = {"ansible_facts": {"bnbenv": document}} if module.params["set_fact"] else {}
+    module.exit_json(changed=False, answer=document, **facts)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,7 @@ class AnsibleEngine:
         self._ask_password = ask_password
         self._known: tuple[Path, Config, dict[str, str]] | None = None
         self._hosts: tuple[str, ...] | None = None
+        self._locale: dict[str, str] = {}
 
     def hosts(self) -> tuple[str, ...]:
         """The hosts of the inventory, after its limits, in its order. Raises InputError, Failed, UsageError."""
@@ -129,7 +131,7 @@ class AnsibleEngine:
             files = write_passwords(folder, passwords)
             words = [*inventory_words(options), *vault_words(options, files)]
             words += ["--limit", options.limit] if options.limit is not None else []
-            env = environment(config, COLLECTIONS, self._environ, files)
+            env = environment(config, COLLECTIONS, files)
             done = self._run([str(programs / "ansible"), "all", "--list-hosts", *words], LISTING, env)
         if not done.ok:
             raise self._unreadable(done)
@@ -160,18 +162,28 @@ class AnsibleEngine:
         """Where Ansible's programs are, what it is set to, and the passwords; looked for and asked for once."""
         if self._known is None:
             programs = find_programs(self._environ)
-            dump = [str(programs / "ansible-config"), "dump", "--only-changed", "--format", "json"]
-            done = self._run(dump, 60.0, {"ANSIBLE_VERBOSITY": "0"})  # else it says more than the document
-            try:
-                config = read_config(json.loads(done.stdout))
-            except ValueError:
-                said = of_ansible(done.stderr) or "ansible-config does not run"
-                raise InputError("Ansible's configuration", "", said) from None
+            config = read_config(self._dump(programs))
             text = text_of(config.file)
             config = Config(config.settings, config.file, own_ssh(text, self._environ))
             asked = to_ask(self._options, config)
             self._known = programs, config, {kind: self._ask_password(prompt) for kind, prompt in asked.items()}
         return self._known
+
+    def _dump(self, programs: Path) -> object:
+        """What Ansible is set to. Raises InputError for an ansible.cfg, Failed where Ansible itself is broken."""
+        dump = [str(programs / "ansible-config"), "dump", "--only-changed", "--format", "json"]
+        done = self._run(dump, 60.0, {"ANSIBLE_VERBOSITY": "0"})  # else it says more than the document
+        if not done.ok and "locale" in done.stderr:  # it wants one that is UTF-8 and that is here
+            self._locale = {"LC_ALL": "C.UTF-8"}
+            done = self._run(dump, 60.0, {"ANSIBLE_VERBOSITY": "0"})
+        try:
+            return json.loads(done.stdout)
+        except (ValueError, RecursionError):
+            said = of_ansible(done.stderr)
+        if not said or "unrecognized arguments" in said:
+            message = f"{dump[0]} does not run, or is older than {OLDEST} ({said or _how(done)})"
+            raise Failed("no-ansible", message, INSTALL, done.stderr[-4000:])
+        raise InputError("Ansible's configuration", "", said)
 
     def _play(
         self,
@@ -198,7 +210,7 @@ class AnsibleEngine:
             events.touch()
             words = [*words_for(self._options, files), "--forks", str(forks)]
             words += ["--limit", f"@{limit}", "--extra-vars", f"@{vars_file}", f"bnbenv.fleet.{playbook}"]
-            env = environment(config, COLLECTIONS, self._environ, files)
+            env = environment(config, COLLECTIONS, files)
             env |= {"BNBENV_DESK_EVENTS": str(events), "BNBENV_DESK_LARGEST": str(LARGEST)}
             # Tags choose how bundles travel; those of an ansible.cfg are about other playbooks.
             env |= {"ANSIBLE_RUN_TAGS": variables.get("bnbenv_desk_how", "all"), "ANSIBLE_SKIP_TAGS": "bnbenv-none"}
@@ -216,7 +228,7 @@ class AnsibleEngine:
         said = of_ansible(done.stderr)
         if done.timed_out:
             return _Ended("it took longer than all time limits together")
-        how = said or done.signal_name or f"exit code {done.returncode}"
+        how = said or _how(done)
         if not follower.results and (not follower.started or said):
             if re.search("(?i)decrypt|vault", said):
                 step = "Give its password: --vault-password-file FILE, --vault-id NAME@FILE, or -J to be asked."
@@ -233,17 +245,25 @@ class AnsibleEngine:
         watch: Callable[[int, str, str], None] | None = None,
     ) -> Finished:
         try:
-            return self._runner.run(Command(tuple(argv), timeout, env, str(self._cwd), None, watch))
+            return self._runner.run(Command(tuple(argv), timeout, {**env, **self._locale}, str(self._cwd), None, watch))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise Failed("no-ansible", f"{argv[0]} cannot be started ({reason})", INSTALL) from None
 
 
-INSTALL = "Install it beside bnbenv: pip install 'bnbenv[fleet]'"
+OLDEST = "2.17"  # as the extra in pyproject.toml says
+INSTALL = f"Install it beside bnbenv: {shlex.quote(sys.executable)} -m pip install 'bnbenv[fleet]'"
 
 
 class _Ended(NamedTuple):
     because: str
+
+
+def _how(done: Finished) -> str:
+    """How a program ended that gave no reason."""
+    if done.timed_out:
+        return "it took too long"
+    return done.signal_name or f"exit code {done.returncode}"
 
 
 def find_programs(environ: Mapping[str, str], python: str = sys.executable, system: str = os.name) -> Path:

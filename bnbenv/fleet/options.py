@@ -122,9 +122,7 @@ def vault_words(options: Options, files: Mapping[str, Path]) -> list[str]:
     return words
 
 
-def environment(
-    config: Config, collections: Path, environ: Mapping[str, str], files: Mapping[str, Path]
-) -> dict[str, str | None]:
+def environment(config: Config, collections: Path, files: Mapping[str, Path]) -> dict[str, str | None]:
     """What is set for Ansible's programs. What the user's own configuration says is kept, but for what would leave
     the desk without answers: another way of printing, results that are hidden, prompts."""
     settings = config.settings
@@ -152,8 +150,6 @@ def environment(
     identities = config.lists("DEFAULT_VAULT_IDENTITY_LIST")
     if identities:
         env["ANSIBLE_VAULT_IDENTITY_LIST"] = ",".join(_without_prompt(one, files) for one in identities)
-    if environ.get("LC_ALL") in ("C", "POSIX"):  # Ansible wants UTF-8
-        env["LC_ALL"] = "C.UTF-8"
     return env
 
 

@@ -21,16 +21,15 @@ DUMP = [
 def test_users_settings_are_kept_and_extended() -> None:
     config = read_config(DUMP)
     files = {"vault-id a": Path("/private/1")}
-    env = environment(config, Path("/package/fleet"), {"LC_ALL": "C"}, files)
+    env = environment(config, Path("/package/fleet"), files)
     assert config.file == "/home/ada/ansible.cfg"
     assert env["ANSIBLE_COLLECTIONS_PATH"] == "/package/fleet:/home/ada/c1:/home/ada/c2"
     assert env["ANSIBLE_STDOUT_CALLBACK"] == "bnbenv.fleet.desk"
     assert env["ANSIBLE_VAULT_IDENTITY_LIST"] == "a@/private/1,b@file"
-    assert env["LC_ALL"] == "C.UTF-8"
     # An inventory that cannot be read is an error, unless somebody has decided on that.
     assert "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED" not in env
     assert env["ANSIBLE_INVENTORY_UNPARSED_FAILED"] == "1"
-    assert environment(Config(), Path("/p"), {}, {})["ANSIBLE_COLLECTIONS_PATH"] == (
+    assert environment(Config(), Path("/p"), {})["ANSIBLE_COLLECTIONS_PATH"] == (
         "/p:~/.ansible/collections:/usr/share/ansible/collections"
     )
 
@@ -44,7 +43,7 @@ def test_what_users_say_of_ssh_wins() -> None:
     ):
         found = own_ssh(text, environ)
         assert found == own, text
-        env = environment(Config(ssh=found), Path("/p"), environ, {})
+        env = environment(Config(ssh=found), Path("/p"), {})
         assert {"ANSIBLE_PIPELINING" in env, "pipelining" in own} == {True, False}
         assert {"ANSIBLE_SSH_ARGS" in env, "ssh_args" in own} == {True, False}
 

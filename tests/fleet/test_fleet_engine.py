@@ -19,7 +19,7 @@ from bnbenv.errors import Failed, InputError, UsageError
 from bnbenv.fleet.engine import AnsibleEngine, find_programs
 from bnbenv.fleet.model import Content, Delivery, HostResult, Job
 from bnbenv.fleet.options import Options
-from bnbenv.process import SystemRunner
+from bnbenv.process import Command, Finished, SystemRunner
 
 REAL = shlex.join([sys.executable, "-m", "bnbenv"])
 SHA = "5f" * 32
@@ -161,6 +161,40 @@ def test_what_is_wrong_with_ansible_itself(engine: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         find_programs({}, system="nt")
     assert "WSL" in refused.value.next_step
+
+
+class Said:
+    """A runner that runs nothing: what programs print, and how they end, one after the other."""
+
+    def __init__(self, *ended: tuple[int, str, str]) -> None:
+        self._ended = list(ended)
+        self.commands: list[Command] = []
+
+    def run(self, command: Command) -> Finished:
+        self.commands.append(command)
+        code, out, err = self._ended.pop(0)
+        return Finished(command, code, out, err, False, 0.0)
+
+
+def said(runner: Said) -> AnsibleEngine:
+    return AnsibleEngine(Options(("a,",)), os.environ, Path.cwd(), runner, lambda prompt: "")
+
+
+@pytest.mark.skipif(not (Path(sys.executable).parent / "ansible").exists(), reason="ansible-core is missing")
+def test_an_ansible_that_is_broken_or_wants_another_locale() -> None:
+    for err in (
+        "Traceback (most recent call last):\nImportError: x\n",
+        "ansible-config: error: unrecognized arguments: a",
+    ):
+        with pytest.raises(Failed, match=r"ansible-config does not run, or is older than 2\.") as caught:
+            said(Said((1, "\0rubbish", err))).hosts()
+        assert "bnbenv[fleet]" in caught.value.next_step and err in caught.value.detail
+    refused = (5, "", "ERROR: Ansible requires the locale encoding to be UTF-8; Detected None.\n")
+    runner = Said(refused, (0, "[]", ""), (0, "  hosts (1):\n    a\n", ""))
+    assert said(runner).hosts() == ("a",)
+    assert [(command.env or {}).get("LC_ALL") for command in runner.commands] == [None, "C.UTF-8", "C.UTF-8"]
+    with pytest.raises(InputError, match="locale encoding"):
+        said(Said(refused, refused)).hosts()
 
 
 def test_every_host_is_heard_of_whatever_it_is(engine: Any, fleet: Fleet, tmp_path: Path) -> None:

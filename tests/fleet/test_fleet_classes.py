@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnbenv.facts.model import Driver, Gpu, HostFacts, Libc, Platform, Python, Unknown, decode_facts
+from bnbenv.facts.model import Driver, Gpu, HostFacts, Libc, Platform, Python, Toolkit, Unknown, decode_facts
 from bnbenv.fleet.classes import Sight, classify, remarks
 from bnbenv.fleet.model import HostAnswer, HostReport
 from bnbenv.matrix.drivers import number
@@ -205,6 +205,31 @@ def test_a_bound_of_the_matrix_parts_what_lies_on_its_two_sides() -> None:
     assert len(set(found.values())) == 7
 
 
+def test_each_thing_that_the_solver_reads_parts_hosts() -> None:
+    base = host("580.65.06__h200-sm90")
+
+    def on(**platform: Any) -> HostFacts:
+        return msgspec.structs.replace(base, platform=msgspec.structs.replace(base.platform, **platform))
+
+    def with_cards(*capabilities: str) -> HostFacts:
+        gpus = (Gpu(place, f"GPU-{place}", "", one, 1 << 30) for place, one in enumerate(capabilities))
+        return msgspec.structs.replace(base, gpus=tuple(gpus))
+
+    hosts = {"base": base, "wsl": on(wsl=True), "jetson": on(jetson="36.4"), "arm": on(machine="aarch64")}
+    hosts |= {"old": with_cards("7.0"), "mixed": with_cards("7.0", "9.0"), "other": with_cards("7.0", "8.0")}
+    assert len(set(ids(hosts).values())) == len(hosts)
+    # A Python of the same minor is another one where a wheel wants a later patch.
+    rows = matrix()
+    picky = msgspec.structs.replace(rows.torch[0], requires_python=">=3.12.5")
+    rows = msgspec.structs.replace(rows, torch=(picky, *rows.torch[1:]))
+    hosts = {
+        version: msgspec.structs.replace(base, pythons=(Python("/usr/bin/python3", version),))
+        for version in ("3.12.3", "3.12.4", "3.12.5", "3.12.9")
+    }
+    found = ids(hosts, rows=rows)
+    assert found["3.12.3"] == found["3.12.4"] != found["3.12.5"] == found["3.12.9"]
+
+
 def test_hosts_that_cannot_be_judged_are_left_out_with_the_reason() -> None:
     reports = [report(*item) for item in recorded().items()]
     reports += [
@@ -264,33 +289,42 @@ def of_capability(number: int) -> Gpu:
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("change", "code", "because"),
     [
-        (lambda facts: msgspec.structs.replace(facts, schema="bnbenv.facts/9"), "bad-answer"),
-        (lambda facts: msgspec.structs.replace(facts, gpus=facts.gpus * 400), "bad-answer"),
-        (lambda facts: msgspec.structs.replace(facts, pythons=facts.pythons * 300), "bad-answer"),
-        (lambda facts: msgspec.structs.replace(facts, gpus=tuple(map(of_capability, range(40)))), "bad-answer"),
-        (lambda facts: msgspec.structs.replace(facts, driver=Driver("ok")), "unknown-facts"),
+        (lambda facts: msgspec.structs.replace(facts, schema="bnbenv.facts/9"), "bad-answer", "schema: expected"),
+        (lambda facts: msgspec.structs.replace(facts, gpus=facts.gpus * 400), "bad-answer", "expected 256 GPUs"),
+        (lambda facts: msgspec.structs.replace(facts, pythons=facts.pythons * 300), "bad-answer", "200 Pythons"),
+        (
+            *(lambda facts: msgspec.structs.replace(facts, gpus=tuple(map(of_capability, range(40)))), "bad-answer"),
+            "expected 16 compute capabilities at most, found 40",
+        ),
+        (lambda facts: msgspec.structs.replace(facts, driver=Driver("ok")), "unknown-facts", "version is unknown"),
     ],
 )
-def test_odd_facts_are_told(change: Callable[[HostFacts], HostFacts], code: str) -> None:
+def test_odd_facts_are_told(change: Callable[[HostFacts], HostFacts], code: str, because: str) -> None:
     _, left = classify([report("odd", change(host("580.65.06__h200-sm90")))], matrix(), PLAIN)
-    assert [one.code for one in left] == [code]
+    assert [one.code for one in left] == [code] and because in left[0].because
 
 
 def test_a_class_is_known_by_its_least_capable_host() -> None:
     base = host("535.183.01__a100-sm80+a100-sm80")
 
-    def like(driver: str, libc: str) -> HostFacts:
-        platform = msgspec.structs.replace(base.platform, libc=Libc("glibc", libc))
+    def like(driver: str, libc: str, cuda: str, *unknown: Unknown) -> HostFacts:
         return msgspec.structs.replace(
-            base, platform=platform, driver=msgspec.structs.replace(base.driver, version=driver)
+            base,
+            platform=msgspec.structs.replace(base.platform, libc=Libc("glibc", libc)),
+            driver=msgspec.structs.replace(base.driver, version=driver, cuda=cuda),
+            toolkits=(Toolkit("/usr/local/cuda", "12.2.91"),),
+            unknown=unknown,
         )
 
-    fleet = [report("a", like("535.183.01", "2.39")), report("b", like("535.161.08", "2.41"))]
+    # Of the oldest driver is one of which not all GPUs answered: that is no host to stand for the others.
+    fleet = [report("a", like("535.183.01", "2.39", "12.2")), report("b", like("535.161.08", "2.41", "12.1"))]
+    fleet.append(report("c", like("535.161.08", "2.39", "12.2", Unknown("gpus", "one is lost"))))
     (kind,), _ = classify(fleet, matrix(), PLAIN)
     assert kind.facts.driver.version == "535.161.08"
     assert kind.facts.platform.libc == Libc("glibc", "2.39")
+    assert (kind.facts.driver.cuda, kind.facts.toolkits, kind.facts.unknown) == ("12.1", (), ())
     assert "driver 535.161.08 to 535.183.01, glibc 2.39 to 2.41" in kind.title
     assert number(kind.facts.driver.version) <= number("535.183.01")
     assert Sight(matrix(), PLAIN).id_of(kind.facts) == kind.id

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bnbenv.facts.model import Driver, HostFacts, Platform
-from bnbenv.facts.processes import Processes, gpu_processes
+from bnbenv.facts.processes import Processes, gpu_processes, read_processes
 from bnbenv.paths import Sysroot
-from bnbenv.process import SystemRunner
+from bnbenv.process import Command, Finished, SystemRunner
 
 H200 = "gpu uuid=GPU-1 cc=9.0 memory=150754820096 name=NVIDIA H200\n"
 
@@ -45,6 +45,10 @@ def test_clients_of_mps_count_and_its_idle_server_does_not(tmp_path: Path, nvml_
     assert asked(tmp_path, nvml_stub.environment(idle)) == Processes()
     busy = asked(tmp_path, nvml_stub.environment(f"{idle}mps pid=301 used=5\nprocess pid=301 used=5\n"))
     assert [one.pid for one in busy.found] == [301]
+    alone = asked(tmp_path, nvml_stub.environment(f"{idle}mps pid=302 used=5\n"))  # in that list alone
+    assert [(one.pid, one.memory) for one in alone.found] == [(302, 5)]
+    unlisted = asked(tmp_path, nvml_stub.environment(f"{idle}fail nvmlDeviceGetMPSComputeRunningProcesses_v3 15\n"))
+    assert "nvmlDeviceGetMPSComputeRunningProcesses: GPU is lost" in unlisted.unknown
     old = asked(tmp_path, nvml_stub.environment(idle, old=True))  # which does not tell the clients
     assert [one.name for one in old.found] == ["nvidia-cuda-mps"]
     assert old.unknown == ""
@@ -52,9 +56,14 @@ def test_clients_of_mps_count_and_its_idle_server_does_not(tmp_path: Path, nvml_
 
 def test_of_a_divided_gpu_the_slices_are_asked(tmp_path: Path, nvml_stub: Any) -> None:
     slices = "slice uuid=MIG-1 memory=1 name=a\nslice uuid=MIG-2 memory=1 name=b\nprocess pid=9\n"
-    found = asked(tmp_path, nvml_stub.environment(H200.replace(" name=", " mig=1 name=") + slices))
+    divided = H200.replace(" name=", " mig=1 name=") + slices
+    found = asked(tmp_path, nvml_stub.environment(divided))
     assert [(one.gpu, one.uuid, one.pid) for one in found.found] == [(0, "MIG-2", 9)]
     assert found.unknown == ""
+    lost = asked(tmp_path, nvml_stub.environment(f"{divided}fail nvmlDeviceGetMigDeviceHandleByIndex 15\n"))
+    assert "nvmlDeviceGetMigDeviceHandleByIndex: GPU is lost" in lost.unknown
+    whole = asked(tmp_path, nvml_stub.environment(H200.replace(" name=", " mig=0 name=") + "process pid=9\n"))
+    assert [(one.uuid, one.pid) for one in whole.found] == [("GPU-1", 9)]  # it could be divided, and is not
 
 
 @pytest.mark.parametrize(
@@ -74,6 +83,11 @@ def test_what_cannot_be_told_is_unknown(tmp_path: Path, nvml_stub: Any, trouble:
     assert reason in found.unknown
     if trouble.endswith(" 1"):  # the other GPU has told
         assert [one.pid for one in found.found] == [7]
+
+
+def test_what_a_probe_said_before_it_died_is_no_answer(tmp_path: Path) -> None:
+    ended = Finished(Command(("probe",), 8.0), -11, '{"places": []}\n', "", False, 0.1)
+    assert read_processes(ended, Sysroot(tmp_path)).unknown == "the NVML probe ended with SIGSEGV and no answer"
 
 
 def test_without_a_driver_nothing_computes(tmp_path: Path, nvml_stub: Any) -> None:

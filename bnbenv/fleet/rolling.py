@@ -245,6 +245,9 @@ def _without_content(plan: ClassPlan, error: Content | BnbenvError | None) -> Se
     for env, answer in plan.answers.items():
         if isinstance(answer, Refusal):
             because = "; ".join(part.because for part in answer.conflict)
+            if answer.unreachable:
+                step = "Check the network and the indexes, then run it again."
+                return Settled("no-content", f"{env}: {because}", step)
             step = "See what each kind of host would need: bnbenv fleet plan"
             return Settled("no-combination", f"nothing known to be good fits for {env}: {because}", step)
     if isinstance(error, BnbenvError):

@@ -8,9 +8,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ from bnbenv.fleet.model import (
     LeftOut,
 )
 from bnbenv.fleet.outcome import STATES, Run, document, exit_of
-from bnbenv.fleet.rolling import Desk, Options, Rolled, roll
+from bnbenv.fleet.rolling import Desk, Options, Rolled, believe, roll
 from bnbenv.fleet.rollout import Policy, Share
 from bnbenv.progress import Quiet
 from bnbenv.solve.model import BitsandbytesChoice, Choice, Conflict, Refusal, Solution, TorchChoice
@@ -82,6 +84,8 @@ class Fleet:
         machine = self.machines[host]
         if machine.way == "dead":
             return HostReport(host, "unreachable", because="no route to host")
+        if machine.way in ("bad-answer", "reboot-required", "unknown-facts"):
+            return HostReport(host, machine.way, because="as the classes say")  # type: ignore[arg-type]
         gpu = Gpu(0, "GPU-1", machine.kind, "9.0", 1)
         facts = HostFacts(Platform("linux", "x86_64"), Driver("ok", version="580.65.06"), (gpu,))
         environments = machine.environment(machine.lock)
@@ -89,7 +93,8 @@ class Fleet:
             environments = (HostEnv("bnb", True, 1, lock_of(machine.kind), verified=True),)
         used = (GpuProcess(0, "GPU-1", 77, "python3", "ada"),) if machine.way == "used" else ()
         reboot = "the driver was upgraded" if machine.way == "reboot" else ""
-        return HostReport(host, "ok", HostAnswer("0.1.0", "/p", facts, environments, used, reboot=reboot))
+        blind = "NVML does not answer" if machine.way == "blind" else ""
+        return HostReport(host, "ok", HostAnswer("0.1.0", "/p", facts, environments, used, blind, reboot))
 
     def bootstrap(self, hosts: Sequence[str], bundle: str, told: Any) -> dict[str, HostResult]:
         found = {}
@@ -159,7 +164,8 @@ def contents(plans: Sequence[ClassPlan], bundles: bool) -> dict[str, Content | B
     paths = {id_: f"/desk/{id_}.tar" if bundles else "" for id_ in ids}
     made = {id_: Content(id_, paths[id_], lock_of("b" + id_), 7, {"bnb": lock_of(id_)}) for id_ in ids}
     silent = SourceUnreachable("source-unreachable", "the index does not answer", "Wait.")
-    return {id_: silent if id_ == "far" else content for id_, content in made.items()}
+    full = Failed("no-lock", "its lock cannot be made (no space left on device)", "Free some space.")
+    return {id_: {"far": silent, "full": full}.get(id_, content) for id_, content in made.items()}
 
 
 @dataclass
@@ -311,8 +317,10 @@ def test_what_becomes_of_each_kind_of_host(tmp_path: Path) -> None:
     assert found["run_again"] == RUN.again
 
 
-def test_a_host_in_use_is_done_if_that_is_asked_for(tmp_path: Path) -> None:
-    fleet = fleet_of(h200_a="used")
+@pytest.mark.parametrize("way", ["used", "blind"])
+def test_a_host_in_use_is_done_if_that_is_asked_for(way: str, tmp_path: Path) -> None:
+    """Where nobody can tell who is on its GPUs, it counts as in use."""
+    fleet = fleet_of(h200_a=way)
     room = Room(fleet, tmp_path)
     assert code(room.roll()) == 3 and fleet.machines["h200_a"].lock is None
     assert code(room.roll(in_use="anyway")) == 0 and fleet.machines["h200_a"].lock == lock_of("h200")
@@ -366,7 +374,8 @@ def test_nothing_to_do_opens_nothing_and_writes_no_wave(tmp_path: Path) -> None:
     rolled = room.roll()
     assert (states(rolled), code(rolled), rolled.ended) == ({"h200_a": "in-sync"}, 0, "done")
     assert room.opened == [["h200"]]
-    assert document(rolled, RUN, Options(), 1)["run_again"] == ""
+    found = document(rolled, msgspec.structs.replace(RUN, journal="/desk/a.json"), Options(), 1)
+    assert (found["run_again"], found["journal"]) == ("", "")
 
 
 def test_bundles_are_made_for_classes_with_hosts_to_be_changed_alone(tmp_path: Path) -> None:
@@ -423,6 +432,10 @@ def test_an_engine_that_breaks_down_ends_it_and_nothing_is_lost(tmp_path: Path) 
         ({"h200_a": "no-combination"}, 4),
         ({"h200_a": "dead", "old_a": "good"}, 1),
         ({"h200_a": "lost"}, 1),
+        ({"h200_a": "bad-answer", "old_a": "good"}, 1),
+        ({"h200_a": "unknown-facts", "old_a": "good"}, 1),
+        ({"full_a": "good", "old_a": "good"}, 1),
+        ({"h200_a": "reboot-required"}, 6),
         ({"h200_a": "verify-failed", "v100_a": "dead"}, 5),
     ],
 )
@@ -439,6 +452,102 @@ def test_the_journal_of_a_run_is_there_before_its_first_wave_and_tells_who_is_un
         {"changed": 1, "interrupted": 1},
         {"changed": 1, "interrupted": 1},
     ]
+
+
+def test_a_budget_that_is_spent_ends_it_and_says_so(tmp_path: Path) -> None:
+    """A percentage of the class makes the batch, of those to be changed the budget."""
+    ways = {f"h200_{number:02}": "failed" if number > 14 else "good" for number in range(40)}
+    fleet = fleet_of(**ways)
+    for number in range(14):
+        fleet.machines[f"h200_{number:02}"].lock = lock_of("h200")
+    rolled = Room(fleet, tmp_path).roll()
+    assert [len(wave.hosts) for wave in rolled.state.waves] == [4]
+    found = document(rolled, RUN, Options(), 1)
+    assert (found["ended"], code(rolled)) == ("stopped", 1)
+    assert found["because"] == "3 hosts failed, and 2 may fail (--max-failures)"
+    assert Counter(row["wave"] for row in found["hosts"] if row["state"] in ("changed", "failed")) == {1: 4}
+    assert {row["wave"] for row in found["hosts"] if row["state"] in ("in-sync", "not-tried")} == {None}
+
+
+def test_an_engine_that_begins_with_no_host_of_a_wave_ends_it(tmp_path: Path) -> None:
+    class Stuck(Fleet):
+        def apply(self, jobs: Sequence[Job], delivery: Delivery, told: Any) -> dict[str, HostResult]:
+            return {job.host: HostResult(job.host, "not-tried", "Ansible ended before") for job in jobs}
+
+    rolled = Room(Stuck(fleet_of(h200_a="good", h200_b="good").machines), tmp_path).roll()
+    assert (rolled.ended, len(rolled.state.waves), code(rolled)) == ("stopped", 1, 1)
+    assert document(rolled, RUN, Options(), 1)["because"] == "the rollout cannot go on: Ansible ended before"
+
+
+def test_a_host_that_the_planning_forgets_is_not_dropped(tmp_path: Path) -> None:
+    fleet = fleet_of(h200_a="good", h200_b="good")
+
+    def forgetful(reports: Sequence[HostReport]) -> tuple[list[ClassPlan], list[LeftOut]]:
+        return plan([report for report in reports if report.name != "h200_a"])
+
+    def delivery(needed: Sequence[Content], *_: object) -> contextlib.AbstractContextManager[Delivery]:
+        return contextlib.nullcontext(Delivery())
+
+    rolled = roll(Desk(fleet, forgetful, contents, delivery, Quiet()), Options())
+    assert states(rolled) == {"h200_a": "failed", "h200_b": "changed"}
+    assert code(rolled) == 1
+
+
+def test_who_is_done_has_every_lock_of_its_content() -> None:
+    locks = {env: lock_of(env) for env in ("one", "two")}
+    job = Job("h200_a", Content("c" * 12, "/x.tar", "0" * 64, 7, locks))
+
+    def claim(**found: str) -> HostResult:
+        environments = tuple(HostEnv(env, True, 1, lock, True) for env, lock in found.items())
+        return believe(job, HostResult("h200_a", "in-sync", applied=Applied("in-sync", environments=environments)))
+
+    assert claim(**locks, three=lock_of("three")).state == "in-sync"
+    for found in (claim(one=locks["one"]), claim(one=locks["one"], two=locks["one"]), claim()):
+        assert found.state == "failed" and found.because.endswith("two")
+
+
+def test_every_class_of_a_rollout_is_delivered_and_what_was_taken_back_is_told(tmp_path: Path) -> None:
+    class Switching(Fleet):
+        def apply(self, jobs: Sequence[Job], delivery: Delivery, told: Any) -> dict[str, HostResult]:
+            applied = Applied("verify-failed", "NaN", "Look.", rolled_back=("bnb",))
+            return {job.host: HostResult(job.host, applied.state, "NaN", "Look.", applied) for job in jobs}
+
+    room = Room(Switching(fleet_of(h200_a="good", v100_b="good").machines), tmp_path)
+    rolled = room.roll()
+    assert room.opened == [["h200", "v100"]]
+    assert [row["rolled_back"] for row in document(rolled, RUN, Options(), 1)["hosts"]] == [["bnb"], ["bnb"]]
+
+
+def test_who_failed_in_the_newest_runs_is_counted(tmp_path: Path) -> None:
+    """A host that the desk left in the midst as well: perhaps it is the one that hangs."""
+    for number in range(journal.READ + 2):
+        rows = [{"host": "a", "state": "failed"}, {"host": "b", "state": "interrupted" if number > 1 else "failed"}]
+        journal.write(tmp_path, f"20261122T{number:06}.000000Z.json", {"hosts": rows[number < 2 :]})
+    assert journal.failures(tmp_path) == {"a": journal.READ, "b": journal.READ}
+    journal.write(tmp_path, "20261123T000000.000000Z.json", {"hosts": []})
+    assert journal.failures(tmp_path) == {"a": journal.READ - 1, "b": journal.READ - 1}
+
+
+def test_a_run_is_named_by_its_start_in_utc() -> None:
+    started = datetime(2026, 11, 22, 1, 0, 0, 7, timezone(timedelta(hours=2)))
+    assert journal.name_of(started) == "20261121T230000.000007Z.json"
+
+
+def test_a_source_that_does_not_answer_is_no_missing_combination(tmp_path: Path) -> None:
+    """As ``fleet plan`` has it: 7, and not 4."""
+    away = Refusal((Conflict("reachable", "default-index cannot be reached: timed out", "asked just now"),), ())
+
+    def offline(reports: Sequence[HostReport]) -> tuple[list[ClassPlan], list[LeftOut]]:
+        plans, left = plan(reports)
+        return [msgspec.structs.replace(one, answers={"bnb": away}) for one in plans], left
+
+    def never(*_: object) -> Any:
+        raise AssertionError("there is nothing to be made")
+
+    rolled = roll(Desk(fleet_of(h200_a="good"), offline, never, never, Quiet()), Options())
+    row = document(rolled, RUN, Options(), 1)["hosts"][0]
+    assert (row["state"], code(rolled)) == ("no-content", 7)
+    assert row["because"].endswith("default-index cannot be reached: timed out") and "network" in row["next_step"]
 
 
 def test_a_journal_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:

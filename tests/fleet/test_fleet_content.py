@@ -188,6 +188,12 @@ def test_the_same_bytes_in_any_order_at_any_desk_and_they_are_found_again(
     again = two.made(two.plan(V100, "c" * 12, **hosts), two.plan(A10, "b" * 12, **hosts), two.plan(H200, "a" * 12))
     assert {class_id: content.sha256 for class_id, content in again.items()} == shas
 
+    # The bundle holds bnbenv.toml: with another one it is another, though the locks still hold.
+    with (two.root / "bnbenv.toml").open("a") as config:
+        config.write("# a word for people\n")
+    third = two.made(two.plan(V100, "c" * 12))["c" * 12]
+    assert (third.locks, third.sha256 == shas["c" * 12]) == (first["c" * 12].locks, False)
+
     # Nothing is asked for, weighed or loaded again; a run for fewer classes keeps the bundles of the others.
     for wheel in wheels.iterdir():
         wheel.unlink()
@@ -252,6 +258,14 @@ def test_a_class_that_cannot_have_a_lock_harms_no_other(desk: Callable[[str], De
     assert set(lab.made(old, new)) == {"a" * 12, "c" * 12}
     with holding(lab.setting(new.kind.facts).project, lab.environ, lab.said.say), pytest.raises(Busy):
         lab.make(new)
+
+    # A bundle that cannot be made is the trouble of its class alone, too.
+    for content in lab.made(old, new).values():
+        Path(content.path).unlink()
+    (wheel,) = (tmp_path / "wheels").glob("torch-2.12*")
+    wheel.unlink()
+    found = lab.make(old, new)
+    assert isinstance(found["c" * 12], BnbenvError) and found["a" * 12] == first["a" * 12]
 
 
 def test_a_lock_stays_until_it_does_not_hold_or_another_is_asked_for(

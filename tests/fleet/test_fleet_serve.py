@@ -206,7 +206,9 @@ def test_a_shared_folder_has_each_bundle_once_and_whole(bundle: Callable[..., Co
         put_shared(one, folder)
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
+    Path(one.path).chmod(0o644)
     target = put_shared(one, folder)
+    assert target.stat().st_mode & 0o777 == 0o644, "as people have it at the desk: other users read it on the hosts"
     assert target == folder / f"{one.sha256}.tar" and target.read_bytes() == Path(one.path).read_bytes()
     before = target.stat().st_mtime_ns
     assert put_shared(one, folder).stat().st_mtime_ns == before

@@ -58,6 +58,24 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     return text
 
 
+def redact_variables(words: Iterable[str]) -> list[str]:
+    """The words of an Ansible command with ``****`` for variables that are given in them: they may hold passwords."""
+    found: list[str] = []
+    before = ""
+    for word in words:
+        option, value = ("", word) if before in ("-e", "--extra-vars") else _split_variables(word)
+        before = word
+        found.append(f"{option}{BLANK}" if value and not value.startswith("@") else word)
+    return found
+
+
+def _split_variables(word: str) -> tuple[str, str]:
+    for option in ("--extra-vars=", "-e"):
+        if word.startswith(option):
+            return option, word.removeprefix(option)
+    return "", ""
+
+
 def _blank_query(match: re.Match[str]) -> str:
     def blank(parameter: re.Match[str]) -> str:
         return f"{parameter[1]}={BLANK}" if _SECRET_PARAMETER.search(parameter[1]) else parameter[0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnbenv.redact import redact, secrets_of, strip_credentials
+from bnbenv.redact import redact, redact_variables, secrets_of, strip_credentials
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_.~%!$*+", min_size=1, max_size=20)
 
@@ -98,3 +98,11 @@ def test_a_lock_keeps_usable_addresses_without_credentials() -> None:
         'wheels = [{ url = "https://host/f/a-1.whl", hashes = { sha256 = "00" } },\n'
         '          { url = "https://host/f/b-1.whl?v=1#sha256=11" }, { url = "https://host/c?v=1" }]'
     )
+
+
+def test_variables_for_ansible_are_not_shown() -> None:
+    words = ["-i", "hosts", "-e", "@vars.yml", "-e", "a=s3cret", "-eb=s3cret", "--extra-vars", "{s3cret}"]
+    words += ["--extra-vars=c=s3cret", "--extra-vars=@more.yml", "-e"]
+    shown = redact_variables(words)
+    assert "s3cret" not in " ".join(shown)
+    assert [word for word in shown if "****" not in word] == [word for word in words if "s3cret" not in word]

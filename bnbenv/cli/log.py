@@ -67,11 +67,13 @@ class RunLog:
         import shlex
 
         from bnbenv import __version__
+        from bnbenv.redact import redact_variables
 
+        argv = redact_variables(self._argv) if self._argv[0] == "fleet" else self._argv
         return (
             f"bnbenv {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
             f"{time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(self._started))} in {Path.cwd()}\n"
-            f"$ bnbenv {shlex.join(self._argv)}\n"
+            f"$ bnbenv {shlex.join(argv)}\n"
         )
 
     def _write(self, text: str) -> None:

@@ -179,4 +179,9 @@ def _words(command: Command) -> str:
     import shlex
 
     program, *words = command.argv
-    return shlex.join([Path(program).name, *words])
+    name = Path(program).name
+    if name.startswith("ansible"):
+        from bnbenv.redact import redact_variables
+
+        words = redact_variables(words)
+    return shlex.join([name, *words])

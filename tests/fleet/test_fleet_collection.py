@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -239,6 +240,22 @@ def test_the_role_installs_bnbenv_out_of_a_bundle_without_network(project: Any, 
         file for file in first if "__pycache__" not in str(file[0])
     ]
     assert [path.name for path in prefix.parent.iterdir()] == ["tool"]
+
+
+def test_a_login_shell_that_takes_one_line_can_look_at_a_bare_host() -> None:
+    """As csh, which clusters still give to their users; sh itself has to read what becomes of it."""
+    yaml, jinja2 = pytest.importorskip("yaml"), pytest.importorskip("jinja2")  # ansible-core has both
+    role = COLLECTION / "roles" / "bootstrap"
+    look = yaml.safe_load((role / "tasks" / "main.yml").read_text())[0]["ansible.builtin.raw"]
+    rows = jinja2.Environment()
+    rows.filters["quote"] = shlex.quote
+    values = {"bootstrap_prefix": "/a place", "bootstrap_links": "", "ansible_python_interpreter": sys.executable}
+    text = rows.from_string((role / "templates" / "look.sh.j2").read_text()).render(values)
+    line = rows.from_string(look).render(lookup=lambda *_: text)
+    assert "\n" not in line
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+    found = [f"bnbenv-python={sys.executable}", "bnbenv-prefix=/a place"]
+    assert (done.stdout.splitlines()[:2], done.stderr) == (found, "")
 
 
 MAKE_BUNDLE = """

@@ -24,10 +24,10 @@ from bnbenv.errors import BnbenvError, Failed, InputError, NoCombination
 from bnbenv.facts.model import Platform
 from bnbenv.fleet.kept import Home, all_locks, keep_lock, read_locks
 from bnbenv.fleet.model import ClassPlan
+from bnbenv.fleet.planning import same_versions
 from bnbenv.matrix.drivers import number
 from bnbenv.progress import Progress
 from bnbenv.solve.model import Choice, Request, Solution
-from bnbenv.solve.versions import public
 
 Files = dict[str, LockedFile]
 
@@ -154,7 +154,7 @@ class Locker:
             locked, why = judge_lock(own, env, text, f"pylock.{env}.toml", request=request)
             if locked is None:
                 return None, why or ""
-            if request is not None and _versions(locked.decision.solution) != _versions(answer):
+            if request is not None and not same_versions(locked.decision.solution, answer):
                 return None, f"it holds {describe(locked.decision.solution)}"
             return (locked, files_for(locked, own.facts.platform)), ""
         except InputError as error:
@@ -224,10 +224,3 @@ def _same(known: Locked, solution: Solution, platform: Platform) -> bool:
         *(solution.choice, solution.backend, solution.visible_devices),
         *(platform.os, platform.machine),
     )
-
-
-def _versions(solution: Solution) -> tuple[str, str, dict[str, str]]:
-    """The combination as versions; of a bitsandbytes that is compiled, the release."""
-    choice = solution.choice
-    own = {name: str(public(version)) if choice.compiled else version for name, version in choice.versions.items()}
-    return choice.python, choice.torch.version, own

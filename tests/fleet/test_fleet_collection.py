@@ -134,8 +134,8 @@ def test_a_playbook_looks_syncs_and_fails_where_kernels_do(project: Any, play: P
     assert told["checked"]["in_sync"], "what failed left what was there"
     assert project.generation() == 2
 
-    words = ("-i", "this,", "-c", "local", "-e", f"bnbenv_project={project.root}")
-    words = (*words, "-e", f"ansible_python_interpreter={sys.executable}")
+    words = ["-i", "this,", "-c", "local", "-e", f"bnbenv_project={project.root}"]
+    words += ["-e", f"ansible_python_interpreter={sys.executable}"]
     ready = [f"bnbenv.fleet.{name}" for name in ("facts", "sync", "check")]
     ended = ansible("playbook", *words, *ready)
     assert ended.returncode == 0 and "changed=0" in ended.stdout, ended.stdout + ended.stderr

@@ -129,7 +129,7 @@ def choose_class(reader: Reader, setting: Setting, envs: Sequence[str]) -> Chose
 
     Raises NoCombination, which names for which machines the bundle is and why that does not fit, RebootRequired.
     """
-    problems, fitting = [], []
+    problems, reasons, fitting = [], [], []
     for group in reader.manifest.classes:
         locks, problem = {}, None
         for one in group.environments:
@@ -138,10 +138,12 @@ def choose_class(reader: Reader, setting: Setting, envs: Sequence[str]) -> Chose
                 problem = problem or _problem(reader, setting, group, one, locks[one.env])
         if problem is None:
             fitting.append(Chosen(group, locks))
+        reasons += [problem] if problem is not None else []
         problems += [f"{machine.title}: {problem}" for machine in group.machines if problem is not None]
     if not fitting:
         message = f"{reader.name} is for other machines than this one"
         step = "Record this machine (bnbenv facts --json), and make one with: bnbenv bundle OUT.tar --for facts.json"
+        message += f": {reasons[0]}" if len(set(reasons)) == 1 else ""
         raise NoCombination("not-for-this-machine", message, step, "\n".join(problems))
     return max(fitting, key=lambda one: _likeness(one.group, setting.facts))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bnbenv.cli.command import Context
@@ -60,6 +61,38 @@ def add_ansible(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--at", metavar="DIR", default="~/bnbenv", help=at)
     limit = "time limit of a host in seconds (default: 120 to answer, 3600 a step to change it)"
     group.add_argument("--host-timeout", metavar="N", type=positive_number, help=limit)
+
+
+# Those that belong to the next command as well. Extra variables may hold passwords, and are left to people.
+_KEPT = (
+    *("inventory", "limit", "forks", "user", "private_key", "connection", "timeout", "ssh_common_args"),
+    *("ssh_extra_args", "scp_extra_args", "sftp_extra_args", "become", "become_user", "become_method", "ask_pass"),
+    *("ask_become_pass", "ask_vault_pass", "vault_id", "vault_password_file", "connection_password_file"),
+    *("become_password_file", "at", "host_timeout", "project"),
+)
+
+
+def next_command(
+    command: str,
+    args: argparse.Namespace,
+    more: Sequence[str] = (),
+    add: Callable[[argparse.ArgumentParser], None] = add_ansible,
+) -> str:
+    """``bnbenv fleet COMMAND`` for the same hosts, reached in the same way; ``more`` are other options of this one that
+    belong to it, and ``add`` adds all of them, with their defaults."""
+    import shlex
+
+    parser = argparse.ArgumentParser()
+    add(parser)
+    words = ["bnbenv", "fleet", command]
+    for name in (*_KEPT, *more):
+        value, option = getattr(args, name, None), "-i" if name == "inventory" else f"--{name.replace('_', '-')}"
+        if value in (None, False, []) or value == parser.get_default(name):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [option] if one is True else [option, str(one)]
+    text = shlex.join(words)
+    return f"{text} -e ..." if getattr(args, "extra_vars", None) else text
 
 
 def engine_of(args: argparse.Namespace, ctx: Context) -> AnsibleEngine:

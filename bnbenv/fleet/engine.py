@@ -31,6 +31,7 @@ from bnbenv.fleet.options import (
     words_for,
 )
 from bnbenv.fleet.sentences import of_ansible, warnings_of
+from bnbenv.paths import expand
 from bnbenv.process import Command, Finished, Runner
 
 COLLECTIONS = Path(__file__).parent  # holds ansible_collections/
@@ -153,7 +154,10 @@ class AnsibleEngine:
         if "no hosts to target" in said and self._options.limit is not None:
             return InputError("--limit", "", f'no host of the inventory fits "{self._options.limit}"')
         config = self._begin()[1]
-        step = "" if self._options.inventories else NAME_ONE
+        for one in self._options.inventories:
+            if "," not in one and not (self._cwd / expand(one)).exists():
+                return InputError(one, "", "there is no such file or folder", NAME_ONE)
+        step = NAME_ONE if not warnings else ""
         error = InputError(self._inventory(config), "", said or "Ansible cannot read it", step)
         error.detail = "\n".join(warnings)
         return error

@@ -71,7 +71,8 @@ def report_of(event: Event) -> HostReport | None:
         return HostReport(name, "bad-answer", None, _unread(error), _UPDATE)
 
 
-_INSTALL = "Install it there: bnbenv fleet sync --bootstrap"
+_INSTALL = "Install it there: bnbenv fleet sync --bootstrap, or name it: bnbenv_executable in the inventory."
+_ANEW = "Run it again: it is asked anew, and gets what fits what it is then."
 _UPDATE = "Install the bnbenv of this machine there, by the role bnbenv.fleet.bootstrap."
 
 
@@ -96,7 +97,9 @@ def result_of(event: Event) -> HostResult | None:
         applied = decode_applied(document, "answer")
     except InputError as error:
         return HostResult(name, "failed", _unread(error), _UPDATE)
-    return HostResult(name, applied.state, applied.because, applied.next_step, applied)
+    # What the host tells people who brought a bundle themselves is of no use at a desk, which makes one for each class.
+    step = _ANEW if applied.state == "no-combination" else applied.next_step
+    return HostResult(name, applied.state, applied.because, step, applied)
 
 
 def bootstrapped(failed: Event | None, numbers: dict[str, int] | None, host: str) -> HostResult | None:

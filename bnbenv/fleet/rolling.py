@@ -115,9 +115,10 @@ def roll(desk: Desk, options: Options) -> Rolled:
     rolled = replace(rolled, bootstrapped=new)
     pending = [host for group in rolled.state.groups for host in group.hosts]
     done = sum(one.state in DONE for one in rolled.settled.values())
+    change = len(pending) + sum(one.state == "would-change" for one in rolled.settled.values())
     desk.progress.say(
-        f"{_many(len(hosts), 'host')}, {_many(len(plans), 'kind')}: {len(pending)} to be changed, {done} in sync,"
-        f" {len(hosts) - len(pending) - done} left out"
+        f"{_many(len(hosts), 'host')}, {_many(len(plans), 'kind')}: {change} to be changed, {done} in sync,"
+        f" {len(hosts) - change - done} left out"
     )
     if options.dry_run or not pending:
         return replace(rolled, ended="done")
@@ -248,7 +249,7 @@ def _without_content(plan: ClassPlan, error: Content | BnbenvError | None) -> Se
             if answer.unreachable:
                 step = "Check the network and the indexes, then run it again."
                 return Settled("no-content", f"{env}: {because}", step)
-            step = "See what each kind of host would need: bnbenv fleet plan"
+            step = "See what each kind of host would need: bnbenv fleet plan, for the same hosts"
             return Settled("no-combination", f"nothing known to be good fits for {env}: {because}", step)
     if isinstance(error, BnbenvError):
         return Settled("no-content", error.message, error.next_step)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bnbenv.fleet.answers import harmless
 
 LONGEST = 300  # characters of a sentence
+_PYTHON = "Install Python there, or name it: ansible_python_interpreter in the inventory, or by -e."
 READ = 8192  # characters of what was said in which is looked: a host may say megabytes that keep an expression busy
 
 
@@ -44,6 +45,16 @@ _KNOWN = (
         "Give it with -k.",
     ),
     (
+        r"Unable to execute ssh .*No such file",
+        "there is no ssh on this machine",
+        "Install the package openssh-client here.",
+    ),
+    (
+        r"pyenv: (\S*python[\d.]*): command not found",
+        "the {0} that Ansible found there is a shim of pyenv without a Python behind it",
+        _PYTHON,
+    ),
+    (
         r"you must install the sshpass program",
         "passwords for ssh need the program sshpass on this machine",
         "Install the package sshpass here, or use keys.",
@@ -62,12 +73,12 @@ _KNOWN = (
         r"(?<!\S)(\S*python[\d.]*): (?:command )?not found"
         r"|interpreter '?(\S*python[\d.]*)'? was not found|(?<!\S)(\S*python[\d.]*): No such file or directory",
         "there is no Python at {0}",
-        "Install Python there, or name it: ansible_python_interpreter in the inventory.",
+        _PYTHON,
     ),
     (
         r"No python interpreters found|Unable to find any python|interpreter discovery",
         "there is no Python that Ansible finds",
-        "Install Python there, or name it: ansible_python_interpreter in the inventory.",
+        _PYTHON,
     ),
     (
         r"(?:Timed out after|in the expected time frame \()\s*(\d+)",

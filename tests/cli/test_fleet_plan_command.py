@@ -114,7 +114,7 @@ def test_hosts_of_the_inventory_that_nothing_is_recorded_of(bnbenv: Any, tmp_pat
     assert ran.code == 1
     assert "left out, failed: new\n  because there is nothing about it in" in ran.out
     assert "\n    known\n" in ran.out
-    assert "note: recorded, and not in the inventory: elsewhere\n" in ran.out
+    assert "note: recorded, and not among these: elsewhere\n" in ran.out
 
 
 @pytest.mark.real

@@ -222,6 +222,7 @@ def test_another_bundle_replaces_all_and_says_what_it_no_longer_names(desk: Any,
     assert (code, left["state"]) == (3, "moved"), left
     assert f"lock {one.lock()[:12]} is in use, and lock {both.lock()[:12]} was expected" in left["because"]
     assert host.apply(*one.words, "--expect", '{"plain": null}')[1]["state"] == "in-sync"
+    assert host.apply(*both.words, "--expect", '{"plain": null}')[1]["state"] == "moved"
     (host.root / "bnbenv.toml").write_text("[envs.plain]\nnonsense = 1\n")
     answer = host.run("fleet", "host")[1]["environments"]
     assert {row["reasons"][0]["code"] for row in answer} == {"config-unreadable"}, answer
@@ -279,7 +280,7 @@ def test_what_is_wrong_with_a_bundle_or_the_host_is_said_and_changes_nothing(
         (2, "failed", "damaged or changed", ("--bundle", str(changed), "--bundle-sha256", other.sha256), None),
         (2, "failed", "cut off", ("--bundle", str(cut), "--bundle-sha256", whole), None),
         (2, "failed", "cannot be read", ("--bundle", "none.tar", "--bundle-sha256", whole), None),
-        (4, "no-combination", "is for other machines than this one", other.words, elsewhere),
+        (4, "no-combination", "is for other machines than this one: it needs Python", other.words, elsewhere),
         (6, "reboot", "differ", other.words, {**elsewhere, "driver": {**elsewhere["driver"], "state": "mismatch"}}),
     ):
         changes = {}

@@ -129,7 +129,7 @@ def test_the_hosts_are_those_of_the_inventory_in_its_order(engine: Any, tmp_path
 @pytest.mark.parametrize(
     ("name", "text", "limit", "said"),
     [
-        ("missing.ini", None, None, "Completely failed to parse inventory source"),
+        ("missing.ini", None, None, "there is no such file or folder"),
         ("bad.yml", "all: [", None, "Completely failed to parse inventory source"),
         ("empty.ini", "", None, "it holds no hosts"),
         ("script", "#!/bin/sh\necho the cloud is down >&2; exit 3\n", None, "Completely failed to parse"),
@@ -147,6 +147,7 @@ def test_an_inventory_that_cannot_be_read(
         engine(str(path), limit=limit).hosts()
     assert said in caught.value.message
     assert caught.value.message.startswith("--limit: " if limit else f"{path}: ")
+    assert ("with -i" in caught.value.next_step) is (name in ("missing.ini", "empty.ini"))
     if name == "script":
         assert "the cloud is down" in caught.value.detail or "exit code 3" in caught.value.detail
 
@@ -157,7 +158,7 @@ def test_what_is_wrong_with_ansible_itself(engine: Any, tmp_path: Path) -> None:
         engine("a,").hosts()
     with pytest.raises(Failed) as caught:
         find_programs({"PATH": str(tmp_path)}, python=str(tmp_path / "python"))
-    assert "bnbenv[fleet]" in caught.value.next_step
+    assert f"{sys.executable} -m pip install 'bnbenv[fleet]'" in caught.value.next_step, "beside this bnbenv"
     with pytest.raises(UsageError) as refused:
         find_programs({}, system="nt")
     assert "WSL" in refused.value.next_step
@@ -237,7 +238,9 @@ def test_every_host_is_heard_of_whatever_it_is(engine: Any, fleet: Fleet, tmp_pa
     }
     assert tuple(reports) == asked.hosts() and sorted(told) == sorted(reports)
     assert "6 seconds" in reports["slow"].because
-    assert reports["bare"].next_step == "Install it there: bnbenv fleet sync --bootstrap"
+    assert reports["bare"].next_step == (
+        "Install it there: bnbenv fleet sync --bootstrap, or name it: bnbenv_executable in the inventory."
+    )
     assert "too large" in reports["large2"].because
     assert "there is no Python at /nonexistent/python3" in reports["no-python"].because
     assert "'nowhere' is undefined" in reports["undefined"].because

@@ -87,6 +87,8 @@ def test_what_became_of_a_host() -> None:
     failed = applied({**APPLIED, "state": "verify-failed", "because": "4 bit: NaN", "next_step": "See."}, "failed")
     assert (failed.state, failed.because, failed.next_step) == ("verify-failed", "4 bit: NaN", "See.")
     assert applied({**APPLIED, "state": "splendid"}).state == "failed"
+    other = applied({**APPLIED, "state": "no-combination", "because": "no Python 3.12", "next_step": "bnbenv bundle"})
+    assert "Run it again" in other.next_step, "the desk makes the bundles"
     assert applied(None, "failed") == result_of(Event("failed", "node1", "Apply", {"msg": "it failed"}))
     brought = result_of(Event("failed", "node1", "Copy the bundle", {"msg": "No space left on device"}))
     assert brought is not None and brought.state == "failed" and "disk is full" in brought.because
@@ -126,6 +128,16 @@ def test_what_became_of_a_host() -> None:
             "to use the 'ssh' connection type with passwords or pkcs11_provider, you must install the sshpass program",
             "passwords for ssh need the program sshpass on this machine",
             "sshpass",
+        ),
+        (
+            "Unable to execute ssh command line on a controller: [Errno 2] No such file or directory: b'ssh'",
+            "there is no ssh on this machine",
+            "openssh-client",
+        ),
+        (
+            "Task failed: Module result deserialization failed: pyenv: python3.13: command not found\n",
+            "the python3.13 that Ansible found there is a shim of pyenv",
+            "-e",
         ),
         ("The bnbenv.fleet.sync action failed to execute in the expected time frame (30) and was terminated", "30", ""),
         ("", "Ansible gives no reason", ""),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from bnbenv.cli.fleet import add_ansible
+from bnbenv.cli.fleet import add_ansible, next_command
 from bnbenv.fleet.options import Config, Options, environment, own_ssh, read_config, to_ask, words_for
 
 DUMP = [
@@ -84,3 +85,15 @@ def test_the_options_have_ansibles_names() -> None:
             assert name in theirs, name
             takes = (action.nargs == 0, theirs[name].nargs == 0)
             assert takes in {(True, True), (False, False)}, name
+
+
+def test_the_next_command_reaches_the_same_hosts_in_the_same_way() -> None:
+    parser = argparse.ArgumentParser()
+    add_ansible(parser)
+    given = ["-i", "a b.ini", "-i", "c,", "-l", "gpu", "-u", "ada", "-b", "-K", "--at", "/srv/x"]
+    said = "bnbenv fleet plan -i 'a b.ini' -i c, --limit gpu --user ada --become --ask-become-pass --at /srv/x"
+    assert next_command("plan", parser.parse_args(given)) == said
+    assert next_command("plan", parser.parse_args(["-e", "token=abc"])) == "bnbenv fleet plan -e ...", "no secret"
+    assert next_command("plan", parser.parse_args(given)) == next_command(
+        "plan", parser.parse_args(shlex.split(said)[3:])
+    ), "it can be run"

@@ -119,6 +119,7 @@ def test_interrupted_then_good_and_bad_hosts_together(desk: Any, tmp_path: Path)
     dry = desk("--limit", "done,failing", "--dry-run", "--json")
     assert dry.code == 3 and faults(dry.document) == []
     assert [row["state"] for row in dry.document["hosts"]] == ["in-sync", "would-change"]
+    assert "1 to be changed, 1 in sync, 0 left out" in dry.stderr
 
 
 def test_one_lock_for_hosts_that_nothing_fits_all_of(empty: Any, tmp_path: Path) -> None:

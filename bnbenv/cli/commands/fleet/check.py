@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bnbenv.cli.command import Context, Outcome
-from bnbenv.cli.fleet import add_ansible, ask_all, engine_of
+from bnbenv.cli.fleet import add_ansible, ask_all, engine_of, next_command
 from bnbenv.cli.page_file import add_html, page_file, write_page
 
 SUMMARY = """\
@@ -29,13 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     """Raises InputError (inventory), UsageError (no terminal), Failed."""
-    import shlex
-
     from bnbenv.fleet.overview import check_document, check_exit
 
     page = page_file(args.html, ctx)
     document = check_document(ask_all(engine_of(args, ctx), ctx))
     if page is not None:
         write_page(page, document, ctx)
-    again = shlex.join(word for one in args.inventory for word in ("-i", one))
-    return Outcome(check_exit(document), document, {"again": again})
+    return Outcome(check_exit(document), document, {"then": next_command("plan", args)})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import TYPE_CHECKING
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import project_of
-from bnbenv.cli.fleet import add_ansible, engine_of
+from bnbenv.cli.fleet import add_ansible, engine_of, next_command
 from bnbenv.cli.page_file import add_html, page_file, write_page
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
     found = document(planned, reports, str(project.root), not args.shipped, held.locks)
     if page is not None:
         write_page(page, found, ctx)
-    again = shlex.join(word for one in args.inventory for word in ("-i", one)) or ("-i INVENTORY" if args.facts else "")
-    return Outcome(exit_of(found), found, {"unlisted": unknown, "again": again})
+    then = next_command("sync", args) + " -i INVENTORY" * bool(args.facts and not args.inventory)
+    return Outcome(exit_of(found), found, {"unlisted": unknown, "then": then})
 
 
 def _reports(args: argparse.Namespace, ctx: Context) -> tuple[tuple[HostReport, ...], tuple[str, ...]]:

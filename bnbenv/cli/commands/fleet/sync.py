@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnbenv.cli.command import Context, Outcome
 from bnbenv.cli.common import project_of
-from bnbenv.cli.fleet import add_ansible, engine_of
+from bnbenv.cli.fleet import add_ansible, engine_of, next_command
 from bnbenv.cli.help import positive_number
 from bnbenv.cli.page_file import add_html, page_file, write_page
 from bnbenv.errors import BnbenvError, Exit, UsageError
@@ -38,6 +38,7 @@ EXITS = (
     " 4 no known-good combination for some hosts, 5 verification failed on some host, 6 only hosts are left that"
     " need a reboot, 7 a package source cannot be reached, 8 another desk is at work"
 )
+_AGAIN = ("canary", "batch", "max_failures", "in_use", "content", "bootstrap", "one_lock")  # belong to the next run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
         now = datetime.now(timezone.utc)
         path = str(folder / journal.name_of(now))
         started = now.isoformat(timespec="seconds")
-        again = _again(args)
+        again = next_command("sync", args, _AGAIN, add_arguments)
         header = Run(
             __version__, str(project.root), tuple(args.inventory), started, args.content, args.one_lock, again, path
         )
@@ -225,29 +226,3 @@ def _no_one_lock(found: InTheWay) -> BnbenvError:
         for env, refusal in blocker.answers.items():
             lines += [f"  {env}: {part.because}" for part in refusal.conflict]
     return NoCombination("no-one-lock", message, step, "\n".join(lines))
-
-
-# Options that belong to the command that goes on. Extra variables may hold passwords, and are left to people.
-_AGAIN = (
-    *("inventory", "limit", "forks", "user", "private_key", "connection", "timeout", "ssh_common_args", "become"),
-    *("become_user", "become_method", "ask_pass", "ask_become_pass", "ask_vault_pass", "vault_id"),
-    *("vault_password_file", "connection_password_file", "become_password_file", "at", "host_timeout", "project"),
-    *("canary", "batch", "max_failures", "in_use", "content", "bootstrap", "one_lock"),
-)
-
-
-def _again(args: argparse.Namespace) -> str:
-    """The command that goes on where this one ended: with the same options, but for those of the day."""
-    import shlex
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = ["bnbenv", "fleet", "sync"]
-    for name in _AGAIN:
-        value, option = getattr(args, name, None), "-i" if name == "inventory" else f"--{name.replace('_', '-')}"
-        if value in (None, False, []) or value == parser.get_default(name):
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            words += [option] if one is True else [option, str(one)]
-    text = shlex.join(words)
-    return f"{text} -e ..." if getattr(args, "extra_vars", None) else text

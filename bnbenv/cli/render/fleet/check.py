@@ -9,8 +9,8 @@ from bnbenv.cli.render.fleet.unanswered import unanswered
 from bnbenv.cli.render.text import wrap
 
 
-def render(document: dict[str, Any], again: str = "") -> str:
-    """``again``: words of the inventory."""
+def render(document: dict[str, Any], then: str = "bnbenv fleet plan") -> str:
+    """``then``: the next command."""
     apart, good, total = document["not_in_sync"], document["hosts_in_sync"], document["hosts"]
     if document["in_sync"]:
         return f"in sync: {'the one host' if total == 1 else f'all {total} hosts'}"
@@ -25,7 +25,7 @@ def render(document: dict[str, Any], again: str = "") -> str:
     lines += unanswered(document["no_answer"])
     lines += [f"in sync: {_hosts(len(good))}"] if good else []
     if apart:
-        lines.append(f"next: bnbenv fleet plan {again}".rstrip())
+        lines.append(f"next: {then}")
     return "\n".join(lines)
 
 

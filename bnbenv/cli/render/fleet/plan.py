@@ -18,8 +18,8 @@ _STATES = {
 }
 
 
-def render(document: dict[str, Any], unlisted: Sequence[str] = (), again: str = "") -> str:
-    """``unlisted``: hosts with recorded facts that are not in the inventory; ``again``: words of the inventory."""
+def render(document: dict[str, Any], unlisted: Sequence[str] = (), then: str = "bnbenv fleet sync") -> str:
+    """``unlisted``: hosts with recorded facts that are not in the inventory; ``then``: what to run."""
     kinds = document["classes"]
     lines = _first(document)
     if document["one_lock"] is not None:
@@ -40,9 +40,9 @@ def render(document: dict[str, Any], unlisted: Sequence[str] = (), again: str = 
         remarks.setdefault(row["because"], []).append(row["host"])
     notes = [f"{named(hosts)}: {because}" for because, hosts in remarks.items()]
     if unlisted:
-        notes.append(f"recorded, and not in the inventory: {named(unlisted)}")
+        notes.append(f"recorded, and not among these: {named(unlisted)}")
     lines += ["", *(line for note in notes for line in wrap(f"note: {note}"))] if notes else []
-    return "\n".join([*lines, *_next(document, again)])
+    return "\n".join([*lines, *_next(document, then)])
 
 
 def named(hosts: Sequence[str], most: int = NAMES) -> str:
@@ -166,12 +166,12 @@ def _left_out(rows: list[dict[str, Any]]) -> list[str]:
     return [*lines, f"left out, and not shown: {_many(more)} more (--json names them)"] if more else lines
 
 
-def _next(document: dict[str, Any], again: str) -> list[str]:
+def _next(document: dict[str, Any], then: str) -> list[str]:
     states = {host["state"] for kind in document["classes"] for host in kind["hosts"]}
     if not states - {"in-sync"}:
         return []
     option = " --one-lock" if document["one_lock"] and document["one_lock"]["fits_all"] else ""
-    return ["", f"next: bnbenv fleet sync{f' {again}' if again else ''}{option}"]
+    return ["", f"next: {then}{option}"]
 
 
 def _hosts(kinds: Iterable[dict[str, Any]]) -> int:

@@ -65,7 +65,8 @@ def _answer(document: dict[str, Any]) -> str:
         pending = counts.get("would-change", 0)
         if before == total:
             return f"in sync, nothing to do: {_all(total)}"
-        return f"changes are pending: {pending} of {_many(total)} would be changed, {before} in sync"
+        word = "changes are pending" if pending else "nothing to change"
+        return f"{word}: {pending} of {_many(total)} would be changed, {before} in sync"
     if document["ended"] == "interrupted":
         return f"interrupted: {changed + before} of {_many(total)} in sync, {changed} changed now"
     if changed + before == total:
@@ -76,7 +77,7 @@ def _answer(document: dict[str, Any]) -> str:
 def _class(row: dict[str, Any]) -> list[str]:
     lines = wrap(f"class {row['id']}, {_many(row['hosts'])}: {harmless(row['title'])}")
     for one in row["gets"]:
-        what = describe(one["choice"]) if one["choice"] else f"nothing known to be good fits: {one['because']}"
+        what = describe(one["choice"]) if one["choice"] else "nothing known to be good fits, see below"
         lines += wrap(f"{one['env']}: {what}", "  ")
     if row["error"]:
         lines += wrap(f"its bundle cannot be made: {harmless(row['error']['message'])}", "  ")

@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from bnbenv.envs.check import observe_host
+from bnbenv.envs.project import Project
+from bnbenv.fleet.host import environments
+from bnbenv.process import SystemRunner
+
 H200 = "gpu uuid=GPU-1 cc=9.0 memory=150754820096 name=NVIDIA H200\n"
 Ask = Callable[..., tuple[int, Any, str]]
 
@@ -84,3 +89,14 @@ def test_a_project_that_is_not_to_be_trusted_is_refused(ask: Ask, tmp_path: Path
     ((row,), reasons) = answer["environments"], answer["environments"][0]["reasons"]
     assert (code, row["in_sync"], row["lock"], reasons[0]["code"]) == (0, False, None, "config-unreadable")
     assert "this is not TOML" in text
+
+
+@pytest.mark.real
+def test_kernels_that_ran_on_another_host_prove_nothing_here(synced: Any, tool_environ: dict[str, str]) -> None:
+    """A folder that was copied, or the same machine with another card."""
+    project = Project(synced.root, synced.root / "bnbenv.toml")
+    here = observe_host(tool_environ, SystemRunner())
+    (one,) = environments(project, here)
+    assert (one.in_sync, one.verified) == (True, True)
+    (other,) = environments(project, here._replace(fingerprint={**here.fingerprint, "gpus": "GPU-9"}))
+    assert (other.lock, other.in_sync, other.verified) == (one.lock, False, False)

@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +17,9 @@ from pathlib import Path
 from bnbenv.errors import Failed
 from bnbenv.fleet.events import Event, read_events
 from bnbenv.fleet.model import Job
+
+_PREFIX, _HELD = "bnbenv-fleet-", "held"
+_NEW = 5.0  # seconds
 
 
 class Follower:
@@ -47,11 +53,37 @@ class Follower:
 
 @contextmanager
 def private_folder(environ: Mapping[str, str]) -> Iterator[Path]:
-    """A folder that only this user can look into, deleted at the end; in memory where the system has such a place."""
+    """A folder that only this user can look into, deleted at the end; in memory where the system has such a place.
+
+    What a desk left there that was killed, passwords among it, is deleted by the next one. Raises Failed.
+    """
+    import fcntl  # not on Windows, which is no desk
+
     runtime = environ.get("XDG_RUNTIME_DIR")
     place = runtime if runtime and os.access(runtime, os.W_OK | os.X_OK) else None
-    with tempfile.TemporaryDirectory(prefix="bnbenv-fleet-", dir=place) as folder:
+    try:
+        _sweep(Path(place or tempfile.gettempdir()))
+        made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place)
+    except OSError as error:
+        message = f"no private folder can be made in {place or 'TMPDIR'} ({(error.strerror or str(error)).lower()})"
+        raise Failed("cannot-write", message, "Free some space there, or name another place: TMPDIR.") from None
+    with made as folder, Path(folder, _HELD).open("x") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # until this desk is done, or killed
         yield Path(folder)
+
+
+def _sweep(place: Path) -> None:
+    """Delete this user's folders that nobody holds. One that is just being made is not held yet."""
+    import fcntl
+
+    for folder in place.glob(f"{_PREFIX}*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or time.time() - found.st_mtime < _NEW:
+                continue
+            with suppress(FileNotFoundError), (folder / _HELD).open() as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
 
 
 def write_passwords(folder: Path, passwords: Mapping[str, str]) -> dict[str, Path]:

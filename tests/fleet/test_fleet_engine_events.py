@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 from bnbenv.errors import InputError
 from bnbenv.fleet.answers import decode_applied, decode_report, encode_report
+from bnbenv.fleet.desk import private_folder
 from bnbenv.fleet.events import Event, read_events, report_of, result_of
 from bnbenv.fleet.sentences import of_ansible, sentence, warnings_of
 
@@ -173,3 +177,22 @@ def test_ansibles_own_errors_and_warnings() -> None:
     trace = "ERROR: Error reading config file (a.cfg): no section\n\nTraceback (most recent call last):\n  File\n"
     assert of_ansible(trace) == "Error reading config file (a.cfg): no section"
     assert of_ansible("nothing of the kind") == ""
+
+
+def test_what_a_killed_desk_left_is_deleted_and_not_what_another_one_has(tmp_path: Path) -> None:
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    code = (
+        "import os, signal, sys; from bnbenv.fleet.desk import private_folder, write_passwords\n"
+        "with private_folder({'XDG_RUNTIME_DIR': sys.argv[1]}) as folder:\n"
+        "    write_passwords(folder, {'become': 'open sesame'}); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (left,) = tmp_path.iterdir()
+    assert "open sesame" in (left / "password-0").read_text()
+    with private_folder(environ) as other:
+        assert left.exists()  # it may be one that is just being made
+        for folder in (left, other):
+            os.utime(folder, (0, 0))
+        with private_folder(environ) as own:
+            assert set(tmp_path.iterdir()) == {other, own}
+    assert list(tmp_path.iterdir()) == []

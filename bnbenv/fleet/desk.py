@@ -64,12 +64,13 @@ def private_folder(environ: Mapping[str, str]) -> Iterator[Path]:
     try:
         _sweep(Path(place or tempfile.gettempdir()))
         made = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place)
+        with made as folder, Path(folder, _HELD).open("x") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # until this desk is done, or killed
+            yield Path(folder)
     except OSError as error:
-        message = f"no private folder can be made in {place or 'TMPDIR'} ({(error.strerror or str(error)).lower()})"
+        where = place or environ.get("TMPDIR") or "the folder for temporary files"
+        message = f"{where} cannot be written ({(error.strerror or str(error)).lower()})"
         raise Failed("cannot-write", message, "Free some space there, or name another place: TMPDIR.") from None
-    with made as folder, Path(folder, _HELD).open("x") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)  # until this desk is done, or killed
-        yield Path(folder)
 
 
 def _sweep(place: Path) -> None:

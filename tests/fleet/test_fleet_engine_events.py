@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bnbenv.errors import InputError
+from bnbenv.errors import Failed, InputError
 from bnbenv.fleet.answers import decode_applied, decode_report, encode_report
 from bnbenv.fleet.desk import private_folder
 from bnbenv.fleet.events import Event, read_events, report_of, result_of
@@ -195,4 +196,7 @@ def test_what_a_killed_desk_left_is_deleted_and_not_what_another_one_has(tmp_pat
             os.utime(folder, (0, 0))
         with private_folder(environ) as own:
             assert set(tmp_path.iterdir()) == {other, own}
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(Failed, match="cannot be written"), private_folder(environ):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -101,6 +102,7 @@ def test_a_playbook_looks_syncs_and_fails_where_kernels_do(project: Any, play: P
     told = play(
         looked={"bnbenv.fleet.facts": where},
         checked={"bnbenv.fleet.check": {**where, "env": "bnb"}},
+        empty={"bnbenv.fleet.check": {"project": str(project.root / "nothing")}},
         verified={"bnbenv.fleet.verify": where},
         nothing=sync(expect={"bnb": lock}),
         would={**sync(config=harmless), "check_mode": True, "diff": True},
@@ -110,6 +112,8 @@ def test_a_playbook_looks_syncs_and_fails_where_kernels_do(project: Any, play: P
     assert told["looked"]["answer"]["schema"] == "bnbenv.fleet-host/1"
     assert told["looked"]["answer"] == told["looked"]["ansible_facts"]["bnbenv"]
     assert told["checked"]["in_sync"] and told["checked"]["environments"] == ["bnb"]
+    assert not told["empty"]["failed"] and told["empty"]["reasons"][0]["because"].endswith("nothing is not a folder")
+    assert (told["empty"]["in_sync"], told["empty"]["reboot_required"]) == (False, False), "as fleet check says it"
     assert told["verified"]["ok"] and told["verified"]["devices"][0]["device"] == "cpu"
     assert told["nothing"]["applied"]["state"] == "in-sync"
     assert told["would"]["applied"]["state"] == "would-change" and told["would"]["changed"]
@@ -240,6 +244,23 @@ def test_the_role_installs_bnbenv_out_of_a_bundle_without_network(project: Any, 
         file for file in first if "__pycache__" not in str(file[0])
     ]
     assert [path.name for path in prefix.parent.iterdir()] == ["tool"]
+
+
+def test_the_playbook_for_a_bundle_brings_it_where_the_inventory_says(ansible: Ansible, tmp_path: Path) -> None:
+    bundle, program, log = tmp_path / "lab.tar", tmp_path / "bnbenv", tmp_path / "log"
+    bundle.write_bytes(b"a bundle")
+    done = json.dumps({"schema": "bnbenv.fleet-apply/1", "state": "changed"})
+    program.write_text(f"#!/bin/sh\necho \"$*\" >>'{log}'\necho '{done}'\n")
+    program.chmod(0o755)
+    row = f"one bnbenv_executable={program} bnbenv_content={tmp_path}/scratch"
+    (tmp_path / "hosts.ini").write_text(f"{row} ansible_python_interpreter={sys.executable}\n")
+    words = ("-i", "hosts.ini", "-c", "local", "-e", f"bnbenv_bundle={bundle}", "bnbenv.fleet.sync")
+    foretold = ansible("playbook", *words, "--check", "--diff")
+    assert foretold.returncode == 0 and not log.exists(), foretold.stdout + foretold.stderr
+    ended = ansible("playbook", *words)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    sha256 = hashlib.sha256(b"a bundle").hexdigest()
+    assert f"--bundle {tmp_path}/scratch/lab.tar --bundle-sha256 {sha256}" in log.read_text()
 
 
 def test_a_login_shell_that_takes_one_line_can_look_at_a_bare_host() -> None:

@@ -280,7 +280,7 @@ def test_what_is_wrong_with_a_bundle_or_the_host_is_said_and_changes_nothing(
         (2, "failed", "damaged or changed", ("--bundle", str(changed), "--bundle-sha256", other.sha256), None),
         (2, "failed", "cut off", ("--bundle", str(cut), "--bundle-sha256", whole), None),
         (2, "failed", "cannot be read", ("--bundle", "none.tar", "--bundle-sha256", whole), None),
-        (4, "no-combination", "is for other machines than this one: it needs Python", other.words, elsewhere),
+        (4, "no-combination", "than this one: torch 99.0.0 (CPU) does not fit this host", other.words, elsewhere),
         (6, "reboot", "differ", other.words, {**elsewhere, "driver": {**elsewhere["driver"], "state": "mismatch"}}),
     ):
         changes = {}
@@ -299,6 +299,9 @@ def test_what_is_wrong_with_a_bundle_or_the_host_is_said_and_changes_nothing(
         code, done = host.apply(*other.words, "--wait", "0")
         holder.kill()
     assert (code, done["state"], host.state()) == (8, "busy", before), done
+    (host.root / "bnbenv.toml").chmod(0o666)
+    code, done = host.apply(*other.words)
+    assert (code, done["state"], host.state()) == (2, "failed", before) and "everybody" in done["because"], done
 
 
 def test_options_that_do_not_go_together_are_wrong_usage(host: Host) -> None:

@@ -137,6 +137,9 @@ def test_offers_are_those_of_the_platform() -> None:
     assert isinstance(found["x86"], Solution)
     arm = found["arm"]
     assert isinstance(arm, Refusal) or arm.choice.torch.source != "default-index"
+    # What the desk can compile for one class is said of that class alone.
+    own = Offers(offers.by_place, {(classes[1].id, "bnb"): Availability()})
+    assert own.of(classes[1], "bnb", Request()) == Availability() != own.of(classes[1], "other", Request())
 
 
 def test_how_a_host_stands() -> None:
@@ -159,6 +162,8 @@ def test_how_a_host_stands() -> None:
     assert standing(plan, [HostEnv("bnb", False)]) == "none"
     assert standing(plan, [HostEnv("bnb", True, 2, "ab" * 32, True, "cuda", {"torch": "2.0"})]) == "change"
     assert standing(plan, [HostEnv("bnb", False, 2, "ab" * 32, True, "cuda", good.holds)]) == "change"
+    built = {**good.holds, "bitsandbytes": f"{good.holds['bitsandbytes']}+cuda130"}
+    assert standing(plan, [HostEnv("bnb", True, 2, "ab" * 32, True, "cuda", built)]) == "change"  # a wheel is wanted
     assert standing(plan, [good], {"bnb": frozenset({"ab" * 32})}) == "in-sync"
     assert standing(plan, [good], {"bnb": frozenset({"cd" * 32})}) == "change"
 

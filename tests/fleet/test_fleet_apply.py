@@ -397,6 +397,8 @@ def test_a_switch_that_fails_half_way_is_taken_back(desk: Any, host: Host) -> No
         together.commit(setting)
     assert (together.undone, host.state()) == (("plain",), new)
     obstacle.rmdir()
+    Together(list(switches)).discard(project)  # what was there before it was begun stays
+    assert [len(generations(project, env)) for env in ("plain", "other")] == [2, 2]
     assert {path.name for path in host.root.iterdir()} == {".bnbenv", *new}
     together.commit(setting)
     assert host.state() == old
@@ -442,11 +444,14 @@ def test_what_somebody_changed_after_a_kill_stays(desk: Any, copies: Any) -> Non
     host.apply(*words, driver=(DRIVER, str(host.root), "kill", str(number)))
     (row, _) = host.run("fleet", "host")[1]["environments"]
     assert "switch-unfinished" in {reason["code"] for reason in row["reasons"]}
+    assert (host.root / ".bnbenv" / "switching.json").stat().st_mode & 0o077 == 0  # there may be a login in it
+    (host.root / ".venv-plain").unlink()
     (host.root / "pylock.plain.toml").write_text("mine")
     (host.root / "bnbenv.toml").write_text("# mine\n" + (host.root / "bnbenv.toml").read_text())
     assert host.run("gc", "--keep", "9")[0] == 0
     state = host.state()
     assert (state["pylock.plain.toml"], state["bnbenv.toml"][:6], host.tiny("other")) == ("mine", "# mine", "2.0")
+    assert ".venv-plain" not in state
 
 
 def test_a_full_disk_leaves_all_as_it_was(desk: Any, host: Host, tmp_path: Path) -> None:

@@ -33,12 +33,11 @@ EXAMPLES = r"""
   bnbenv.fleet.check:
     project: /srv/train
   register: checked
-  failed_when: not checked.in_sync
 
-- name: Say why it is not
-  ansible.builtin.debug:
-    msg: "{{ checked.reasons | map(attribute='because') | list }}"
-  when: not checked.in_sync
+- name: Fail where it is not, and say why
+  ansible.builtin.assert:
+    that: checked.in_sync
+    fail_msg: "{{ checked.reasons | map(attribute='because') | join('; ') }}"
 """
 
 RETURN = r"""
@@ -62,7 +61,7 @@ reasons:
       code: driver-changed
       because: the driver is 590.10 and was 580.65.06
 environments:
-  description: The environments that were looked at. Empty where a reboot is required.
+  description: The environments that were looked at. Empty where a reboot is required, and where the folder is missing.
   returned: success
   type: list
   elements: str
@@ -80,11 +79,11 @@ def main():
     if "error" not in document:
         found = {name: document.get(name) for name in ("in_sync", "reasons", "environments")}
         module.exit_json(changed=False, reboot_required=False, **found)
-    if code != 6:
-        fail_with_error(module, code, document)
     error = document["error"]
+    if code != 6 and error.get("code") != "no-project":  # a host that has nothing yet is not in sync
+        fail_with_error(module, code, document)
     reason = {"env": "", "code": error.get("code"), "because": error.get("message")}
-    module.exit_json(changed=False, in_sync=False, reboot_required=True, reasons=[reason], environments=[])
+    module.exit_json(changed=False, in_sync=False, reboot_required=code == 6, reasons=[reason], environments=[])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bnbenv.matrix.model import Matrix
 from bnbenv.solve.model import Availability, Request, Solution
 from bnbenv.solve.situation import with_request
 from bnbenv.solve.solver import choose
+from bnbenv.solve.versions import admits
 
 HOSTS = Path(__file__).parent.parent / "hosts"
 TORCH = ("2.7.1", "2.10.0", "2.14.1", "2.15.0")
@@ -75,6 +76,8 @@ def every_combination(rows: Matrix, request: Request) -> list[Pins]:
 
 
 def fits(kind: HostClass, rows: Matrix, request: Request, pins: Pins) -> bool:
+    if not (admits(request.torch, pins.torch) and admits(request.bitsandbytes, pins.version)):
+        return False  # who pins it takes the place of the wish
     (asked,) = pinned({"env": request}, Common({"env": pins}), rows).values()
     return choose(kind.facts, rows, asked, Availability()) is not None
 

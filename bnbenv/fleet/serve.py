@@ -267,8 +267,7 @@ def put_shared(content: Content, folder: Path) -> Path:
 
 
 def _is(path: Path, content: Content) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return os.fstat(stream.fileno()).st_size == content.size and file_sha256(stream) == content.sha256
-    except FileNotFoundError:
+    if not path.is_file():  # what somebody put there in its place may be a pipe, which nobody writes into
         return False
+    with path.open("rb") as stream:
+        return os.fstat(stream.fileno()).st_size == content.size and file_sha256(stream) == content.sha256

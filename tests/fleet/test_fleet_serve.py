@@ -215,6 +215,12 @@ def test_a_shared_folder_has_each_bundle_once_and_whole(bundle: Callable[..., Co
     for damage in (b"", target.read_bytes()[:-1] + b"x"):
         target.write_bytes(damage)
         assert put_shared(one, folder).read_bytes() == Path(one.path).read_bytes()
+    target.unlink()
+    os.mkfifo(target)  # who opens it waits for somebody to write into it
+    putting = threading.Thread(target=put_shared, args=(one, folder), daemon=True)
+    putting.start()
+    putting.join(60)
+    assert target.is_file() and target.read_bytes() == Path(one.path).read_bytes()
     huge = Content("a" * 12, one.path, "0" * 64, 1 << 60, {})
     with pytest.raises(Failed, match="the bundle takes") as error:
         put_shared(huge, folder)

@@ -147,3 +147,8 @@ def test_a_lock_that_holds_is_what_they_get(project: Any, faults: Callable[[Any]
     # Of one combination for all the lock has these very versions, or is none.
     one = project(*words, "--one-lock").document
     assert one["classes"][0]["gets"][0]["choice"]["torch"]["version"] == one["one_lock"]["pins"][0]["torch"]
+
+
+def test_a_limit_without_an_inventory_is_not_passed_over(plan: Callable[..., tuple[int, Any]]) -> None:
+    code, document = plan(line("a", "580.65.06__h200-sm90"), words=("--limit", "gpu"))
+    assert code == 2 and "-i INVENTORY" in document["error"]["next_step"]

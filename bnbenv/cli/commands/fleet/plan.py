@@ -75,8 +75,8 @@ def run(args: argparse.Namespace, ctx: Context) -> Outcome:
 
 
 def _reports(args: argparse.Namespace, ctx: Context) -> tuple[tuple[HostReport, ...], tuple[str, ...]]:
-    """The hosts to plan for; and recorded ones that are not in the inventory. Raises InputError, Failed."""
-    from bnbenv.errors import InputError
+    """The hosts to plan for; and recorded ones that are not among them. Raises UsageError, InputError, Failed."""
+    from bnbenv.errors import InputError, UsageError
     from bnbenv.fleet.model import HostReport
     from bnbenv.fleet.reports import read_reports
     from bnbenv.paths import expand
@@ -91,6 +91,9 @@ def _reports(args: argparse.Namespace, ctx: Context) -> tuple[tuple[HostReport, 
         with during(ctx.progress, f"asking {len(hosts)} hosts"):
             found = engine.ask(hosts, lambda host, line: ctx.progress.detail(f"{host}: {line}"))
         return tuple(found[host] for host in hosts), ()
+    if args.limit is not None and not args.inventory:
+        message = "--limit names hosts and groups of an inventory, and there is none beside --facts"
+        raise UsageError("usage", message, "Name the inventory as well: -i INVENTORY")
     recorded = read_reports(ctx.cwd / expand(args.facts))
     if not args.inventory:
         return recorded, ()

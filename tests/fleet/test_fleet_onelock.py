@@ -171,6 +171,19 @@ def test_who_stands_in_the_way_is_told_what_it_needs() -> None:
     assert isinstance(found, InTheWay) and found.hosts == (f"{new}/0", f"{new}/1")
 
 
+def test_who_is_left_out_for_one_environment_is_no_burden_to_the_others() -> None:
+    """The others get what they would get if these hosts were not there."""
+    old, new = named("535.183.01__a100-sm80+"), named("580.65.06__h200-sm90")
+    plain = {"bnb": Request(build="never")}
+    alone = one_combination(fleet({new: 2}, plain, whole()), whole(), plain)
+    both = one_combination(fleet({old: 1, new: 2}, plain, whole()), whole(), plain)
+    assert isinstance(alone, Common) and isinstance(both, Common) and alone != both
+    requests = {**plain, "newest": Request(torch=f"==={alone.pins['bnb'].torch}", build="never")}
+    found = one_combination(fleet({old: 1, new: 2}, requests, whole()), whole(), requests)
+    assert isinstance(found, InTheWay) and found.hosts == (f"{old}/0",) and found.rest is not None
+    assert found.rest.pins["bnb"] == alone.pins["bnb"]
+
+
 def test_hosts_that_nothing_fits_are_always_in_the_way() -> None:
     requests = {"bnb": Request()}
     classes = fleet({named("k40m"): 5, named("580.65.06__h200"): 1}, requests, whole())

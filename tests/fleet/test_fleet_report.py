@@ -107,6 +107,7 @@ def test_a_plan_has_what_each_class_gets_and_every_host() -> None:
     for said in (
         "Plan of bnbenv: qlora",
         "5 hosts in 2 classes",
+        "1 nothing fits",
         "bnb: bitsandbytes 0.50.2, torch 2.14.1 (CUDA 13.0), Python 3.12",
         "bnb: no torch has code for sm_37",
         "would help: leave out GPU 0",

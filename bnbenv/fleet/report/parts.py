@@ -61,7 +61,10 @@ def _rows(document: Document) -> list[dict[str, Any]]:
     """Every host of the document: of a rollout they are one list, of a plan those of its classes and those in none."""
     if _what(document) == "Check":
         return _checked(document)
-    kinds = [(kind.get("id"), one) for kind in _each(document, "classes") for one in _each(kind, "hosts")]
+    kinds: list[tuple[Any, Document]] = []
+    for kind in _each(document, "classes"):
+        refused = {} if all(one.get("choice") for one in _each(kind, "gets")) else {"state": "no-combination"}
+        kinds += [(kind.get("id"), {**one, **refused}) for one in _each(kind, "hosts")]
     left = ((None, one) for one in _each(document, "left_out"))
     rows: list[dict[str, Any]] = [dict(one) for one in _each(document, "hosts")]
     rows += [{"class": kind, **one} for kind, one in (*kinds, *left)]

@@ -305,9 +305,13 @@ def test_a_shared_folder_is_left_as_it_is(engine: Any, fleet: Fleet, tmp_path: P
     shared.mkdir()
     (shared / f"{SHA}.tar").write_bytes(b"a bundle")
     fleet.host("good", answer=document("changed"))
-    results = engine(fleet.inventory()).apply(jobs_for(["good"], tmp_path), Delivery("shared", str(shared)), silent)
-    assert results["good"].state == "changed"
+    fleet.host("used", answer=document("changed"))
+    good, used = jobs_for(["good", "used"], tmp_path)
+    jobs = [good, Job(used.host, used.content, used.expect, "anyway")]
+    results = engine(fleet.inventory()).apply(jobs, Delivery("shared", str(shared)), silent)
+    assert [result.state for result in results.values()] == ["changed", "changed"]
     assert f"--bundle {shared}/{SHA}.tar" in fleet.calls("good")[0]
+    assert "--in-use later" in fleet.calls("good")[0] and "--in-use anyway" in fleet.calls("used")[0]
     assert (shared / f"{SHA}.tar").exists()
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from bnbenv.errors import Failed, InputError
 from bnbenv.fleet.answers import decode_applied, decode_report, encode_report
-from bnbenv.fleet.desk import private_folder
-from bnbenv.fleet.events import Event, read_events, report_of, result_of
+from bnbenv.fleet.desk import Follower, private_folder, write_passwords
+from bnbenv.fleet.events import Event, bootstrapped, read_events, report_of, result_of
 from bnbenv.fleet.sentences import of_ansible, sentence, warnings_of
 
 FACTS = json.loads(
@@ -200,3 +200,20 @@ def test_what_a_killed_desk_left_is_deleted_and_not_what_another_one_has(tmp_pat
     with pytest.raises(Failed, match="cannot be written"), private_folder(environ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes, and no Ansible")
+def test_passwords_are_for_nobody_else_and_gone_when_ansible_has_read_them(tmp_path: Path) -> None:
+    file = write_passwords(tmp_path, {"become": "open sesame"})["become"]
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("open sesame\n", 0o600)
+    (tmp_path / "events").write_text('{"event": "start"}\n')
+    with Follower(tmp_path / "events", lambda event: None, [file]) as follower:
+        follower.follow()
+        assert follower.started and not file.exists()
+
+
+def test_what_became_of_a_host_that_was_bare() -> None:
+    found = [bootstrapped(None, numbers, "a") for numbers in ({"ok": 3, "changed": 1}, {"ok": 3, "changed": 0}, None)]
+    assert [one and one.state for one in found] == ["changed", "in-sync", None]
+    lost = bootstrapped(Event("unreachable", "a", "", {"msg": "gone"}), {"changed": 1}, "a")
+    assert lost is not None and (lost.state, lost.because) == ("unreachable", "gone")

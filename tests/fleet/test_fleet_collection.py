@@ -188,9 +188,13 @@ def test_what_a_host_answers_is_not_trusted(play: Play, tmp_path: Path) -> None:
     assert (told["failing"]["code"], told["failing"]["next_step"]) == ("no-permission", "Ask root.")
 
 
-def test_a_bundle_that_is_another_one_is_deleted_only_if_it_may_be(project: Any, play: Play, tmp_path: Path) -> None:
-    for name in ("kept", "given"):
+def test_a_bundle_that_is_of_no_use_is_deleted_only_if_it_may_be(project: Any, play: Play, tmp_path: Path) -> None:
+    for name in ("kept", "given", "unfit"):
         (tmp_path / f"{name}.tar").write_bytes(b"tampered with")
+    unfit = {"schema": "bnbenv.fleet-apply/1", "state": "no-combination", "because": "it is for others"}
+    refusing = tmp_path / "refusing"
+    refusing.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{json.dumps(unfit)}'\nexit 4\n")
+    refusing.chmod(0o755)
     before = project.listing()
 
     def sync(name: str, **options: Any) -> dict[str, Any]:
@@ -202,7 +206,9 @@ def test_a_bundle_that_is_another_one_is_deleted_only_if_it_may_be(project: Any,
         given=sync("given", keep_bundle=False),
         absent={**sync("absent"), "check_mode": True},
         unreadable=sync("kept", bundle_sha256="no hash"),
+        unfit=sync("unfit", keep_bundle=False, executable=str(refusing)),
     )
+    assert told["unfit"]["reason"] == "no-combination" and not (tmp_path / "unfit.tar").exists()
     assert [(one["reason"], one["changed"]) for one in (told["kept"], told["given"])] == [("failed", False)] * 2
     assert [(tmp_path / f"{name}.tar").exists() for name in ("kept", "given")] == [True, False]
     assert told["absent"]["skipped"] and not told["absent"]["changed"]

@@ -29,8 +29,8 @@ options:
   keep_bundle:
     description:
       - Whether the bundle stays on the host.
-      - With V(false) it is deleted once the host has what is in it, and also where its sha256 is wrong, so that it can
-        be brought again.
+      - With V(false) it is deleted once the host has what is in it, where it does not fit this host, and where its
+        sha256 is wrong, so that it can be brought again.
     type: bool
     default: true
   config:
@@ -200,8 +200,8 @@ def words_for(module):
 
 
 def forget(module, bundle, state):
-    """Delete a bundle that is used up, or that is not what it should be."""
-    used = state in ("changed", "in-sync")
+    """Delete a bundle that is used up, of no use here, or not what it should be."""
+    used = state in ("changed", "in-sync", "no-combination")
     try:
         if used or (state == "failed" and module.sha256(bundle) != module.params["bundle_sha256"].lower()):
             os.unlink(bundle)

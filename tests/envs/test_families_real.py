@@ -54,7 +54,7 @@ def test_three_families_are_known_to_every_command(families_project: Any) -> Non
 
 
 def test_they_take_little_more_of_the_disk_than_the_largest(families_project: Any) -> None:
-    """Of the two that were made one after the other: since the first one another test may have had uv load torch anew."""
+    """Of the two that were made together: since the first one another test may have had uv load torch anew."""
     generations = families_project.root / ".bnbenv" / "generations"
     each = {env: disk(generations / env) for env in ("gptq", "awq")}
     assert disk(*(generations / env for env in each)) <= 1.3 * max(each.values()), each
